@@ -1,0 +1,90 @@
+"""What this tool made: tickets, checkpoints, and switches of tickets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import BadRequest
+from ...harness.trial import Card
+from ...tickets.switch import Switch
+from ...tickets.ticket import Ticket
+from ...tickets.train import Checkpoint
+from ..entry import Entry, enter
+
+
+def ticket(id: str) -> Entry:
+    """`ticket:FILE`."""
+    return ticket_entry(Ticket.load(Path(id).expanduser()), Path(id).stem)
+
+
+def ticket_entry(found: Ticket, name: str) -> Entry:
+    """A ticket as a module, with its card."""
+    card = Card(
+        name=name,
+        kind="ticket",
+        method=found.recipe.method if found.recipe.adversary != "none" else "edge-popup",
+        network=str(found.spec),
+        remaining=float(found.remaining),
+        kept_weights=found.kept_weights,
+        total_weights=found.total_weights,
+        flags=("selected-on-test",) if found.facts.get("on_test") else (),
+    )
+    return enter(found.module(), card, recipe=found.recipe)
+
+
+def checkpoint(id: str) -> Entry:
+    """`checkpoint:FILE`."""
+    return checkpoint_entry(Checkpoint.load(Path(id).expanduser()), Path(id).stem)
+
+
+def checkpoint_entry(found: Checkpoint, name: str) -> Entry:
+    """A trained network as a module, with its card."""
+    card = Card(
+        name=name,
+        kind="trained",
+        method="adversarial-training" if found.recipe.adversary != "none" else "natural-training",
+        network=str(found.spec),
+        remaining=float(found.remaining),
+        kept_weights=found.kept_weights,
+        total_weights=found.total_weights,
+        flags=("selected-on-test",) if found.facts.get("on_test") else (),
+    )
+    return enter(found.module(), card, recipe=found.recipe)
+
+
+def switch(id: str) -> Entry:
+    """`switch:FILE+FILE+…`: tickets of one random network, drawn with equal probability."""
+    paths = [Path(part).expanduser() for part in id.split("+") if part]
+    tickets = [Ticket.load(path) for path in paths]
+    if len({found.random_digest for found in tickets}) > 1:
+        raise BadRequest(
+            f"the tickets of a switch share one random network; those of {id!r} come from "
+            f"{len({found.random_digest for found in tickets})}"
+        )
+    members = [ticket_entry(found, path.stem) for found, path in zip(tickets, paths, strict=True)]
+    return switch_entry(members, f"switch:{'+'.join(path.stem for path in paths)}")
+
+
+def switch_entry(members: Sequence[Entry], name: str) -> Entry:
+    """A uniform switch of tickets. Raises BadRequest for fewer than two, or for two alike."""
+    if len({member.digest for member in members}) < len(members):
+        raise BadRequest(f"{name}: two members of the switch are the same model")
+    module = Switch([member.module for member in members])
+    digests = tuple(member.digest for member in members)
+    methods, networks = {m.card.method for m in members}, {m.card.network for m in members}
+    card = Card(
+        name=name,
+        kind="switch",
+        method=methods.pop() if len(methods) == 1 else "",
+        network=networks.pop() if len(networks) == 1 else "",
+        kept_weights=sum(member.card.kept_weights or 0 for member in members),
+        total_weights=members[0].card.total_weights,
+        flags=tuple(sorted({flag for member in members for flag in member.card.flags})),
+        members=digests,
+        weights=module.weights,
+    )
+    digest = hashlib.sha256(repr(("switch", digests, module.weights)).encode()).hexdigest()
+    resumable = all(member.resumable for member in members)
+    return Entry(module, card, digest, resumable, members[0].recipe, tuple(members))

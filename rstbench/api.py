@@ -1,0 +1,141 @@
+"""The verbs for Python: each a thin function over what the command line calls."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from .adapters.entry import Entry, enter, load_entry
+from .data import Images, data_root, load
+from .errors import BadRequest
+from .harness.progress import Silent
+from .harness.trial import Card
+from .study.make import Workshop, check_recipe
+from .study.plan import Asked, Study
+from .study.run import Options, run_study
+from .tickets.recipe import recipe_for
+from .tickets.ticket import Ticket
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+
+def load_data(text: str, root: str | None = None) -> Images:
+    """`digits:test:100` as images with labels: `x, y = load_data(...).at(slice(None))`."""
+    return load(text, data_root(root))
+
+
+def load_model(text: str) -> nn.Module:
+    """`ticket:FILE`, `checkpoint:FILE`, `file:PATH.py:factory`, … as an ordinary module in eval mode."""
+    return load_entry(text).module
+
+
+def draw(
+    remaining: str | float, *, device: str = "auto", root: str | None = None, **settings: Any
+) -> Ticket:
+    """Draws one ticket; settings are those of `Recipe` (network, width, data, threat, epochs, seed, …)."""
+    from .harness.bench import pick_device
+
+    recipe = recipe_for(settings)
+    workshop = Workshop(data_root(root), pick_device(device), Silent())
+    lesson = workshop.lesson(recipe)
+    check_recipe(recipe, [str(remaining)], lesson.train)
+    with tempfile.TemporaryDirectory() as folder:
+        return workshop.draw(recipe, str(remaining), Path(folder) / "ticket.safetensors", lesson)
+
+
+def evaluate(
+    models: Mapping[str, nn.Module | str],
+    *,
+    data: str,
+    threat: str,
+    attacks: Sequence[str] = ("pgd", "autoattack"),
+    out: str | Path | None = None,
+    device: str = "auto",
+    batch_size: str | int = "auto",
+    seed: int = 0,
+    root: str | None = None,
+) -> pd.DataFrame:
+    """The leaderboard of models by name: modules that map images in [0, 1] to logits, or references.
+
+    out: where the evidence is kept and resumed from; nowhere by default.
+    Raises BadRequest for a wrong request, ModelFault for the first model or attack that failed.
+    """
+    with ExitStack() as rest:
+        folder = Path(out) if out else Path(rest.enter_context(tempfile.TemporaryDirectory()))
+        study = Study("adhoc", data, (threat,), tuple(Asked(attack) for attack in attacks), seeds=(seed,))
+        options = Options(folder, device, str(batch_size), root=data_root(root))
+        entries = [_entry(name, model) for name, model in models.items()]
+        outcome = run_study(study, options, given=entries)
+    if outcome.faults:
+        raise outcome.faults[0]
+    return outcome.tables["leaderboard"]
+
+
+def benchmark(
+    model: nn.Module,
+    n_examples: int = 10000,
+    dataset: str = "cifar10",
+    threat_model: str = "Linf",
+    to_disk: bool = False,
+    model_name: str | None = None,
+    data_dir: str = "./data",
+    corruptions_data_dir: str | None = None,
+    device: torch.device | str | None = None,
+    batch_size: int = 32,
+    eps: float | None = None,
+    log_path: str | None = None,
+    preprocessing: str | Callable[..., Any] | None = None,
+    aa_state_path: Path | None = None,
+) -> tuple[float, float]:
+    """RobustBench's `benchmark`: (clean accuracy, accuracy under standard AutoAttack), as fractions.
+
+    Same signature, own engine: the images are judged again, per-image evidence is written, and the
+    same call continues where it stopped. to_disk keeps the evidence and the CSV in
+    `model_info/<dataset>/<threat_model>/<model_name>`; aa_state_path names that folder instead.
+    Data lie in `data_dir` in torchvision's layout. Raises BadRequest for corruptions, for a
+    preprocessing (make it the model's first layer), and where eps is missing.
+    """
+    threat_model = str(getattr(threat_model, "value", threat_model))
+    dataset = str(getattr(dataset, "value", dataset))
+    if threat_model not in ("Linf", "L2", "L1"):
+        raise BadRequest(f"threat_model must be Linf, L2 or L1 here, got {threat_model!r}")
+    if eps is None:
+        raise BadRequest("eps is missing; for CIFAR-10 it is 8/255 in Linf and 0.5 in L2")
+    if preprocessing is not None:
+        raise BadRequest("preprocessing is not applied to data here; make it the first layer of the model")
+    if to_disk and model_name is None:
+        raise BadRequest("to_disk needs a model_name")
+    out = aa_state_path or (Path("model_info") / dataset / threat_model / str(model_name) if to_disk else None)
+    table = evaluate(
+        {model_name or type(model).__name__: model},
+        data=f"{dataset}:test:{n_examples}",
+        threat=f"{threat_model}:{_exact(eps)}",
+        attacks=["autoattack"],
+        out=out,
+        device=str(device or "cpu"),
+        batch_size=batch_size,
+        root=data_dir,
+    )
+    return float(table["clean"][0]), float(table["autoattack"][0])
+
+
+def _entry(name: str, model: nn.Module | str) -> Entry:
+    from dataclasses import replace
+
+    if isinstance(model, str):
+        entry = load_entry(model)
+        return replace(entry, card=replace(entry.card, name=name))
+    return enter(model, Card(name, "external"))
+
+
+def _exact(eps: float) -> str:
+    """8/255 as a float means the fraction 8/255; other floats mean the decimal that prints."""
+    greys = eps * 255
+    return f"{round(greys)}/255" if abs(greys - round(greys)) < 1e-9 and round(greys) / 255 == eps else repr(eps)

@@ -1,0 +1,151 @@
+"""AutoAttack (Croce and Hein, ICML 2020), through the package `pyautoattack`.
+
+The only module that imports `pyautoattack`. It runs the library's own code stage by stage on the
+surviving images, which gives the images of one whole call and tells which stage broke each. What
+the library leaves behind in the process is undone: its counters, the trace function it clears, its
+logger. Its state file is never used (a restored one raises).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import ModelFault
+from ..threat import Threat
+from .attack import Crafted
+from .mixture import mean_log_probability
+
+STAGES = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+}
+# What the library says in a log line, and the alarm it stands for.
+_WARNINGS = {
+    "randomized defense": "random-output",
+    "probability distribution": "probabilities-not-logits",
+    "zero gradient": "zero-gradient",
+    "dynamic defense": "gradient-in-forward",
+}
+# The margin-like DLR loss compares the largest logits: it needs this many classes.
+_LEAST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 2}
+
+
+@dataclass(frozen=True)
+class AutoAttack:
+    """version: 'standard', 'plus' or 'rand'; or a tuple of stages in `attacks` (text: joined by '+').
+
+    The seed of the library is drawn from the generator once a call. A switch is attacked through
+    the log of its members' mean softmax. Images that were wrong from the start or survive come back
+    clean, as the library returns them: they are no transfer material.
+    Raises ModelFault where a stage cannot work on so few classes.
+    """
+
+    version: str = "standard"
+    attacks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.version not in STAGES:
+            raise ValueError(f"version must be one of {', '.join(STAGES)}, got {self.version!r}")
+        stages = [stage for version in STAGES.values() for stage in version]
+        strange = [stage for stage in self.attacks if stage not in stages]
+        if strange:
+            raise ValueError(f"no stage named {strange[0]!r}; there are: {', '.join(sorted(set(stages)))}")
+
+    def __call__(
+        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
+    ) -> Crafted:
+        seed = int(torch.randint(0, 2**31 - 1, (1,), generator=generator, device=generator.device))
+        # `.view` in APGD-T and L2 APGD needs contiguous images.
+        logits_of, x = mean_log_probability(model), x.contiguous()
+        with _contained() as said, torch.random.fork_rng():
+            return self._run(logits_of, x, y, threat, seed, said)
+
+    def _run(
+        self, logits_of: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, seed: int, said: list[str]
+    ) -> Crafted:
+        library = self._library(logits_of, threat, seed, x.device)
+        plan = list(self.attacks or library.attacks_to_run)
+        with torch.no_grad():
+            logits = logits_of(x)
+        self._fit_classes(library, plan, logits.shape[1])
+        images, alive = x.clone(), logits.argmax(1) == y
+        stages: dict[str, Tensor] = {}
+        for stage in plan:
+            left = alive.nonzero()[:, 0]
+            stages[stage] = torch.zeros_like(alive)
+            if not len(left):
+                continue
+            library.attacks_to_run = [stage]
+            found, answers = library.run_standard_evaluation(x[left], y[left], batch_size=len(left))
+            broken = answers != y[left]
+            images[left[broken]] = found[broken]
+            stages[stage][left[broken]] = True
+            alive[left[broken]] = False
+        return Crafted(images, stages, _alarms(said))
+
+    def _library(
+        self, logits_of: Callable[[Tensor], Tensor], threat: Threat, seed: int, device: torch.device
+    ) -> types.SimpleNamespace:
+        from pyautoattack import AutoAttack as Library
+
+        custom = {"version": "custom", "attacks": list(self.attacks)} if self.attacks else {"version": self.version}
+        library: types.SimpleNamespace = Library(
+            logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **custom
+        )
+        return library
+
+    def _fit_classes(self, library: types.SimpleNamespace, plan: list[str], classes: int) -> None:
+        for stage in plan:
+            if classes < _LEAST_CLASSES.get(stage, 2):
+                raise ModelFault(
+                    f"the stage {stage!r} needs at least {_LEAST_CLASSES[stage]} classes, the model has "
+                    f"{classes}; try 'autoattack:attacks=apgd-ce+fab-t+square'"
+                )
+        for part in (library.apgd_targeted, library.fab):
+            part.n_target_classes = min(part.n_target_classes, classes - 1)
+
+
+def _alarms(said: list[str]) -> tuple[str, ...]:
+    return tuple(sorted({flag for words, flag in _WARNINGS.items() if any(words in line for line in said)}))
+
+
+@contextmanager
+def _contained() -> Iterator[list[str]]:
+    """Collects the library's warnings, and puts back what it changes in the process."""
+    from pyautoattack import checks
+
+    said: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    logger, handler, trace = logging.getLogger("auto-attack"), Collect(logging.WARNING), sys.gettrace()
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    # Module globals that are never reset: one dynamic model would mark every later one.
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
+        sys.settrace(trace)
+
+
+def alias_for_robustbench() -> None:
+    """Offers `pyautoattack` under the name `autoattack`, which RobustBench 1.1.1 imports."""
+    import pyautoattack
+    import pyautoattack.state
+
+    sys.modules.setdefault("autoattack", pyautoattack)
+    sys.modules.setdefault("autoattack.state", pyautoattack.state)

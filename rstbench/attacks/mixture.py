@@ -1,0 +1,45 @@
+"""A switch seen by an attacker who knows it: the exact expectation over its members.
+
+A switch of N members needs no sampling: its expected loss and its expected accuracy are sums of N
+terms (the members' probabilities are its `weights`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Mixture(Protocol):
+    """A classifier that answers with one of `members`, drawn with the probabilities `weights`."""
+
+    members: Sequence[Callable[[Tensor], Tensor]]
+    weights: Sequence[float]
+
+
+def members_of(model: Any) -> list[tuple[float, Callable[[Tensor], Tensor]]]:
+    """(probability, member) pairs; a plain model is its own only member."""
+    if isinstance(model, Mixture):
+        return list(zip((float(w) for w in model.weights), model.members, strict=True))
+    return [(1.0, model)]
+
+
+def mean_log_probability(model: Any) -> Callable[[Tensor], Tensor]:
+    """A deterministic stand-in for a mixture: log of the members' mean softmax, shape (n, classes).
+
+    Attacks that need one set of logits (AutoAttack) are run on it, and judged on the members.
+    """
+    pairs = members_of(model)
+    if len(pairs) == 1:
+        return pairs[0][1]
+
+    def averaged(x: Tensor) -> Tensor:
+        logs = [member(x).log_softmax(1) + math.log(weight) for weight, member in pairs if weight > 0]
+        return torch.stack(logs).logsumexp(0)
+
+    return averaged

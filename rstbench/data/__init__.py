@@ -1,0 +1,5 @@
+"""Images to measure on and to learn from: always the file's order, pixels in [0, 1]."""
+
+from .images import Images, data_root, load, parse, training_images
+
+__all__ = ["Images", "data_root", "load", "parse", "training_images"]

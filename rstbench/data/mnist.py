@@ -1,0 +1,45 @@
+"""MNIST from its raw files, gzipped or not, in torchvision's folder layout.
+
+Read here rather than by torchvision, which refuses a folder that holds only the `.gz` files and
+would unpack them beside.
+"""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BadFile, BadRequest
+from .images import no_id
+
+FILES = {"train": "train", "test": "t10k"}
+
+
+def mnist(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """60,000 training and 10,000 test images, 28x28 grey, uint8; from ROOT/MNIST/raw."""
+    no_id("mnist", name)
+    if split not in FILES:
+        raise BadRequest("mnist has the splits train and test; a validation part is held out of train")
+    folder = root / "MNIST" / "raw"
+    images = _read_idx(folder / f"{FILES[split]}-images-idx3-ubyte", 3)
+    return images, _read_idx(folder / f"{FILES[split]}-labels-idx1-ubyte", 1).astype(np.int64), 10
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """An IDX file of unsigned bytes: magic 0x0000 08 DD, DD big-endian sizes, then the data."""
+    packed = path.with_name(path.name + ".gz")
+    try:
+        content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+    except FileNotFoundError:
+        raise BadFile(
+            f"no MNIST at {path}[.gz]; set --data-root or RSTBENCH_DATA to the folder that holds MNIST/raw"
+        ) from None
+    except (OSError, EOFError) as error:
+        raise BadFile(f"{packed} cannot be read: {error}") from None
+    sizes = np.frombuffer(content[4 : 4 + 4 * dimensions], dtype=">u4")
+    data = np.frombuffer(content[4 + 4 * dimensions :], dtype=np.uint8)
+    if content[:4] != bytes([0, 0, 8, dimensions]) or data.size != int(np.prod(sizes)):
+        raise BadFile(f"{path} is no whole IDX file of {dimensions} dimensions")
+    return data.reshape(*sizes).copy()

@@ -1,0 +1,32 @@
+"""Images of one's own from a numpy archive."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BadFile
+
+
+def npz(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
+    """`npz:FILE`: arrays `x` and `y`, or `x_<split>` and `y_<split>`.
+
+    x: (n, c, h, w) or (n, h, w), uint8 or float in [0, 1]; y: (n,), whole numbers from 0.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise BadFile(f"no file {path}; npz data read 'npz:FILE[:test][:N]'")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            present = list(archive.keys())
+            pair = [k for k in (f"x_{split}", f"y_{split}") if k in present] or ["x", "y"]
+            if len(pair) < 2 or any(key not in present for key in pair):
+                raise BadFile(
+                    f"{path} wants arrays x and y, or x_{split} and y_{split}; "
+                    f"it holds {', '.join(present) or 'none'}"
+                )
+            return archive[pair[0]], archive[pair[1]]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise BadFile(f"{path} is no readable numpy archive: {error}") from None

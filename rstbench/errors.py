@@ -1,0 +1,41 @@
+"""What can go wrong, as types.
+
+RstbenchError
+├── BadRequest      asked for something that cannot be: found before any work      exit status 2
+│   └── BadFile     a file that is missing, damaged or of another kind
+└── ModelFault      a model or an attack failed while it was measured              exit status 1
+    └── OutsideBall an attack returned an image that the threat does not allow
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RstbenchError(Exception):
+    """Base of every error this package raises on purpose; its text is one line for a person."""
+
+
+class BadRequest(RstbenchError):
+    """The request itself is wrong: an unknown name, malformed text, an empty data set."""
+
+
+class BadFile(BadRequest):
+    """A file is missing, unreadable, truncated, or holds something else than was asked for."""
+
+
+class ModelFault(RstbenchError):
+    """A model or an attack failed; its row stays empty and the rest goes on."""
+
+
+class OutsideBall(ModelFault):
+    """An attack returned an image outside the ball, outside the box, or not finite."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> BadRequest:
+    """The error for a name nobody offers, with the nearest known one."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return BadRequest(f"no {what} named {name!r}; {hint}there are: {', '.join(known) or 'none'}")

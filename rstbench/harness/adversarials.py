@@ -1,0 +1,66 @@
+"""Keeping crafted images, shard by shard, and joining them into the form RobustBench accepts.
+
+RobustBench takes an external evaluation as one `.pt` tensor of adversarial images of the test set's
+size, in its order, float32 in [0, 1].
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import torch
+
+from ..data import Images
+from .request import Request
+from .shard import Answer
+from .store import Store, write_whole
+from .trial import CLEAN, Trial
+
+
+class Keeper:
+    """Writes `adversarials/parts/<key>-<start>.pt` as shards are done, and joins them at the end."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "adversarials"
+
+    def keep(self, answer: Answer) -> None:
+        trial = answer.shard.trials[0]
+        if answer.images is not None and trial.attack != CLEAN:
+            write_whole(self._part(trial, answer.shard.start), _bytes(answer.images.float()))
+
+    def has(self, trial: Trial, start: int) -> bool:
+        """Whether the images of a shard are still there."""
+        return trial.attack == CLEAN or self._part(trial, start).exists()
+
+    def collect(self, request: Request, data: Images, batch: int) -> list[Path]:
+        """One `<model>-<attack>-<threat>-seed<seed>.pt` a crafting that is complete."""
+        written, store = [], Store(self.root)
+        for key in request.keys:
+            record = store.read(key)
+            if record is None or record.trial.attack == CLEAN:
+                continue
+            trial = record.trial
+            parts = [self._part(trial, start) for start in range(0, len(data), batch)]
+            if all(part.exists() for part in parts):
+                card = request.cards[trial.source]
+                name = f"{card.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
+                path = self.folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.pt"
+                images = torch.cat([torch.load(part, weights_only=True) for part in parts])
+                if path not in written:
+                    write_whole(path, _bytes(images[: len(data)]))
+                    written.append(path)
+        return written
+
+    def _part(self, trial: Trial, start: int) -> Path:
+        # Named by what crafted it: all judges of one crafting share the images.
+        crafting = Trial(**{**vars(trial), "target": trial.source}).key
+        return self.folder / "parts" / f"{crafting}-{start}.pt"
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(tensor, buffer)
+    return buffer.getvalue()

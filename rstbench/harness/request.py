@@ -1,0 +1,85 @@
+"""What one run asked for, as `study.toml` keeps it: which evidence its tables show. No torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadFile
+from .store import as_plain, write_whole
+from .trial import Card
+
+FILE = "study.toml"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the leaderboard: a model (its digest), a threat, a seed, and the attacks asked of it."""
+
+    model: str
+    threat: str
+    seed: int
+    attacks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """study: the resolved study; run: versions, device, threads, batch; images: how many were asked
+    about; groups: models (digests) whose images were judged by one another, with the attacks used;
+    keys: all trials of this request."""
+
+    study: Mapping[str, Any]
+    run: Mapping[str, Any]
+    images: int
+    cards: Mapping[str, Card]
+    rows: tuple[Row, ...]
+    groups: tuple[tuple[str, ...], ...] = ()
+    keys: tuple[str, ...] = ()
+    failures: tuple[str, ...] = field(default=())
+
+    def save(self, root: Path) -> None:
+        """Writes `root/study.toml`."""
+        import tomli_w
+
+        plain = {
+            **self.study,
+            "run": {**self.run, "images": self.images, "failures": list(self.failures)},
+            "evidence": {
+                "groups": [list(group) for group in self.groups],
+                "keys": sorted(self.keys),
+                "rows": [as_plain(row) | {"attacks": list(row.attacks)} for row in self.rows],
+                "cards": {digest: as_plain(card) for digest, card in sorted(self.cards.items())},
+            },
+        }
+        write_whole(root / FILE, tomli_w.dumps(_lists(plain)).encode())
+
+    @classmethod
+    def load(cls, root: Path) -> Request:
+        """Reads `root/study.toml`. Raises BadFile."""
+        path = Path(root) / FILE
+        try:
+            plain = tomllib.loads(path.read_text(encoding="utf-8"))
+            run, evidence = plain.pop("run"), plain.pop("evidence")
+            return cls(
+                study=plain,
+                run=run,
+                images=run["images"],
+                cards={digest: Card.of(card) for digest, card in evidence["cards"].items()},
+                rows=tuple(Row(**{**row, "attacks": tuple(row["attacks"])}) for row in evidence["rows"]),
+                groups=tuple(tuple(group) for group in evidence["groups"]),
+                keys=tuple(evidence["keys"]),
+                failures=tuple(run["failures"]),
+            )
+        except FileNotFoundError:
+            raise BadFile(f"no {FILE} in {root}; name a folder that `evaluate` wrote") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise BadFile(f"{path} is not what `evaluate` writes: {error!r}") from error
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,20 @@
+"""The statistics of the tables."""
+
+from __future__ import annotations
+
+import math
+
+Z95 = 1.959963984540054  # the 0.975 quantile of the normal distribution
+
+
+def wilson(mean: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval for a proportion `mean` of `n` images (Wilson 1927).
+
+    For per-image values inside [0, 1] rather than bits it is conservative. (0, 1) where n is 0.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z2 = Z95 * Z95
+    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)

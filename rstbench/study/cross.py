@@ -1,0 +1,61 @@
+"""The verb `transfer`: images crafted against each model, judged by all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import BadRequest
+from ..harness.bench import Question, ask, clean
+from ..harness.progress import Progress
+from ..harness.store import Store
+from ..reporters.evidence import Evidence
+from ..reporters.tables import write
+from ..threat import Threat
+from .run import Field, Options, Outcome, adhoc, as_request, canonical_study, early_stopped, given_models, settle
+
+
+def run_transfer(
+    models: Sequence[str],
+    attacks: Sequence[str],
+    threats: Sequence[str],
+    data: str | None,
+    seed: int,
+    early_stop: bool,
+    options: Options,
+    progress: Progress,
+) -> Outcome:
+    """n models cost n craftings and n² judgements. Raises BadRequest for AutoAttack, whose images are
+    not maximum-loss, and for switches, which are no single source."""
+    study = canonical_study(adhoc(models, attacks, threats, data, seed))
+    asked = [_source_attack(item.attack, early_stop) for item in study.attacks]
+    entries = given_models(study)
+    if any(entry.members for entry in entries):
+        raise BadRequest("a switch is no source of its own; name its members")
+    setting, images = settle(study, options)
+    field = Field(seed, tuple(entries), (tuple(entries),))
+    questions = [clean(entry) for entry in entries]
+    questions += [
+        Question(entry, field.group_of(entry), attack, Threat.parse(threat), seed)
+        for threat in study.threats
+        for attack in asked
+        for entry in entries
+    ]
+    store = Store(options.out)
+    with store.alone():
+        as_request(study, setting, images, [field], questions, rows=False).save(options.out)
+        faults = ask(questions, setting, store, progress)
+        tables = write(Evidence.read(options.out), options.out)
+    return Outcome(tables, faults)
+
+
+def _source_attack(text: str, early_stop: bool) -> str:
+    if text.startswith("autoattack"):
+        raise BadRequest(
+            "autoattack returns the clean image where it fails, so it makes no transfer images; use pgd"
+        )
+    if not early_stop:
+        return text
+    stopped = early_stopped(text)
+    if stopped is None:
+        raise BadRequest(f"{text!r} knows no early stop")
+    return stopped

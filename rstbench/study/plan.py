@@ -1,0 +1,225 @@
+"""A study as text: what to make and what to ask. TOML in, one frozen `Study` out. No torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadFile, BadRequest, unknown
+from ..tickets.recipe import Recipe, recipe_for
+
+SHIPPED = files("rstbench") / "studies"
+_OF_RECIPE = {f.name for f in fields(Recipe)} - {"origin", "weights", "seed"}
+_DRAW = _OF_RECIPE | {"name", "remaining"}
+_TRAIN = (_OF_RECIPE - {"method", "kept_count"}) | {"name", "from", "weights"}
+_MODEL = {"name", "ref"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An attack, at every threat of the study or at one only."""
+
+    attack: str
+    threat: str = ""
+
+
+@dataclass(frozen=True)
+class Make:
+    """One [[draw]] or [[train]] table. start: the ticket file to fine-tune ('' for none)."""
+
+    name: str
+    settings: Mapping[str, Any]
+    remaining: tuple[str, ...] = ()
+    start: str = ""
+
+    def recipe(self, seed: int) -> Recipe:
+        return recipe_for({**self.settings, "seed": seed})
+
+
+@dataclass(frozen=True)
+class Study:
+    """images: how many of `data` are asked about; 0 means all."""
+
+    name: str
+    data: str
+    threats: tuple[str, ...]
+    attacks: tuple[Asked, ...] = (Asked("pgd"), Asked("autoattack"))
+    images: int = 0
+    seeds: tuple[int, ...] = (0,)
+    transfer: bool = False
+    switch: bool = False
+    draws: tuple[Make, ...] = ()
+    trains: tuple[Make, ...] = ()
+    models: tuple[tuple[str, str], ...] = ()  # (name or '', reference)
+
+    def attacks_at(self, threat: str) -> tuple[str, ...]:
+        """The attacks asked at one threat, in the study's order."""
+        return tuple(asked.attack for asked in self.attacks if asked.threat in ("", threat))
+
+    def as_toml(self) -> dict[str, Any]:
+        """The study as plain values, every setting resolved."""
+        plain: dict[str, Any] = {
+            "name": self.name,
+            "data": self.data,
+            "threats": list(self.threats),
+            "attacks": [
+                {"attack": a.attack, "threat": a.threat} if a.threat else a.attack for a in self.attacks
+            ],
+            "images": self.images,
+            "seeds": list(self.seeds),
+            "transfer": self.transfer,
+            "switch": self.switch,
+        }
+        for table, makes in (("draw", self.draws), ("train", self.trains)):
+            if makes:
+                plain[table] = [_make_as_toml(make, table) for make in makes]
+        if self.models:
+            plain["model"] = [{"name": name, "ref": ref} if name else {"ref": ref} for name, ref in self.models]
+        return plain
+
+
+def shipped() -> list[str]:
+    """Names of the studies inside the package."""
+    return sorted(item.name.removesuffix(".toml") for item in SHIPPED.iterdir() if item.name.endswith(".toml"))
+
+
+def read_study(text: str) -> Study:
+    """A shipped study by name, or one's own by a path that ends in .toml. Raises BadRequest."""
+    if text.endswith(".toml"):
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise BadFile(f"no study file {path}")
+        content = path.read_bytes()
+    elif text in shipped():
+        content = (SHIPPED / f"{text}.toml").read_bytes()
+    else:
+        raise unknown("study", text, shipped())
+    try:
+        plain = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadFile(f"{text} is no TOML: {error}") from None
+    return parse_study({"name": Path(text).stem, **plain}, text)
+
+
+def narrowed(study: Study, attacks: Iterable[str], threats: Iterable[str], data: str | None) -> Study:
+    """The study with other attacks, threats or data in place of its own, where any are given."""
+    if data:
+        study = replace(study, data=data, images=0)
+    if threats:
+        study = replace(study, threats=tuple(threats))
+        study = replace(study, attacks=tuple(Asked(asked.attack) for asked in study.attacks))
+    if attacks:
+        study = replace(study, attacks=tuple(Asked(attack) for attack in attacks))
+    return study
+
+
+def parse_study(plain: Mapping[str, Any], where: str) -> Study:
+    """A study from plain values. Raises BadRequest for unknown keys and values of the wrong kind."""
+    known = {"name", "data", "threats", "attacks", "images", "seeds", "transfer", "switch", "draw", "train", "model"}
+    _only(plain, known, where)
+    data = _typed(plain, "data", str, where)
+    threats = tuple(_texts(plain, "threats", where))
+    common = {"data": ":".join(part for part in data.split(":") if part != "test" and not part.isdigit())}
+    common |= {"threat": threats[0]} if threats else {}
+    study = Study(
+        name=_typed(plain, "name", str, where),
+        data=data,
+        threats=threats,
+        attacks=tuple(_asked(item, threats, where) for item in plain.get("attacks", ["pgd", "autoattack"])),
+        images=_typed(plain, "images", int, where, 0),
+        seeds=tuple(plain.get("seeds", [0])),
+        transfer=_typed(plain, "transfer", bool, where, False),
+        switch=_typed(plain, "switch", bool, where, False),
+        draws=tuple(_draw(table, common, where) for table in plain.get("draw", [])),
+        trains=tuple(_train(table, common, where) for table in plain.get("train", [])),
+        models=tuple(_model(table, where) for table in plain.get("model", [])),
+    )
+    _check(study, where)
+    return study
+
+
+def _check(study: Study, where: str) -> None:
+    if not study.threats or not study.attacks or not study.seeds:
+        raise BadRequest(f"{where}: threats, attacks and seeds must name at least one each")
+    if not (study.draws or study.trains or study.models):
+        raise BadRequest(f"{where}: nothing to measure; add a [[draw]], [[train]] or [[model]] table")
+    if not all(isinstance(seed, int) and seed >= 0 for seed in study.seeds):
+        raise BadRequest(f"{where}: seeds are whole numbers from 0, got {list(study.seeds)}")
+    if study.images < 0:
+        raise BadRequest(f"{where}: images must be positive, got {study.images}")
+    names = [make.name for make in (*study.draws, *study.trains)] + [name for name, _ in study.models if name]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadRequest(f"{where}: two tables are named {twice[0]!r}; give one another name")
+    for make in (*study.draws, *study.trains):
+        make.recipe(study.seeds[0])
+
+
+def _asked(item: Any, threats: Iterable[str], where: str) -> Asked:
+    if isinstance(item, str):
+        return Asked(item)
+    if not isinstance(item, Mapping):
+        raise BadRequest(f"{where}: an attack reads 'pgd' or {{attack = 'pgd', threat = 'Linf:0.2'}}, got {item!r}")
+    _only(item, {"attack", "threat"}, f"{where}: attacks")
+    threat = _typed(item, "threat", str, where, "")
+    if threat and threat not in threats:
+        raise unknown("threat of this study", threat, threats)
+    return Asked(_typed(item, "attack", str, where), threat)
+
+
+def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
+    plain = _table(table, _DRAW, f"{where}: [[draw]]")
+    name = plain.pop("name", plain.get("method", "rst"))
+    remaining = plain.pop("remaining", None)
+    if not remaining or isinstance(remaining, str):
+        raise BadRequest(f"{where}: [[draw]] {name!r} wants remaining = [0.05, 0.1], got {remaining!r}")
+    return Make(name, {**common, **plain}, tuple(str(value) for value in remaining))
+
+
+def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
+    plain = _table(table, _TRAIN, f"{where}: [[train]]")
+    name, start = plain.pop("name", "trained"), plain.pop("from", "")
+    return Make(name, {**common, **plain, "method": "training"}, start=start)
+
+
+def _model(table: Mapping[str, Any], where: str) -> tuple[str, str]:
+    _only(table, _MODEL, f"{where}: [[model]]")
+    return _typed(table, "name", str, where, ""), _typed(table, "ref", str, where)
+
+
+def _table(table: Mapping[str, Any], known: set[str], where: str) -> dict[str, Any]:
+    """The keys of a table, written as the long options are, as names of settings."""
+    _only(table, {key.replace("_", "-") for key in known} | known, where)
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _make_as_toml(make: Make, table: str) -> dict[str, Any]:
+    settings = {key: value for key, value in make.settings.items() if table == "draw" or key != "method"}
+    plain = {"name": make.name, **{key.replace("_", "-"): value for key, value in settings.items()}}
+    if table == "draw":
+        plain["remaining"] = list(make.remaining)
+    return plain | ({"from": make.start} if make.start else {})
+
+
+def _only(plain: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in plain:
+        if key not in known:
+            raise BadRequest(f"{where}: {unknown('key', key, known)}")
+
+
+def _typed(plain: Mapping[str, Any], key: str, kind: type, where: str, default: Any = None) -> Any:
+    value = plain.get(key, default)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise BadRequest(f"{where}: {key} wants a {kind.__name__}, got {value!r}")
+    return value
+
+
+def _texts(plain: Mapping[str, Any], key: str, where: str) -> list[str]:
+    value = plain.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise BadRequest(f"{where}: {key} wants a list of texts, got {value!r}")
+    return value

@@ -1,0 +1,173 @@
+"""The threat model: a norm ball around an image, inside the box [0, 1].
+
+Distance, projection, steepest step and random start live here and nowhere else. Images are
+batches of shape (n, …) with values in [0, 1]; eps is a fraction of that range, kept exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from .errors import BadRequest, OutsideBall
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+NORMS = ("Linf", "L2", "L1")
+# Exact arithmetic would need none: float32 rounding of x + delta moves an image by this much.
+LINF_TOLERANCE = 1e-6
+RELATIVE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Threat:
+    """All images within `eps` of the clean one in `norm` ('Linf', 'L2' or 'L1') and within [0, 1]."""
+
+    norm: str
+    eps: Fraction
+
+    @classmethod
+    def parse(cls, text: str) -> Threat:
+        """Reads 'Linf:8/255', 'L2:0.5', 'L1:12'. Raises BadRequest for anything else."""
+        norm, colon, size = text.strip().partition(":")
+        try:
+            eps = Fraction(size.strip())
+        except (ValueError, ZeroDivisionError):
+            eps = Fraction(-1)
+        if norm not in NORMS or not colon or eps < 0:
+            raise BadRequest(f"a threat must read 'Linf:8/255', 'L2:0.5' or 'L1:12', got {text!r}")
+        if norm == "Linf" and eps > 1:
+            raise BadRequest(
+                f"Linf eps is a fraction of the [0, 1] pixel range, got {text!r}; "
+                f"for {size.strip()} grey levels write 'Linf:{size.strip()}/255'"
+            )
+        return cls(norm, eps)
+
+    def __str__(self) -> str:
+        return f"{self.norm}:{_shortest(self.eps)}"
+
+    def distance(self, x: Tensor, adv: Tensor) -> Tensor:
+        """Norm of adv - x for each image, shape (n,), in float64."""
+        delta = (adv.double() - x.double()).flatten(1)
+        if self.norm == "Linf":
+            return delta.abs().amax(1)
+        return delta.norm(p=2 if self.norm == "L2" else 1, dim=1)
+
+    def project(self, x: Tensor, adv: Tensor) -> Tensor:
+        """`adv` moved into the ball round `x`, then into the box.
+
+        Linf is the nearest point of the intersection. L2 shrinks radially, L1 soft-thresholds
+        (Duchi et al. 2008); the clip to the box afterwards only shortens delta, because x lies in
+        the box, but the result need not be the nearest point of the intersection.
+        """
+        eps = float(self.eps)
+        if self.norm == "Linf":
+            return adv.clamp(x - eps, x + eps).clamp(0, 1)
+        delta = (adv - x).flatten(1)
+        if self.norm == "L2":
+            length = delta.norm(dim=1, keepdim=True)
+            delta = delta * (eps / length.clamp_min(1e-12)).clamp_max(1)
+        else:
+            delta = _project_l1(delta, eps)
+        return (x + delta.view_as(x)).clamp(0, 1)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The direction d with norm 1 that maximises <gradient, d>; zero where the gradient is."""
+        if self.norm == "Linf":
+            return gradient.sign()
+        flat = gradient.flatten(1)
+        if self.norm == "L2":
+            return (flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)).view_as(gradient)
+        largest = flat.abs().argmax(1, keepdim=True)
+        step = flat.new_zeros(flat.shape).scatter_(1, largest, flat.gather(1, largest).sign())
+        return step.view_as(gradient)
+
+    def step(self, adv: Tensor, gradient: Tensor, size: float) -> Tensor:
+        """`adv` moved by a step of length `size` that raises the loss most, staying in the box.
+
+        Linf and L2 follow `steepest`. In L1 a step of 12 cannot be spent on one pixel, so the
+        length is filled greedily over the pixels of largest gradient, each up to its wall.
+        """
+        if self.norm != "L1":
+            return (adv + size * self.steepest(gradient)).clamp(0, 1)
+        flat, slope = adv.flatten(1), gradient.flatten(1)
+        order = slope.abs().argsort(1, descending=True, stable=True)
+        up = slope.gather(1, order).sign()
+        here = flat.gather(1, order)
+        room = ((up > 0) * (1 - here) + (up < 0) * here).clamp_min(0)
+        spent_before = room.cumsum(1) - room
+        move = up * (size - spent_before).clamp_min(0).minimum(room)
+        return (flat + flat.new_zeros(flat.shape).scatter_(1, order, move)).view_as(adv).clamp(0, 1)
+
+    def sample(self, x: Tensor, generator: Generator) -> Tensor:
+        """A uniform random point of the ball round each image, clipped to the box.
+
+        Drawn on the generator's device in float32 and moved to x's, so that a CPU generator gives
+        the same start on every device.
+        """
+        import torch
+
+        shape, size, device = x.shape, x[0].numel() if len(x) else 1, generator.device
+        eps = float(self.eps)
+        if self.norm == "Linf":
+            delta = (2 * torch.rand(shape, generator=generator, device=device) - 1) * eps
+            return self.project(x, x + delta.to(x))
+        if self.norm == "L2":
+            noise = torch.randn(shape, generator=generator, device=device).flatten(1)
+        else:
+            # Exponential magnitudes with random signs: uniform on the L1 sphere once normalised.
+            uniform = torch.rand(shape, generator=generator, device=device).flatten(1)
+            signs = torch.randint(0, 2, uniform.shape, generator=generator, device=device) * 2 - 1
+            noise = -torch.log1p(-uniform) * signs
+        length = noise.norm(p=2 if self.norm == "L2" else 1, dim=1, keepdim=True).clamp_min(1e-12)
+        radius = torch.rand(len(x), 1, generator=generator, device=device) ** (1 / size)
+        return self.project(x, x + (eps * radius * noise / length).view(shape).to(x))
+
+    def check(self, x: Tensor, adv: Tensor) -> None:
+        """Raises OutsideBall unless every image is finite, in the box, and in the ball.
+
+        Tolerance: 1e-6 in Linf, 1e-5 eps in L2 and L1; none for the box.
+        """
+        if adv.shape != x.shape:
+            raise OutsideBall(f"wanted images of shape {tuple(x.shape)}, got {tuple(adv.shape)}")
+        if not bool(adv.isfinite().all()):
+            raise OutsideBall("an adversarial image is not finite")
+        if adv.numel() and (float(adv.min()) < 0 or float(adv.max()) > 1):
+            raise OutsideBall(
+                f"an adversarial image leaves [0, 1]: {float(adv.min()):.9g} to {float(adv.max()):.9g}"
+            )
+        eps = float(self.eps)
+        slack = LINF_TOLERANCE if self.norm == "Linf" else RELATIVE_TOLERANCE * eps
+        worst = float(self.distance(x, adv).max()) if len(x) else 0.0
+        if worst > eps + slack:
+            raise OutsideBall(f"an adversarial image lies {worst:.9g} from its clean one, beyond {self}")
+
+
+def _shortest(eps: Fraction) -> str:
+    """8/255 as it is written in the field, 0.5 as a decimal, anything else as a fraction."""
+    rest = eps.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    decimal = f"{eps.numerator / eps.denominator:.12g}"
+    if rest == 1 and Fraction(decimal) == eps:
+        return decimal
+    if 255 % eps.denominator == 0:
+        return f"{eps.numerator * 255 // eps.denominator}/255"
+    return str(eps)
+
+
+def _project_l1(delta: Tensor, eps: float) -> Tensor:
+    """Euclidean projection of each row onto the L1 ball, by sorting (Duchi et al., ICML 2008)."""
+    import torch
+
+    magnitude = delta.abs()
+    ordered = magnitude.sort(1, descending=True).values
+    excess = ordered.cumsum(1) - eps
+    rank = torch.arange(1, delta.shape[1] + 1, device=delta.device, dtype=delta.dtype)
+    last = (ordered * rank > excess).sum(1, keepdim=True).clamp_min(1)
+    threshold = excess.gather(1, last - 1) / last
+    shrunk = delta.sign() * (magnitude - threshold).clamp_min(0)
+    return torch.where(magnitude.sum(1, keepdim=True) <= eps, delta, shrunk)

@@ -1,0 +1,61 @@
+"""Random networks, one family a file. A family is a callable `(spec) -> nn.Module` without biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ...errors import BadRequest
+from ...plugins import find
+
+NORMS = ("batch", "affine", "none")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network without its weights.
+
+    name: 'conv4'; width: multiplier of every hidden width; norm: 'batch' (batch norm without affine
+    parameters, the default), 'affine' or 'none'; shape: (channels, height, width) of an image.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    classes: int
+    width: float = 1.0
+    norm: str = "batch"
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise BadRequest(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        if not self.width > 0:
+            raise BadRequest(f"width is a positive multiplier, got {self.width}")
+
+    def __str__(self) -> str:
+        options = [f"width={self.width:g}"] if self.width != 1 else []
+        options += [f"norm={self.norm}"] if self.norm != "batch" else []
+        return f"{self.name}[{','.join(options)}]" if options else self.name
+
+
+def build(spec: NetworkSpec) -> nn.Module:
+    """A fresh module of torch classes, weights of torch's own default. Raises BadRequest."""
+    module: nn.Module = find("networks", spec.name)(spec)
+    return module
+
+
+def normalisation(channels: int, spec: NetworkSpec, *, flat: bool = False) -> list[nn.Module]:
+    """The norm layer after a hidden layer, or none."""
+    if spec.norm == "none":
+        return []
+    layer = nn.BatchNorm1d if flat else nn.BatchNorm2d
+    return [layer(channels, affine=spec.norm == "affine")]
+
+
+def prunable(module: nn.Module) -> dict[str, Tensor]:
+    """The weights a ticket chooses among: of every convolution and linear layer, by state-dict name."""
+    return {
+        f"{name}.weight" if name else "weight": layer.weight
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    }

@@ -1,0 +1,46 @@
+"""R2S, the random switch: each image is answered by one of several tickets, drawn at random.
+
+Source: Fu et al., NeurIPS 2021. Drawn afresh for each image from the switch's own generator. Whoever
+measures it should not sample: `members` and `weights` allow exact expectations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..errors import BadRequest
+
+
+class Switch(nn.Module):
+    """members: networks with the same classes; weights: their probabilities, uniform by default.
+
+    Raises BadRequest for fewer than two members or weights that are no probabilities.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], weights: Sequence[float] | None = None, seed: int = 0) -> None:
+        super().__init__()
+        if len(members) < 2:
+            raise BadRequest(f"a switch needs at least two members, got {len(members)}")
+        chosen = [1 / len(members)] * len(members) if weights is None else [float(w) for w in weights]
+        if len(chosen) != len(members) or min(chosen) < 0 or abs(sum(chosen) - 1) > 1e-6:
+            raise BadRequest(f"a switch of {len(members)} wants as many probabilities that add to 1, got {chosen}")
+        self.members = nn.ModuleList(members)
+        self.weights = tuple(chosen)
+        self.generator = Generator().manual_seed(seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, classes); image i is answered by a member of its own draw."""
+        drawn = torch.multinomial(torch.tensor(self.weights), len(x), replacement=True, generator=self.generator)
+        logits: Tensor | None = None
+        for index in drawn.unique().tolist():
+            mine = (drawn == index).to(x.device)
+            answer = self.members[index](x[mine])
+            if logits is None:
+                logits = answer.new_zeros(len(x), answer.shape[1])
+            logits = logits.masked_scatter(mine[:, None].expand_as(logits), answer)
+        if logits is None:
+            return self.members[0](x)  # an empty batch
+        return logits

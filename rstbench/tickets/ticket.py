@@ -1,0 +1,166 @@
+"""A ticket: a recipe, a random network, and one bit a weight. Its file and its export.
+
+The file is safetensors: packed masks, norm buffers, the random weights unless a seed regenerates
+them bit by bit, and one JSON text with the recipe and the digest of the random weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadFile, BadRequest
+from ..harness.store import write_whole
+from .init import random_weights, seed_is_enough, weights_digest
+from .mask import kept_count, masked, parse_remaining
+from .networks import NetworkSpec, build, prunable
+from .recipe import Recipe
+
+FORMAT = "rstbench-ticket-1"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """masks: name -> bool tensor of the weight's shape; buffers: norm statistics by state-dict name;
+    random_digest: of the random network's weights; weights: those, or None where the seed is enough;
+    facts: what was measured while it was drawn, on held-out training images."""
+
+    recipe: Recipe
+    spec: NetworkSpec
+    remaining: str
+    masks: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    random_digest: str
+    weights: Mapping[str, Tensor] | None
+    facts: Mapping[str, Any]
+
+    @property
+    def kept_weights(self) -> int:
+        return sum(int(mask.sum()) for mask in self.masks.values())
+
+    @property
+    def total_weights(self) -> int:
+        return sum(mask.numel() for mask in self.masks.values())
+
+    @property
+    def digest(self) -> str:
+        """Identity of the random network and of what is kept of it."""
+        return weights_digest({**self.masks, self.random_digest: torch.zeros(0)})
+
+    def random_network(self) -> dict[str, Tensor]:
+        """The weights it was found in. Raises BadFile where they are not the ones it was drawn from."""
+        weights = self.weights or random_weights(prunable(build(self.spec)), self.recipe.init, self.recipe.seed)
+        if weights_digest(weights) != self.random_digest:
+            raise BadFile(
+                "the ticket's random weights do not match their digest: its file was changed, or its "
+                "seed gives other weights here; draw it again, or ask for a file that stores them"
+            )
+        return dict(weights)
+
+    def module(self) -> nn.Module:
+        """The ticket as an ordinary network: torch classes only, the dense network's state-dict keys,
+        dropped weights +0.0, parameters frozen and contiguous, eval mode."""
+        net = build(self.spec)
+        weights = self.random_network()
+        state = net.state_dict()
+        state.update({name: masked(weights[name], mask).contiguous() for name, mask in self.masks.items()})
+        state.update(self.buffers)
+        net.load_state_dict(state)
+        return net.requires_grad_(False).eval()
+
+    def save(self, path: Path) -> None:
+        """Writes the file whole or not at all; equal tickets give equal bytes."""
+        from safetensors.torch import save
+
+        tensors = {f"mask/{name}": _pack(mask) for name, mask in self.masks.items()}
+        tensors |= {f"buffer/{name}": buffer.cpu().contiguous() for name, buffer in self.buffers.items()}
+        tensors |= {f"weight/{name}": weight.cpu().contiguous() for name, weight in (self.weights or {}).items()}
+        about = {
+            "format": FORMAT,
+            "recipe": asdict(self.recipe),
+            "spec": asdict(self.spec),
+            "remaining": self.remaining,
+            "random_digest": self.random_digest,
+            "facts": dict(self.facts),
+        }
+        # One metadata key only: safetensors writes several in no fixed order.
+        write_whole(path, save(tensors, {"rstbench": json.dumps(about, sort_keys=True)}))
+
+    @classmethod
+    def load(cls, path: Path) -> Ticket:
+        """Reads a ticket file. Raises BadFile for a missing, truncated or different one."""
+        about, tensors = read_safetensors(path, FORMAT, "ticket")
+        try:
+            plain = about["spec"]
+            spec = NetworkSpec(**{**plain, "shape": tuple(plain["shape"])})
+            like = prunable(build(spec))
+            masks = {name: _unpack(tensors[f"mask/{name}"], weight) for name, weight in like.items()}
+            weights = {name: tensors[f"weight/{name}"] for name in like if f"weight/{name}" in tensors}
+            ticket = cls(
+                Recipe.of(about["recipe"]),
+                spec,
+                about["remaining"],
+                masks,
+                {key[7:]: tensor for key, tensor in tensors.items() if key.startswith("buffer/")},
+                about["random_digest"],
+                weights or None,
+                about["facts"],
+            )
+            ticket._check_counts(path)
+            ticket.random_network()
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadFile(f"{path} is a damaged ticket: {error!r}") from error
+        except BadFile:
+            raise
+        except BadRequest as error:
+            raise BadFile(f"{path}: {error}") from error
+        return ticket
+
+    def _check_counts(self, path: Path) -> None:
+        remaining = parse_remaining(self.remaining)
+        for name, mask in self.masks.items():
+            wanted = kept_count(remaining, mask.numel(), self.recipe.kept_count)
+            if int(mask.sum()) != wanted:
+                raise BadFile(
+                    f"{path} is damaged: {name} keeps {int(mask.sum())} weights, its recipe says {wanted}"
+                )
+
+
+def keep_weights(kind: str, weights: Mapping[str, Tensor], *, store: bool = True) -> Mapping[str, Tensor] | None:
+    """The weights to store: none where the seed is enough, or where the user declined (`store`)."""
+    return None if seed_is_enough(kind) or not store else dict(weights)
+
+
+def read_safetensors(path: Path, format: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(the JSON about it, the tensors) of one of this tool's files. Raises BadFile."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise BadFile(f"no {what} file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        about = json.loads(metadata.get("rstbench", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadFile(f"{path} is no whole safetensors file: {error}") from None
+    if not isinstance(about, dict) or about.get("format") != format:
+        found = about.get("format") if isinstance(about, dict) else None
+        raise BadFile(f"{path} holds no {what} of this tool" + (f", but {found}" if found else ""))
+    return about, tensors
+
+
+def _pack(mask: Tensor) -> Tensor:
+    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
+
+
+def _unpack(packed: Tensor, like: Tensor) -> Tensor:
+    bits = np.unpackbits(packed.numpy(), count=like.numel())
+    return torch.from_numpy(bits.astype(bool)).view(like.shape)
