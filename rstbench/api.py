@@ -36,9 +36,7 @@ def load_model(text: str) -> nn.Module:
     return load_entry(text).module
 
 
-def draw(
-    remaining: str | float, *, device: str = "auto", root: str | None = None, **settings: Any
-) -> Ticket:
+def draw(remaining: str | float, *, device: str = "auto", root: str | None = None, **settings: Any) -> Ticket:
     """Draws one ticket; settings are those of `Recipe` (network, width, data, threat, epochs, seed, …)."""
     from .harness.bench import pick_device
 
@@ -112,7 +110,9 @@ def benchmark(
         raise BadRequest("preprocessing is not applied to data here; make it the first layer of the model")
     if to_disk and model_name is None:
         raise BadRequest("to_disk needs a model_name")
-    out = aa_state_path or (Path("model_info") / dataset / threat_model / str(model_name) if to_disk else None)
+    out = aa_state_path or (
+        Path("model_info") / dataset / threat_model / str(model_name) if to_disk else None
+    )
     table = evaluate(
         {model_name or type(model).__name__: model},
         data=f"{dataset}:test:{n_examples}",
@@ -138,4 +138,6 @@ def _entry(name: str, model: nn.Module | str) -> Entry:
 def _exact(eps: float) -> str:
     """8/255 as a float means the fraction 8/255; other floats mean the decimal that prints."""
     greys = eps * 255
-    return f"{round(greys)}/255" if abs(greys - round(greys)) < 1e-9 and round(greys) / 255 == eps else repr(eps)
+    return (
+        f"{round(greys)}/255" if abs(greys - round(greys)) < 1e-9 and round(greys) / 255 == eps else repr(eps)
+    )

@@ -92,7 +92,9 @@ def draw(args: argparse.Namespace) -> int:
     from .study.verbs import draw_tickets
 
     remaining = [part.strip() for part in args.remaining.split(",") if part.strip()]
-    made = draw_tickets(_settings(args), remaining, _options(args, ""), _progress(args), store=not args.no_weights)
+    made = draw_tickets(
+        _settings(args), remaining, _options(args, ""), _progress(args), store=not args.no_weights
+    )
     _print_made(made)
     return DONE
 
@@ -165,16 +167,23 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "transfer", transfer, "rstbench transfer ticket:A.safetensors ticket:B.safetensors")
     verb.add_argument("models", nargs="+", metavar="MODEL")
     verb.add_argument("--attack", action="append", help="the crafting attack (default: pgd)")
-    verb.add_argument("--early-stop", action="store_true", help="stop at the first success, as the paper does")
+    verb.add_argument(
+        "--early-stop", action="store_true", help="stop at the first success, as the paper does"
+    )
     _asking(verb)
 
     verb = _verb(
-        verbs, "draw", draw, "rstbench draw --network conv4 --width 0.5 --data digits --remaining 0.1,0.2 --out tickets"
+        verbs,
+        "draw",
+        draw,
+        "rstbench draw --network conv4 --width 0.5 --data digits --remaining 0.1,0.2 --out tickets",
     )
     verb.add_argument("--remaining", required=True, help="kept fractions: 0.05,0.1,0.2")
     verb.add_argument("--method", help="how the mask is found (default: rst)")
     verb.add_argument("--kept-count", choices=["ceil", "authors"], help="rounding of the kept weights")
-    verb.add_argument("--no-weights", action="store_true", help="never store the random weights, only their seed")
+    verb.add_argument(
+        "--no-weights", action="store_true", help="never store the random weights, only their seed"
+    )
     _making(verb)
 
     verb = _verb(
@@ -193,7 +202,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("folders", nargs="+", metavar="DIR")
 
     verb = _verb(verbs, "list", list_names, "rstbench list attacks")
-    verb.add_argument("kind", nargs="?", metavar="KIND", help="models, data, attacks, networks, …; all by default")
+    verb.add_argument(
+        "kind", nargs="?", metavar="KIND", help="models, data, attacks, networks, …; all by default"
+    )
     return parser
 
 
@@ -209,7 +220,9 @@ def _asking(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--threat", action="append", help="Linf:8/255, L2:0.5, L1:12 (repeatable)")
     verb.add_argument("--data", help="digits, cifar10:test:1000, npz:FILE")
     verb.add_argument("--seed", type=_whole, help="of the attacks, and of what a study makes")
-    verb.add_argument("--batch-size", default="auto", help="images crafted at once; part of a result's identity")
+    verb.add_argument(
+        "--batch-size", default="auto", help="images crafted at once; part of a result's identity"
+    )
     verb.add_argument("--limit", type=_positive, default=0, help="images, rounded up to whole batches")
     _common(verb)
 
@@ -219,7 +232,9 @@ def _making(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--width", type=float, help="multiplier of the network's widths")
     verb.add_argument("--norm", choices=["none", "batch", "affine"])
     verb.add_argument("--data", required=verb.prog.endswith("draw"), help="digits, mnist, cifar10, npz:FILE")
-    verb.add_argument("--init", help="signed_constant, kaiming_normal, kaiming_uniform, xavier_normal, binary")
+    verb.add_argument(
+        "--init", help="signed_constant, kaiming_normal, kaiming_uniform, xavier_normal, binary"
+    )
     verb.add_argument("--adversary", help="none, or pgd:steps=7")
     verb.add_argument("--threat", help="Linf:8/255")
     verb.add_argument("--recipe", help="paper-cifar, fast, digits")

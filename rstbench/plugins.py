@@ -24,6 +24,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "switch": f"{SOURCES}.own:switch",
         "file": f"{SOURCES}.code:file",
         "python": f"{SOURCES}.code:python",
+        "robustbench": f"{SOURCES}.zoo:robustbench",
     },
     "data": {
         "digits": "rstbench.data.digits:digits",

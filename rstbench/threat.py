@@ -53,7 +53,8 @@ class Threat:
         delta = (adv.double() - x.double()).flatten(1)
         if self.norm == "Linf":
             return delta.abs().amax(1)
-        return delta.norm(p=2 if self.norm == "L2" else 1, dim=1)
+        distance: Tensor = delta.norm(p=2 if self.norm == "L2" else 1, dim=1)
+        return distance
 
     def project(self, x: Tensor, adv: Tensor) -> Tensor:
         """`adv` moved into the ball round `x`, then into the box.
@@ -64,7 +65,7 @@ class Threat:
         """
         eps = float(self.eps)
         if self.norm == "Linf":
-            return adv.clamp(x - eps, x + eps).clamp(0, 1)
+            return adv.clamp(min=x - eps, max=x + eps).clamp(0, 1)
         delta = (adv - x).flatten(1)
         if self.norm == "L2":
             length = delta.norm(dim=1, keepdim=True)
@@ -79,7 +80,8 @@ class Threat:
             return gradient.sign()
         flat = gradient.flatten(1)
         if self.norm == "L2":
-            return (flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)).view_as(gradient)
+            unit: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            return unit.view_as(gradient)
         largest = flat.abs().argmax(1, keepdim=True)
         step = flat.new_zeros(flat.shape).scatter_(1, largest, flat.gather(1, largest).sign())
         return step.view_as(gradient)
@@ -93,7 +95,7 @@ class Threat:
         if self.norm != "L1":
             return (adv + size * self.steepest(gradient)).clamp(0, 1)
         flat, slope = adv.flatten(1), gradient.flatten(1)
-        order = slope.abs().argsort(1, descending=True, stable=True)
+        order = slope.abs().argsort(dim=1, descending=True, stable=True)
         up = slope.gather(1, order).sign()
         here = flat.gather(1, order)
         room = ((up > 0) * (1 - here) + (up < 0) * here).clamp_min(0)

@@ -45,12 +45,9 @@ def parse_attack(text: str) -> tuple[str, Attack]:
     name, _, options = text.strip().partition(":")
     factory = find("attacks", name)
     given = parse_options(options, text)
-    if dataclasses.is_dataclass(factory):
-        given_values = read_options(factory, name, given)
-    else:
-        given_values = given
+    values = read_options(factory, name, given) if dataclasses.is_dataclass(factory) else given
     try:
-        attack: Attack = factory(**given_values)
+        attack: Attack = factory(**values)
     except (TypeError, ValueError) as error:
         raise BadRequest(f"the attack {text!r} cannot be made: {error}") from error
     return canonical_text(name, attack, given), attack

@@ -70,7 +70,13 @@ class AutoAttack:
             return self._run(logits_of, x, y, threat, seed, said)
 
     def _run(
-        self, logits_of: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, seed: int, said: list[str]
+        self,
+        logits_of: Callable[[Tensor], Tensor],
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        seed: int,
+        said: list[str],
     ) -> Crafted:
         library = self._library(logits_of, threat, seed, x.device)
         plan = list(self.attacks or library.attacks_to_run)
@@ -97,7 +103,11 @@ class AutoAttack:
     ) -> types.SimpleNamespace:
         from pyautoattack import AutoAttack as Library
 
-        custom = {"version": "custom", "attacks": list(self.attacks)} if self.attacks else {"version": self.version}
+        custom = (
+            {"version": "custom", "attacks": list(self.attacks)}
+            if self.attacks
+            else {"version": self.version}
+        )
         library: types.SimpleNamespace = Library(
             logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **custom
         )

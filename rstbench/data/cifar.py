@@ -19,8 +19,7 @@ def cifar10(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, 
         raise BadRequest("cifar10 has the splits train and test; a validation part is held out of train")
     if not (root / CIFAR10.base_folder).is_dir():
         raise BadFile(
-            f"no CIFAR-10 at {root / CIFAR10.base_folder}; "
-            f"set --data-root or RSTBENCH_DATA to the folder that holds it"
+            f"no CIFAR-10 at {root / CIFAR10.base_folder}; set --data-root or RSTBENCH_DATA to its parent"
         )
     try:
         found = CIFAR10(root, train=split == "train", download=False)

@@ -29,8 +29,8 @@ class Images:
     """Labelled images in a fixed order.
 
     pixels: (n, c, h, w), uint8 or float32 in [0, 1]; labels: (n,), int64; classes: how many there
-    are (`classes_known`), or at least how many labels were seen; digest: sha256 of the whole split, so that the first 100 and the first 1,000 images are of
-    one data set.
+    are, or at least how many labels were seen (`classes_known` tells which); digest: sha256 of the
+    whole split, so that the first 100 and the first 1,000 images are of one data set.
     """
 
     name: str  # without the number of images: 'digits:test'

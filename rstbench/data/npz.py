@@ -24,8 +24,7 @@ def npz(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
             pair = [k for k in (f"x_{split}", f"y_{split}") if k in present] or ["x", "y"]
             if len(pair) < 2 or any(key not in present for key in pair):
                 raise BadFile(
-                    f"{path} wants arrays x and y, or x_{split} and y_{split}; "
-                    f"it holds {', '.join(present) or 'none'}"
+                    f"{path} wants arrays x and y, or x_{split} and y_{split}; it holds {', '.join(present)}"
                 )
             return archive[pair[0]], archive[pair[1]]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:

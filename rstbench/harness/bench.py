@@ -49,7 +49,8 @@ class Question:
             seed=0 if clean else self.seed,
         )
         return tuple(
-            replace(common, target=t.digest, source=t.digest if clean else common.source) for t in self.targets
+            replace(common, target=t.digest, source=t.digest if clean else common.source)
+            for t in self.targets
         )
 
 
@@ -180,5 +181,3 @@ def _missing(
 def _knows(record: object, start: int, length: int) -> bool:
     tallies = getattr(record, "tallies", ())
     return any(tally.start == start and len(tally.bits) >= length for tally in tallies)
-
-

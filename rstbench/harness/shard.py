@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..adapters.entry import Entry, at_rest
-from ..attacks import Attack, Crafted, mean_log_probability
+from ..attacks import Attack, Crafted, Mixture, mean_log_probability
 from ..data import Images
 from ..errors import ModelFault
 from ..threat import Threat
@@ -82,7 +82,7 @@ def run(shard: Shard) -> Answer:
         versions=versions(),
     )
     tallies = {}
-    for target, own_trial, (right, flags) in zip(shard.targets, shard.trials, judged, strict=True):
+    for own_trial, (right, flags) in zip(shard.trials, judged, strict=True):
         own = own_trial.source == own_trial.target
         stages = {name: as_bits(broken) for name, broken in crafted.stages.items()} if own else {}
         raised = {*flags, *(crafted.flags if own or shard.source.members else ())}
@@ -145,10 +145,8 @@ def answer(entry: Entry, x: Tensor, classes: int, *, exact: bool = True) -> Tens
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelFault(f"{entry.card.name}: wanted logits of shape ({len(x)}, {classes}), got {got}")
     if logits.shape[1] < classes or (exact and logits.shape[1] != classes):
-        raise ModelFault(
-            f"{entry.card.name} has {logits.shape[1]} classes, the data have {classes}"
-            f"{'' if exact else ' or more'}"
-        )
+        least = "" if exact else "at least "
+        raise ModelFault(f"{entry.card.name} has {logits.shape[1]} classes, the data {least}{classes}")
     return logits.float()
 
 
@@ -161,14 +159,13 @@ class Cost:
 
     def counted(self, module: nn.Module) -> Any:
         """The module, or for a switch all its members behind one face, counted."""
-        members = getattr(module, "members", None)
-        if members is None:
+        if not isinstance(module, Mixture):
             return _Counted(module, self)
-        return _CountedSwitch([_Counted(member, self) for member in members], module.weights)
+        return _CountedSwitch([_Counted(member, self) for member in module.members], module.weights)
 
 
 class _Counted(nn.Module):
-    def __init__(self, module: nn.Module, cost: Cost) -> None:
+    def __init__(self, module: Callable[[Tensor], Tensor], cost: Cost) -> None:
         super().__init__()
         self.module = module
         self.cost = cost

@@ -61,9 +61,7 @@ class Store:
             cards = {digest: Card.of(card) for digest, card in header["cards"].items()}
             tallies = _merge([Tally.of(line) for line in rest], path)
         except (ValueError, KeyError, TypeError) as error:
-            raise BadFile(
-                f"{path} is damaged ({error}); delete it and run the same command again"
-            ) from error
+            raise BadFile(f"{path} is damaged ({error}); delete it and run the same command again") from error
         if trial.key != key:
             raise BadFile(f"{path} holds the answer to another question, {trial.key[:12]}…")
         return Record(trial, cards, header["data"], tallies)

@@ -36,7 +36,7 @@ class Card:
     def of(cls, plain: dict[str, Any]) -> Card:
         """The card written as JSON or TOML by `asdict`."""
         known = {f.name for f in fields(cls)}
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
         return cls(**{key: value for key, value in values.items() if key in known})
 
 

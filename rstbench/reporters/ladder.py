@@ -41,11 +41,13 @@ def _ladder(evidence: Evidence, model: str, threat: str, seed: int) -> list[dict
     rungs: list[tuple[str, str, bool, np.ndarray]] = []
     member_sets = {key: bits for key, bits in sets.items() if key[0] not in ("", model)}
     for attack in sorted({attack for _, attack in member_sets if not attack.startswith("autoattack")}):
-        matrix = [member_sets.get((member, attack)) for member, _ in evidence.members(model)]
-        if all(bits is not None for bits in matrix):
+        matrix = [member_sets[m, attack] for m, _ in evidence.members(model) if (m, attack) in member_sets]
+        if len(matrix) == len(weights):
             # The attacker draws a member with the same probabilities as the defender.
-            mean = sum(w * (weights @ bits) for w, bits in zip(weights, matrix, strict=True))  # type: ignore[operator]
-            rungs.append(("T0" if EARLY_STOP in attack else "T1", base_attack(attack), False, np.asarray(mean)))
+            mean = sum(w * (weights @ bits) for w, bits in zip(weights, matrix, strict=True))
+            rungs.append(
+                ("T0" if EARLY_STOP in attack else "T1", base_attack(attack), False, np.asarray(mean))
+            )
     for (source, attack), bits in sets.items():
         if source == model:
             rungs.append((_rung(attack), attack, True, weights @ bits))

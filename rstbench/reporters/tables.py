@@ -129,7 +129,7 @@ def _transfer_wins(evidence: Evidence, row: Row, attack: str, own: float | None)
         for source in evidence.request.cards
         if source != row.model
     )
-    return any(bits is not None and _mean(bits) < own for bits in others)
+    return any(bits is not None and float(bits.mean()) < own - 1e-6 for bits in others)
 
 
 def transfer(evidence: Evidence) -> pd.DataFrame:
@@ -210,7 +210,9 @@ def matrix_text(frame: pd.DataFrame) -> Iterator[str]:
         matrix = part.pivot(index="source", columns="target", values="robust")
         order = list(dict.fromkeys(part["source"]))
         matrix = matrix.reindex(index=order, columns=[name for name in order if name in matrix])
-        yield from matrix.map(lambda value: "" if pd.isna(value) else f"{100 * value:.1f}%").to_string().split("\n")
+        yield from (
+            matrix.map(lambda value: "" if pd.isna(value) else f"{100 * value:.1f}%").to_string().split("\n")
+        )
 
 
 def _cell(name: str, value: Any) -> str:

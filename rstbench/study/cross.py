@@ -11,7 +11,17 @@ from ..harness.store import Store
 from ..reporters.evidence import Evidence
 from ..reporters.tables import write
 from ..threat import Threat
-from .run import Field, Options, Outcome, adhoc, as_request, canonical_study, early_stopped, given_models, settle
+from .run import (
+    Field,
+    Options,
+    Outcome,
+    adhoc,
+    as_request,
+    canonical_study,
+    early_stopped,
+    given_models,
+    settle,
+)
 
 
 def run_transfer(

@@ -134,8 +134,9 @@ def start_from(text: str, recipe: Recipe) -> tuple[Recipe, Ticket | None]:
     how = recipe.weights or "inherit"
     if how not in STARTS:
         raise unknown("start of the weights", how, STARTS)
-    spec = {"network": ticket.spec.name, "width": ticket.spec.width, "norm": ticket.spec.norm}
-    return replace(recipe, weights=how, origin=ticket.digest[:16], init=ticket.recipe.init, **spec), ticket
+    spec = ticket.spec
+    recipe = replace(recipe, network=spec.name, width=spec.width, norm=spec.norm, init=ticket.recipe.init)
+    return replace(recipe, weights=how, origin=ticket.digest[:16]), ticket
 
 
 def write_history(folder: Path, made: Sequence[tuple[str, Ticket | Checkpoint]]) -> None:
@@ -155,7 +156,9 @@ def _rows(history: Sequence[Epoch]) -> list[list[float]]:
 def _same(found: Made, recipe: Recipe, remaining: str, path: Path) -> Made:
     """What lies in the file, if it is what would be made. Nothing finished is ever written over."""
     if parse_remaining(found.remaining) != parse_remaining(remaining):
-        raise BadRequest(f"{path} keeps {found.remaining}, not {remaining}; delete it or choose another --out")
+        raise BadRequest(
+            f"{path} keeps {found.remaining}, not {remaining}; delete it or choose another --out"
+        )
     differs = [k for k, v in vars(recipe).items() if getattr(found.recipe, k) != v]
     if differs:
         key = differs[0]

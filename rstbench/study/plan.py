@@ -78,13 +78,17 @@ class Study:
             if makes:
                 plain[table] = [_make_as_toml(make, table) for make in makes]
         if self.models:
-            plain["model"] = [{"name": name, "ref": ref} if name else {"ref": ref} for name, ref in self.models]
+            plain["model"] = [
+                {"name": name, "ref": ref} if name else {"ref": ref} for name, ref in self.models
+            ]
         return plain
 
 
 def shipped() -> list[str]:
     """Names of the studies inside the package."""
-    return sorted(item.name.removesuffix(".toml") for item in SHIPPED.iterdir() if item.name.endswith(".toml"))
+    return sorted(
+        item.name.removesuffix(".toml") for item in SHIPPED.iterdir() if item.name.endswith(".toml")
+    )
 
 
 def read_study(text: str) -> Study:
@@ -119,7 +123,19 @@ def narrowed(study: Study, attacks: Iterable[str], threats: Iterable[str], data:
 
 def parse_study(plain: Mapping[str, Any], where: str) -> Study:
     """A study from plain values. Raises BadRequest for unknown keys and values of the wrong kind."""
-    known = {"name", "data", "threats", "attacks", "images", "seeds", "transfer", "switch", "draw", "train", "model"}
+    known = {
+        "name",
+        "data",
+        "threats",
+        "attacks",
+        "images",
+        "seeds",
+        "transfer",
+        "switch",
+        "draw",
+        "train",
+        "model",
+    }
     _only(plain, known, where)
     data = _typed(plain, "data", str, where)
     threats = tuple(_texts(plain, "threats", where))
@@ -163,7 +179,9 @@ def _asked(item: Any, threats: Iterable[str], where: str) -> Asked:
     if isinstance(item, str):
         return Asked(item)
     if not isinstance(item, Mapping):
-        raise BadRequest(f"{where}: an attack reads 'pgd' or {{attack = 'pgd', threat = 'Linf:0.2'}}, got {item!r}")
+        raise BadRequest(
+            f"{where}: an attack reads 'pgd' or {{attack = 'pgd', threat = 'Linf:0.2'}}, got {item!r}"
+        )
     _only(item, {"attack", "threat"}, f"{where}: attacks")
     threat = _typed(item, "threat", str, where, "")
     if threat and threat not in threats:

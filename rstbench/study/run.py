@@ -108,7 +108,9 @@ def run_study(
 def canonical_study(study: Study) -> Study:
     """The study with every threat and attack in its canonical text. Raises BadRequest."""
     threats = {text: str(Threat.parse(text)) for text in study.threats}
-    attacks = [replace(a, attack=parse_attack(a.attack)[0], threat=threats.get(a.threat, "")) for a in study.attacks]
+    attacks = [
+        replace(a, attack=parse_attack(a.attack)[0], threat=threats.get(a.threat, "")) for a in study.attacks
+    ]
     return replace(
         study, threats=tuple(dict.fromkeys(threats.values())), attacks=tuple(dict.fromkeys(attacks))
     )
@@ -149,7 +151,7 @@ def _check(make: Make, seeds: Iterable[int], setting: Setting, root: Path) -> No
         shape = ticket.spec.shape if ticket else images.shape
         if shape != setting.data.shape:
             raise BadRequest(
-                f"{make.name} learns from images of shape {shape}, {setting.data.name} has {setting.data.shape}"
+                f"{make.name} learns from images {shape}, but those of {setting.data.name} are {setting.data.shape}"
             )
 
 
@@ -167,7 +169,9 @@ def _make(
         family = []
         for remaining in make.remaining:
             name = f"{make.name}-{remaining}"
-            ticket = workshop.draw(recipe, remaining, out / "tickets" / f"{name}-seed{seed}.safetensors", lesson)
+            ticket = workshop.draw(
+                recipe, remaining, out / "tickets" / f"{name}-seed{seed}.safetensors", lesson
+            )
             made.append((f"{name}-seed{seed}", ticket))
             family.append(ticket_entry(ticket, name + mark))
         entries += family
@@ -185,7 +189,9 @@ def _make(
         write_history(out / "tickets", made)
     for entry in given:
         if not entry.resumable:
-            progress.note(f"{entry.card.name}: the code that defines it cannot be read, so nothing of it is resumed")
+            progress.note(
+                f"{entry.card.name}: the code that defines it cannot be read, so nothing of it is resumed"
+            )
         if entry.members:
             groups.append(entry.members)
     entries += given
@@ -220,7 +226,9 @@ def _questions(study: Study, field_: Field) -> list[Question]:
                 questions.append(Question(entry, judges, attack, bounded, seed))
             if stopped := early_stopped(attack):
                 questions += [Question(m, field_.group_of(m), attack, bounded, seed) for m in crossed]
-                questions += [Question(m, field_.group_of(m), stopped, bounded, seed) for m in members.values()]
+                questions += [
+                    Question(m, field_.group_of(m), stopped, bounded, seed) for m in members.values()
+                ]
             for entry in field_.entries:
                 if entry.members:
                     questions.append(Question(entry, entry.members, attack, bounded, seed))
@@ -237,8 +245,13 @@ def early_stopped(text: str) -> str | None:
 
 
 def as_request(
-    study: Study, setting: Setting, images: int, fields_: Sequence[Field], questions: Sequence[Question],
-    *, rows: bool = True,
+    study: Study,
+    setting: Setting,
+    images: int,
+    fields_: Sequence[Field],
+    questions: Sequence[Question],
+    *,
+    rows: bool = True,
 ) -> Request:
     """What this run asks for; without `rows` there is no leaderboard, only the matrix."""
     trials = [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
@@ -270,7 +283,9 @@ def as_request(
     )
 
 
-def adhoc(models: Sequence[str], attacks: Sequence[str], threats: Sequence[str], data: str | None, seed: int) -> Study:
+def adhoc(
+    models: Sequence[str], attacks: Sequence[str], threats: Sequence[str], data: str | None, seed: int
+) -> Study:
     """A study of models given by reference; data and threats that are not given are their recipes'.
 
     Raises BadRequest where the recipes are silent or disagree.
@@ -296,5 +311,3 @@ def _common(option: str, found: set[str]) -> str:
         why = f"the models' recipes say {' and '.join(sorted(found))}" if found else "no model has a recipe"
         raise BadRequest(f"{option} is not given, and {why}; add {option}")
     return found.pop()
-
-

@@ -138,7 +138,9 @@ def _crop_flip(x: Tensor, generator: Generator, margin: int = 4) -> Tensor:
     columns = torch.arange(width).expand(n, width)
     flips = torch.rand(n, 1, generator=generator) < 0.5
     columns = torch.where(flips, columns.flip(1), columns) + corners[:, 1:]
-    return padded.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows, columns[:, None]].permute(0, 3, 1, 2)
+    return padded.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows, columns[:, None]].permute(
+        0, 3, 1, 2
+    )
 
 
 def _accuracies(net: nn.Module, images: Images, recipe: Recipe, threat: Threat) -> tuple[float, float]:

@@ -76,6 +76,8 @@ class Popup(nn.Module):
 class Fixed(nn.Module):
     """Parametrization of a learnt weight by a mask that stays."""
 
+    mask: Tensor
+
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
@@ -120,5 +122,4 @@ def fix(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def _owner(net: nn.Module, name: str) -> tuple[nn.Module, Tensor]:
     layer = net.get_submodule(name.removesuffix("weight").removesuffix("."))
-    weight: Tensor = layer.weight
-    return layer, weight
+    return layer, net.get_parameter(name)

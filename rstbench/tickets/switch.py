@@ -20,20 +20,28 @@ class Switch(nn.Module):
     Raises BadRequest for fewer than two members or weights that are no probabilities.
     """
 
-    def __init__(self, members: Sequence[nn.Module], weights: Sequence[float] | None = None, seed: int = 0) -> None:
+    weights: tuple[float, ...]
+
+    def __init__(
+        self, members: Sequence[nn.Module], weights: Sequence[float] | None = None, seed: int = 0
+    ) -> None:
         super().__init__()
         if len(members) < 2:
             raise BadRequest(f"a switch needs at least two members, got {len(members)}")
         chosen = [1 / len(members)] * len(members) if weights is None else [float(w) for w in weights]
         if len(chosen) != len(members) or min(chosen) < 0 or abs(sum(chosen) - 1) > 1e-6:
-            raise BadRequest(f"a switch of {len(members)} wants as many probabilities that add to 1, got {chosen}")
+            raise BadRequest(
+                f"a switch of {len(members)} wants as many probabilities that add to 1, got {chosen}"
+            )
         self.members = nn.ModuleList(members)
         self.weights = tuple(chosen)
         self.generator = Generator().manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, classes); image i is answered by a member of its own draw."""
-        drawn = torch.multinomial(torch.tensor(self.weights), len(x), replacement=True, generator=self.generator)
+        drawn = torch.multinomial(
+            torch.tensor(self.weights), len(x), replacement=True, generator=self.generator
+        )
         logits: Tensor | None = None
         for index in drawn.unique().tolist():
             mine = (drawn == index).to(x.device)
@@ -42,5 +50,6 @@ class Switch(nn.Module):
                 logits = answer.new_zeros(len(x), answer.shape[1])
             logits = logits.masked_scatter(mine[:, None].expand_as(logits), answer)
         if logits is None:
-            return self.members[0](x)  # an empty batch
+            empty: Tensor = self.members[0](x)
+            return empty
         return logits

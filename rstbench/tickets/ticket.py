@@ -56,7 +56,9 @@ class Ticket:
 
     def random_network(self) -> dict[str, Tensor]:
         """The weights it was found in. Raises BadFile where they are not the ones it was drawn from."""
-        weights = self.weights or random_weights(prunable(build(self.spec)), self.recipe.init, self.recipe.seed)
+        weights = self.weights or random_weights(
+            prunable(build(self.spec)), self.recipe.init, self.recipe.seed
+        )
         if weights_digest(weights) != self.random_digest:
             raise BadFile(
                 "the ticket's random weights do not match their digest: its file was changed, or its "
@@ -81,7 +83,9 @@ class Ticket:
 
         tensors = {f"mask/{name}": _pack(mask) for name, mask in self.masks.items()}
         tensors |= {f"buffer/{name}": buffer.cpu().contiguous() for name, buffer in self.buffers.items()}
-        tensors |= {f"weight/{name}": weight.cpu().contiguous() for name, weight in (self.weights or {}).items()}
+        tensors |= {
+            f"weight/{name}": weight.cpu().contiguous() for name, weight in (self.weights or {}).items()
+        }
         about = {
             "format": FORMAT,
             "recipe": asdict(self.recipe),
@@ -133,7 +137,9 @@ class Ticket:
                 )
 
 
-def keep_weights(kind: str, weights: Mapping[str, Tensor], *, store: bool = True) -> Mapping[str, Tensor] | None:
+def keep_weights(
+    kind: str, weights: Mapping[str, Tensor], *, store: bool = True
+) -> Mapping[str, Tensor] | None:
     """The weights to store: none where the seed is enough, or where the user declined (`store`)."""
     return None if seed_is_enough(kind) or not store else dict(weights)
 
@@ -147,7 +153,7 @@ def read_safetensors(path: Path, format: str, what: str) -> tuple[dict[str, Any]
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         about = json.loads(metadata.get("rstbench", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise BadFile(f"{path} is no whole safetensors file: {error}") from None

@@ -36,7 +36,7 @@ def python(id: str, **options: str) -> Entry:
         module = importlib.import_module(name)
     except Exception as error:
         raise BadRequest(f"'python:{id}' does not import: {error!r}") from error
-    path = Path(module.__file__) if getattr(module, "__file__", None) else None
+    path = Path(module.__file__) if module.__file__ else None
     return _build(module, factory, f"python:{id}", path, options)
 
 

@@ -38,7 +38,11 @@ def _stack(spec: NetworkSpec, blocks: int) -> nn.Sequential:
     for base in BLOCKS[:blocks]:
         for _ in range(2):
             wide = _scaled(base, spec)
-            layers += [nn.Conv2d(channels, wide, 3, padding=1, bias=False), *normalisation(wide, spec), nn.ReLU()]
+            layers += [
+                nn.Conv2d(channels, wide, 3, padding=1, bias=False),
+                *normalisation(wide, spec),
+                nn.ReLU(),
+            ]
             channels = wide
         layers.append(nn.MaxPool2d(2))
     layers.append(nn.Flatten())

@@ -1,0 +1,66 @@
+"""RobustBench's model zoo: `robustbench:DATASET/THREAT/NAME`, from files already on this machine.
+
+The only module that imports `robustbench`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from ...attacks.autoattack import alias_for_robustbench
+from ...errors import BadFile, BadRequest, unknown
+
+
+# What its dependencies say while they are imported, by message.
+_WARNINGS = (
+    "pkg_resources is deprecated",
+    "Deprecated call to `pkg_resources",
+    "Importing from timm",
+    "`torch.jit",
+    "invalid escape sequence",
+)
+
+
+def import_robustbench() -> ModuleType:
+    """`robustbench`, which in version 1.1.1 imports `autoattack` and `pkg_resources`; takes seconds."""
+    alias_for_robustbench()
+    with warnings.catch_warnings():
+        for message in _WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        import robustbench.utils
+
+        zoo: ModuleType = robustbench
+    return zoo
+
+
+def robustbench(id: str) -> nn.Module:
+    """A zoo model from `MODELS/<dataset>/<threat>/<name>.pt`, MODELS being $RSTBENCH_MODELS or ./models.
+
+    Raises BadFile where the file is missing: RobustBench would download it at once.
+    """
+    parts = id.split("/")
+    if len(parts) != 3:
+        raise BadRequest(f"a zoo model reads 'robustbench:cifar10/Linf/NAME', got 'robustbench:{id}'")
+    dataset, threat, name = parts
+    folder = Path(os.environ.get("RSTBENCH_MODELS", "models"))
+    path = folder / dataset / threat / f"{name}.pt"
+    zoo = import_robustbench()
+    known = {
+        f"{data.value}/{norm.value}/{model}"
+        for data, norms in zoo.model_zoo.model_dicts.items()
+        for norm, models in norms.items()
+        for model in models
+    }
+    if id not in known:
+        raise unknown(
+            "zoo model", id, [key for key in known if key.startswith(f"{dataset}/{threat}/")] or known
+        )
+    if not path.is_file():
+        raise BadFile(f"no file {path}; put the zoo's checkpoint there, or set RSTBENCH_MODELS to its folder")
+    model: nn.Module = zoo.utils.load_model(name, model_dir=str(folder), dataset=dataset, threat_model=threat)
+    return model
