@@ -83,18 +83,21 @@ def module_digest(module: nn.Module, files: Iterable[Path] = ()) -> tuple[str, b
     """(sha256, whether everything that defines the module could be read).
 
     Covers all parameters and buffers (names, types, shapes, bytes), tensors held as plain attributes,
-    `repr(module)`, and the text of the files that define classes of the user's. Where such a text
-    cannot be read the digest is one of its own, so that nothing is mistaken for this model's answer.
+    `repr(module)`, and of classes that are the user's the settings they hold and the text of their
+    files. Where such a text cannot be read the digest is one of its own, so that nothing is mistaken
+    for this model's answer.
     """
     digest = hashlib.sha256(repr(module).encode())
     for name, tensor in sorted(_tensors(module)):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"|{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, value in _settings(module):
+        digest.update(f"|{name}={value!r}".encode())
     readable = True
     texts: set[Path] = {Path(file) for file in files}
     for cls in {cls for part in module.modules() for cls in type(part).__mro__}:
-        if cls.__module__.split(".")[0] in _LIBRARIES or cls.__module__ == "builtins":
+        if _of_a_library(cls):
             continue
         source = _source_file(cls)
         readable &= source is not None
@@ -130,6 +133,19 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for key, value in vars(part).items():
             if isinstance(value, Tensor):
                 yield f"{name}.{key} (attribute)", value
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, object]]:
+    """Plain values that modules of the user's own classes hold: `self.scale = 2` changes no weight."""
+    for name, part in sorted(module.named_modules()):
+        if not _of_a_library(type(part)):
+            for key, value in sorted(vars(part).items()):
+                if isinstance(value, int | float | str | tuple | None) and key != "training":
+                    yield f"{name}.{key}", value
+
+
+def _of_a_library(cls: type) -> bool:
+    return cls.__module__.split(".")[0] in (*_LIBRARIES, "builtins")
 
 
 def _source_file(cls: type) -> Path | None:

@@ -19,7 +19,7 @@ def npz(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise BadFile(f"no file {path}; npz data read 'npz:FILE[:test][:N]'")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             present = list(archive.keys())
             pair = [k for k in (f"x_{split}", f"y_{split}") if k in present] or ["x", "y"]
             if len(pair) < 2 or any(key not in present for key in pair):
@@ -27,5 +27,5 @@ def npz(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
                     f"{path} wants arrays x and y, or x_{split} and y_{split}; it holds {', '.join(present)}"
                 )
             return archive[pair[0]], archive[pair[1]]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         raise BadFile(f"{path} is no readable numpy archive: {error}") from None

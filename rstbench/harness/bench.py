@@ -18,7 +18,7 @@ from .shard import Answer, Shard, run
 from .store import Store
 from .trial import CLEAN, Trial
 
-BATCH = {"cpu": 50, "cuda": 500}
+BATCH = {"cpu": 100, "cuda": 500}
 Keep = Callable[[Answer], None]
 
 
@@ -82,7 +82,7 @@ def pick_device(text: str) -> torch.device:
 
 
 def pick_batch(text: str, device: torch.device, images: int) -> int:
-    """'auto' (50 images on a CPU, 500 on a GPU, fewer where fewer are asked for) or a whole number.
+    """'auto' (100 images on a CPU, 500 on a GPU, fewer where fewer are asked for) or a whole number.
 
     Raises BadRequest.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from ..adapters.accelerate import crafting_copy
 from ..adapters.entry import Entry, at_rest
-from ..attacks import Attack, Crafted, Mixture, mean_log_probability
+from ..attacks import Attack, Crafted, mean_log_probability
 from ..data import Images
 from ..errors import ModelFault
 from ..threat import Threat
@@ -68,7 +69,7 @@ def run(shard: Shard) -> Answer:
         for entry in (shard.source, *shard.targets):
             rest.enter_context(at_rest(entry.module, shard.device))
         cost, seed = Cost(), crafting_seed(trial, shard.start)
-        crafted = _craft(shard, cost.counted(shard.source.module), x, y, seed)
+        crafted = _craft(shard, cost.counted(shard.source, x), x, y, seed)
         adv = crafted.images.detach()
         if trial.attack != CLEAN:
             shard.threat.check(x, adv)
@@ -157,15 +158,19 @@ class Cost:
         self.forwards = 0
         self.backwards = 0
 
-    def counted(self, module: nn.Module) -> Any:
-        """The module, or for a switch all its members behind one face, counted."""
-        if not isinstance(module, Mixture):
-            return _Counted(module, self)
-        return _CountedSwitch([_Counted(member, self) for member in module.members], module.weights)
+    def counted(self, entry: Entry, x: Tensor) -> Any:
+        """The entry's module, or for a switch all its members behind one face, counted.
+
+        Networks that this tool made are crafted against through a faster copy.
+        """
+        if entry.members:
+            members = [self.counted(member, x) for member in entry.members]
+            return _CountedSwitch(members, entry.card.weights)
+        return _Counted(crafting_copy(entry.module, x) if entry.recipe else entry.module, self)
 
 
 class _Counted(nn.Module):
-    def __init__(self, module: Callable[[Tensor], Tensor], cost: Cost) -> None:
+    def __init__(self, module: nn.Module, cost: Cost) -> None:
         super().__init__()
         self.module = module
         self.cost = cost

@@ -151,7 +151,7 @@ def _check(make: Make, seeds: Iterable[int], setting: Setting, root: Path) -> No
         shape = ticket.spec.shape if ticket else images.shape
         if shape != setting.data.shape:
             raise BadRequest(
-                f"{make.name} learns from images {shape}, but those of {setting.data.name} are {setting.data.shape}"
+                f"{make.name} learns from images {shape}, {setting.data.name} has {setting.data.shape}"
             )
 
 

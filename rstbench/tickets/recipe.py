@@ -76,7 +76,7 @@ class Recipe:
 NAMED: dict[str, dict[str, Any]] = {
     "paper-cifar": {},
     "fast": {"epochs": 30, "schedule": "one-cycle"},
-    "digits": {"epochs": 20, "batch": 64, "schedule": "cosine", "augment": "none"},
+    "digits": {"epochs": 12, "batch": 64, "schedule": "cosine", "augment": "none"},
 }
 
 

@@ -39,17 +39,17 @@ class Switch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, classes); image i is answered by a member of its own draw."""
+        if len(x) == 0:
+            empty: Tensor = self.members[0](x)
+            return empty
         drawn = torch.multinomial(
             torch.tensor(self.weights), len(x), replacement=True, generator=self.generator
         )
-        logits: Tensor | None = None
-        for index in drawn.unique().tolist():
-            mine = (drawn == index).to(x.device)
-            answer = self.members[index](x[mine])
-            if logits is None:
-                logits = answer.new_zeros(len(x), answer.shape[1])
-            logits = logits.masked_scatter(mine[:, None].expand_as(logits), answer)
-        if logits is None:
-            empty: Tensor = self.members[0](x)
-            return empty
+        answers = {
+            int(index): self.members[index](x[(drawn == index).to(x.device)]) for index in set(drawn.tolist())
+        }
+        first = next(iter(answers.values()))
+        logits = first.new_zeros(len(x), first.shape[1])
+        for index, answer in answers.items():
+            logits[(drawn == index).to(x.device)] = answer
         return logits

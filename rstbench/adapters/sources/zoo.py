@@ -15,7 +15,6 @@ from torch import nn
 from ...attacks.autoattack import alias_for_robustbench
 from ...errors import BadFile, BadRequest, unknown
 
-
 # What its dependencies say while they are imported, by message.
 _WARNINGS = (
     "pkg_resources is deprecated",

@@ -1,0 +1,83 @@
+"""A faster copy of a network for crafting. It never judges: the exact module does.
+
+Batch norm in eval mode is an affine map, so it folds into the layer before it; convolutions run in
+channels-last order. Logits differ from the exact ones by rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+AGREE = 1e-4  # largest difference of logits, relative to the largest logit, for a copy to be used
+
+
+def crafting_copy(module: nn.Module, x: Tensor) -> nn.Module:
+    """A folded channels-last copy of a plain `nn.Sequential`; the module itself where it is something
+    else, or where the copy's logits on `x` (n, c, h, w) disagree.
+
+    module: in eval mode, frozen. Gradients for images come back contiguous.
+    """
+    if type(module) is not nn.Sequential or not all(_plain(layer) for layer in module):
+        return module
+    fast = ChannelsLast(nn.Sequential(*_folded(list(module))))
+    with torch.no_grad():
+        exact, near = module(x), fast(x)
+    same = exact.argmax(1).equal(near.argmax(1))
+    close = (exact - near).abs().max() <= AGREE * exact.abs().max()
+    return fast if same and bool(close) else module
+
+
+class ChannelsLast(nn.Module):
+    """A network whose convolutions run in channels-last order behind contiguous images."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            # AutoAttack calls `.view` on gradients: hand them back as the images came.
+            x = x.view_as(x)
+            x.register_hook(_contiguous)
+        logits: Tensor = self.net(x.contiguous(memory_format=torch.channels_last))
+        return logits
+
+
+def _contiguous(gradient: Tensor) -> Tensor:
+    return gradient.contiguous()
+
+
+def _plain(layer: nn.Module) -> bool:
+    """A single layer of torch's own, so that its place in the Sequential is all there is to know."""
+    return type(layer).__module__.startswith("torch.nn.") and not list(layer.children())
+
+
+def _folded(layers: list[nn.Module]) -> list[nn.Module]:
+    folded: list[nn.Module] = []
+    for layer in layers:
+        before = folded[-1] if folded else None
+        if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d) and isinstance(before, nn.Conv2d | nn.Linear):
+            folded[-1] = _fold(before, layer)
+        else:
+            folded.append(copy.deepcopy(layer))
+    return folded
+
+
+def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> nn.Module:
+    """One layer that does both: w' = s w, b' = (b - mean) s + shift, s = scale / sqrt(var + eps)."""
+    if norm.running_mean is None or norm.running_var is None:
+        return nn.Sequential(layer, copy.deepcopy(norm))  # no statistics: it depends on the batch
+    fused = copy.deepcopy(layer)
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    bias = 0 if layer.bias is None else layer.bias.double()
+    shift = 0 if norm.bias is None else norm.bias.double()
+    column = scale.view(-1, *[1] * (layer.weight.dim() - 1))
+    fused.weight = nn.Parameter((layer.weight.double() * column).to(layer.weight), requires_grad=False)
+    fused.bias = nn.Parameter(
+        ((bias - norm.running_mean.double()) * scale + shift).to(layer.weight), requires_grad=False
+    )
+    return fused

@@ -1,0 +1,85 @@
+"""References, attack texts, and the table of names."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from rstbench import plugins
+from rstbench.attacks import PGD, parse_attack
+from rstbench.attacks.autoattack import AutoAttack
+from rstbench.errors import BadRequest
+
+
+def test_every_builtin_name_loads():
+    for group, table in plugins.BUILTIN.items():
+        for name in table:
+            assert callable(plugins.find(group, name))
+
+
+def test_a_miss_names_the_nearest():
+    with pytest.raises(BadRequest, match=r"did you mean 'pgd'.*autoattack"):
+        plugins.find("attacks", "ppgd")
+
+
+def test_a_clash_names_both(monkeypatch):
+    point = plugins.EntryPoint("pgd", "other:thing", "rstbench.attacks")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    with pytest.raises(BadRequest, match=r"'rstbench' and 'other:thing'"):
+        plugins.find("attacks", "autoattack")
+
+
+def test_a_plugin_that_does_not_load_is_named(monkeypatch):
+    point = plugins.EntryPoint("mine", "no_such_module_anywhere:thing", "rstbench.attacks")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    with pytest.raises(BadRequest, match=r"'mine'.*does not load"):
+        plugins.find("attacks", "mine")
+
+
+def test_reference_grammar():
+    reference = plugins.parse_reference("file:a/b.py:net[depth=3,name=x]")
+    assert (reference.source, reference.id) == ("file", "a/b.py:net")
+    assert reference.options == {"depth": "3", "name": "x"}
+    for wrong in ("", "file:a[b", "file:a[b]", "file:a[b=1,b=2]"):
+        with pytest.raises(BadRequest):
+            plugins.parse_reference(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "attack"),
+    [
+        ("pgd", "pgd", PGD()),
+        ("pgd:steps=20", "pgd", PGD()),
+        ("pgd:steps=50,restarts=5", "pgd:restarts=5,steps=50", PGD(steps=50, restarts=5)),
+        ("pgd:step=0.5", "pgd:step=1/2", PGD(step=Fraction(1, 2))),
+        ("pgd:early_stop=True", "pgd:early_stop=true", PGD(early_stop=True)),
+        ("autoattack:version=rand", "autoattack:version=rand", AutoAttack(version="rand")),
+        (
+            "autoattack:attacks=apgd-ce+square",
+            "autoattack:attacks=apgd-ce+square",
+            AutoAttack(attacks=("apgd-ce", "square")),
+        ),
+    ],
+)
+def test_one_attack_has_one_text(text, canonical, attack):
+    assert parse_attack(text) == (canonical, attack)
+    assert parse_attack(canonical) == (canonical, attack)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pgd:steps=many",
+        "pgd:stpes=5",
+        "pgd:steps=0",
+        "pgd:loss=cw",
+        "pgd:steps",
+        "autoattack:version=x",
+        "",
+        "fgsm2",
+    ],
+)
+def test_wrong_attack_text_is_refused(text):
+    with pytest.raises(BadRequest):
+        parse_attack(text)

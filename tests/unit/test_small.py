@@ -1,0 +1,88 @@
+"""Intervals, progress lines, the request's file."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from rstbench import terminal
+from rstbench.errors import BadFile
+from rstbench.harness.request import Request, Row
+from rstbench.harness.trial import Card
+from rstbench.reporters.statistics import wilson
+from rstbench.terminal import Bars, Lines
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [
+        # Newcombe, Statistics in Medicine 17 (1998), table I, method 3 (score without continuity correction).
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_against_a_printed_table(right, n, low, high):
+    assert wilson(right / n, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_at_the_ends():
+    assert wilson(0.3, 0) == (0.0, 1.0)
+    assert wilson(1.0, 20) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
+
+
+def test_lines_tell_rate_rest_and_figures(monkeypatch):
+    now = iter([0.0, 20.0, 20.0, 40.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(now))
+    out = io.StringIO()
+    with Lines(out).stage("a pgd", 100, "image") as stage:
+        stage.advance(40, robust=0.5)
+        stage.done, stage.fresh = 100, 100
+    assert out.getvalue().splitlines() == [
+        "a pgd: 40/100 images, 2/s, 30 s left, robust 0.5",
+        "a pgd: 100/100 images, 2.5/s, robust 0.5",
+    ]
+
+
+def test_bars_show_the_figures():
+    out = io.StringIO()
+    with Bars(out).stage("a pgd", 10, "image") as stage:
+        stage.advance(10, robust=0.25)
+    assert "a pgd" in out.getvalue()
+    assert "robust=0.25" in out.getvalue()
+    assert "10/10" in out.getvalue()
+
+
+def test_a_request_comes_back_from_its_file(tmp_path):
+    request = Request(
+        study={"name": "x", "threats": ["Linf:0.1"]},
+        run={"data": "digits:test", "threads": 2},
+        images=50,
+        cards={
+            "aa": Card("one", "ticket", remaining=0.1),
+            "bb": Card("s", "switch", members=("aa",), weights=(1.0,)),
+        },
+        rows=(Row("aa", "Linf:0.1", 0, ("pgd",)),),
+        groups=(("aa", "bb"),),
+        keys=("k",),
+        failures=("it broke",),
+    )
+    request.save(tmp_path)
+    found = Request.load(tmp_path)
+    assert (found.cards, found.rows, found.groups, found.keys) == (
+        request.cards,
+        request.rows,
+        request.groups,
+        ("k",),
+    )
+    assert (found.images, found.failures, found.study) == (50, ("it broke",), request.study)
+
+
+def test_no_request(tmp_path):
+    with pytest.raises(BadFile, match=r"no study\.toml"):
+        Request.load(tmp_path)
+    (tmp_path / "study.toml").write_text("a = [")
+    with pytest.raises(BadFile, match="not what `evaluate` writes"):
+        Request.load(tmp_path)
