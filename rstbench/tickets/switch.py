@@ -49,7 +49,7 @@ class Switch(nn.Module):
             int(index): self.members[index](x[(drawn == index).to(x.device)]) for index in set(drawn.tolist())
         }
         first = next(iter(answers.values()))
-        logits = first.new_zeros(len(x), first.shape[1])
+        logits: Tensor = first.new_zeros(len(x), first.shape[1])
         for index, answer in answers.items():
             logits[(drawn == index).to(x.device)] = answer
         return logits

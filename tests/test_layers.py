@@ -1,0 +1,160 @@
+"""Imports point one way: a module imports only from layers below its own."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "rstbench"
+# Lowest first. A name stands for a module or for a whole folder.
+LAYERS = [
+    ["errors"],
+    ["plugins", "threat", "harness.trial", "harness.progress"],
+    ["harness.store"],
+    ["harness.request"],
+    ["data", "attacks", "tickets.recipe"],
+    ["tickets.networks"],
+    ["tickets.init", "tickets.mask", "tickets.adversary", "tickets.switch"],
+    ["tickets.ticket", "tickets.fit"],
+    ["tickets.draw", "tickets.train"],
+    ["adapters.accelerate", "adapters.entry"],
+    ["adapters.export", "adapters.sources"],
+    ["harness.shard", "harness.executors"],
+    ["harness.bench", "harness.adversarials"],
+    ["reporters"],
+    ["study.plan"],
+    ["study.make"],
+    ["study.run"],
+    ["study.cross", "study.verbs"],
+    ["api", "terminal"],
+    ["cli"],
+    ["__main__", "__init__"],
+]
+WITHOUT_TORCH = ["errors", "plugins", "harness.trial", "harness.store", "harness.request", "harness.progress"]
+WITHOUT_TORCH += ["reporters", "study.plan", "tickets.recipe", "terminal", "cli", "threat"]
+REPORTERS_MAY = {"errors", "harness.trial", "harness.store", "harness.request", "reporters"}
+
+
+def modules():
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+
+
+def layer(module):
+    """The place of a module, or None for a folder's __init__ that imports nothing of ours."""
+    for place, names in enumerate(LAYERS):
+        if any(module == name or module.startswith(name + ".") for name in names):
+            return place
+    return None
+
+
+def imports(module, path, *, everywhere):
+    """Our modules that a module imports: at the top only, or in functions too."""
+    tree = ast.parse(path.read_text())
+    package = module.split(".")[:-1]
+    nodes = ast.walk(tree) if everywhere else tree.body
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("rstbench")):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = (node.module or "").removeprefix("rstbench").strip(".")
+            full = ".".join([*base, *filter(None, [name])])
+            for alias in node.names:
+                inner = f"{full}.{alias.name}".strip(".")
+                found.add(inner if inner in modules() or f"{inner}.__init__" in modules() else full)
+    return {f"{name}.__init__" if f"{name}.__init__" in modules() else name for name in found}
+
+
+def folder(module):
+    return module.removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_imports_point_down(module):
+    own = layer(folder(module))
+    found = {folder(name) for name in imports(module, modules()[module], everywhere=True)} - {folder(module)}
+    if own is None:
+        assert not found, f"{module} is in no layer but imports {found}"
+        return
+    for name in found:
+        below = layer(name)
+        same_folder = name.split(".")[0] == module.split(".")[0] and below == own
+        assert below is not None, f"{module} imports {name}, which is in no layer"
+        assert below < own or same_folder, f"{module} imports {name}, which is not below it"
+
+
+def test_no_cycles_between_modules():
+    graph = {m: imports(m, p, everywhere=True) - {m} for m, p in modules().items()}
+    state = {}
+
+    def visit(module, path):
+        assert state.get(module) != "open", f"cycle: {' -> '.join([*path, module])}"
+        if module not in state:
+            state[module] = "open"
+            for inner in graph.get(module, ()):
+                visit(inner, [*path, module])
+            state[module] = "done"
+
+    for module in graph:
+        visit(module, [])
+
+
+@pytest.mark.parametrize("module", [m for m in sorted(modules()) if m.startswith("reporters.")])
+def test_reporters_know_evidence_only(module):
+    found = {folder(name) for name in imports(module, modules()[module], everywhere=True)}
+    assert all(any(n == may or n.startswith(may + ".") for may in REPORTERS_MAY) for n in found), found
+
+
+def test_third_parties_are_touched_in_one_module():
+    users = {"robustbench": set(), "pyautoattack": set()}
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in names:
+                if name.split(".")[0] in users:
+                    users[name.split(".")[0]].add(module)
+    assert users == {"robustbench": {"adapters.sources.zoo"}, "pyautoattack": {"attacks.autoattack"}}
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_light_modules_load_no_torch():
+    names = [m for m in modules() if any(m == w or m.startswith(w + ".") for w in WITHOUT_TORCH)]
+    imported = "; ".join(f"import rstbench.{folder(name)}" for name in names)
+    assert run(f"import sys, rstbench; {imported}; print('torch' in sys.modules)") == "False\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["evaluate", "--help"]])
+def test_help_and_list_answer_at_once(arguments):
+    code = f"import sys; from rstbench.cli import main; main({arguments!r})"
+    guarded = f"try:\n  exec({code!r})\nexcept SystemExit: pass"
+    loaded = run(f"import sys\n{guarded}\nprint('LOADED', 'torch' in sys.modules)")
+    assert loaded.endswith("LOADED False\n")
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "rstbench", *arguments], cwd=ROOT, capture_output=True, check=True
+        )
+        times.append(time.perf_counter() - began)
+    assert min(times) < 1.0
+
+
+def test_public_names_are_there():
+    import rstbench
+
+    assert rstbench.__all__ == sorted(rstbench.__all__)
+    for name in rstbench.__all__:
+        assert getattr(rstbench, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        rstbench.nothing  # noqa: B018
