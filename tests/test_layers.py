@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rstbench"
 # Lowest first. A name stands for a module or for a whole folder.
 LAYERS = [
-    ["errors"],
+    ["__init__", "errors"],  # __init__ loads its public names when they are first used
     ["plugins", "threat", "harness.trial", "harness.progress"],
     ["harness.store"],
     ["harness.request"],
@@ -34,7 +34,7 @@ LAYERS = [
     ["study.cross", "study.verbs"],
     ["api", "terminal"],
     ["cli"],
-    ["__main__", "__init__"],
+    ["__main__"],
 ]
 WITHOUT_TORCH = ["errors", "plugins", "harness.trial", "harness.store", "harness.request", "harness.progress"]
 WITHOUT_TORCH += ["reporters", "study.plan", "tickets.recipe", "terminal", "cli", "threat"]

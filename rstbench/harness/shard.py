@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from .. import __version__
 from ..adapters.accelerate import crafting_copy
 from ..adapters.entry import Entry, at_rest
 from ..attacks import Attack, Crafted, mean_log_probability
@@ -217,7 +218,7 @@ def _version(package: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
-    return {package: _version(package) for package in ("rstbench", "torch", "pyautoattack")}
+    return {"rstbench": __version__, "torch": torch.__version__, "pyautoattack": _version("pyautoattack")}
 
 
 def _one_line(error: BaseException) -> str:

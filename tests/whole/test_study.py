@@ -1,0 +1,236 @@
+"""A study from the command line to the CSV, stopped anywhere and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+STUDY = Path(__file__).parent / "small.toml"
+HEAD = "rank,model,kind,method,network,data,threat,images,seed,remaining,kept_weights,total_weights,clean"
+TAIL = "worst,worst_low,worst_high,flags,forwards,backwards,seconds"
+
+
+def command(out, *more):
+    return [
+        sys.executable,
+        "-m",
+        "rstbench",
+        "evaluate",
+        str(STUDY),
+        "--out",
+        str(out),
+        "--batch-size",
+        "20",
+        *more,
+    ]
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+
+
+def tables(folder):
+    """The CSV files without the column of seconds."""
+    found = {}
+    for path in sorted(folder.glob("*.csv")):
+        frame = pd.read_csv(path, dtype=str)
+        found[path.name] = frame.drop(columns="seconds", errors="ignore").to_csv(index=False)
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    done = subprocess.run(command(out), env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_what_it_writes(finished):
+    out, done = finished
+    assert {p.name for p in out.iterdir() if not p.name.startswith(".")} == {
+        "leaderboard.csv", "transfer.csv", "switch.csv", "results", "tickets", "checkpoints", "study.toml",
+    }  # fmt: skip
+    assert sorted(p.name for p in (out / "tickets").iterdir()) == [
+        "history.csv", "rst-0.3-seed0.safetensors", "rst-0.6-seed0.safetensors",
+    ]  # fmt: skip
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["dense-seed0.safetensors"]
+    lines = (out / "leaderboard.csv").read_text().splitlines()
+    assert lines[0] == f"{HEAD},pgd:steps=3,autoattack:attacks=apgd-ce+apgd-t,{TAIL}"
+    frame = pd.read_csv(out / "leaderboard.csv")
+    assert sorted(frame["model"]) == sorted(["rst-0.3", "rst-0.6", "switch-rst", "dense"] * 2)
+    assert frame["images"].unique().tolist() == [40]
+    assert frame.loc[frame["threat"] == "Linf:0.2", "autoattack:attacks=apgd-ce+apgd-t"].isna().all()
+    assert "leaderboard.csv" not in done.stdout
+    assert done.stdout.splitlines()[0].split()[:2] == ["rank", "model"]
+    assert len(done.stdout.splitlines()) == 9
+
+
+def test_every_figure_follows_from_the_bits(finished):
+    out, _ = finished
+    frame = pd.read_csv(out / "leaderboard.csv")
+    own = {}
+    for path in (out / "results").iterdir():
+        header, *shards = map(json.loads, path.read_text().splitlines())
+        trial = header["trial"]
+        if trial["source"] == trial["target"]:
+            bits = "".join(shard["bits"] for shard in sorted(shards, key=lambda shard: shard["start"]))
+            own[header["cards"][trial["target"]]["name"], trial["attack"], trial["threat"]] = bits
+            assert [shard["start"] for shard in shards] == [0, 20]
+            assert all(shard["device"] == "cpu" and shard["threads"] == 2 for shard in shards)
+    plain = frame[frame["kind"] != "switch"]
+    assert len(plain) == 6
+    for _, row in plain.iterrows():
+        clean = own[row["model"], "clean", ""]
+        pgd = own[row["model"], "pgd:steps=3", row["threat"]]
+        assert row["clean"] == clean.count("1") / 40
+        assert row["pgd:steps=3"] == pgd.count("1") / 40
+        answers = [
+            clean,
+            pgd,
+            own.get((row["model"], "autoattack:attacks=apgd-ce+apgd-t", row["threat"]), "1" * 40),
+        ]
+        assert row["worst"] == sum(set(bits) == {"1"} for bits in zip(*answers, strict=True)) / 40
+
+
+def test_the_study_file_tells_what_was_asked(finished):
+    out, _ = finished
+    found = tomllib.loads((out / "study.toml").read_text())
+    assert found["run"]["threads"] == 2
+    assert found["run"]["device"] == "cpu"
+    assert found["run"]["versions"]["torch"]
+    assert found["seeds"] == [0]
+    assert set(found["evidence"]["keys"]) == {path.stem for path in (out / "results").iterdir()}
+
+
+def test_the_same_command_does_nothing_again(finished):
+    out, _ = finished
+    before = {
+        p: (p.stat().st_mtime_ns, p.read_bytes())
+        for p in out.rglob("*")
+        if p.suffix in (".safetensors", ".jsonl")
+    }
+    subprocess.run(command(out, "--quiet"), env=environment(), check=True, capture_output=True)
+    assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before}
+
+
+def test_the_report_rebuilds_the_tables_from_the_evidence(finished, tmp_path):
+    out, _ = finished
+    before = {path.name: path.read_bytes() for path in out.glob("*.csv")}
+    for name in before:
+        (out / name).unlink()
+    code = f"import sys; from rstbench.cli import main; assert main(['report', {str(out)!r}]) == 0"
+    code += "; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("False\n")
+    assert before == {path.name: path.read_bytes() for path in out.glob("*.csv")}
+
+
+def evidence(out):
+    return sum(path.read_bytes().count(b"\n") for path in out.glob("results/*.jsonl"))
+
+
+@pytest.mark.parametrize("moment", ["drawing", "attack"])
+def test_killed_and_continued_it_ends_the_same(finished, tmp_path, moment):
+    whole, _ = finished
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(out), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (moment == "drawing" and list(out.glob("tickets/*.safetensors"))) or evidence(out) > 25:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    if moment == "attack":
+        # What a power cut may leave: half a line.
+        victim = max(out.glob("results/*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+        victim.write_bytes(victim.read_bytes()[:-25])
+        assert evidence(out) < evidence(whole)
+    assert not (out / "leaderboard.csv").exists()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("tickets/*.safetensors")}
+    assert kept
+    subprocess.run(command(out, "--quiet"), env=environment(), check=True, capture_output=True)
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert tables(out) == tables(whole)
+    for path in whole.glob("tickets/*"):
+        assert (out / "tickets" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_more_images_add_shards_and_change_none(finished, tmp_path):
+    whole, _ = finished
+    out = tmp_path / "out"
+    subprocess.run(["cp", "-r", str(whole), str(out)], check=True)
+    before = {path.name: path.read_text() for path in (out / "results").iterdir()}
+    subprocess.run(
+        command(out, "--quiet", "--limit", "50"), env=environment(), check=True, capture_output=True
+    )
+    frame = pd.read_csv(out / "leaderboard.csv")
+    assert frame["images"].unique().tolist() == [60]  # whole shards of 20
+    assert all((out / "results" / name).read_text().startswith(text) for name, text in before.items())
+
+
+def test_another_recipe_never_overwrites(finished, tmp_path):
+    out, _ = finished
+    other = tmp_path / "small.toml"
+    other.write_text(STUDY.read_text().replace("epochs = 2", "epochs = 3", 1))
+    done = subprocess.run(
+        [sys.executable, "-m", "rstbench", "evaluate", str(other), "--out", str(out), "--batch-size", "20"],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "was made with epochs 2, now 3 is asked" in done.stderr.splitlines()[-1]
+
+
+def test_several_seeds_have_rows_of_their_own(tmp_path, cli):
+    study = tmp_path / "two.toml"
+    text = STUDY.read_text().replace(
+        'threats = ["Linf:0.1", "Linf:0.2"]', 'threats = ["Linf:0.1"]\nseeds = [0, 3]'
+    )
+    study.write_text(
+        text.replace('attacks = ["pgd:steps=3", {', "#").replace(
+            "images = 40", 'images = 20\nattacks = ["pgd:steps=2"]'
+        )
+    )
+    done = cli("evaluate", "two.toml", "--quiet", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
+    assert sorted(frame["seed"]) == [0] * 4 + [3] * 4
+    assert frame["model"].is_unique
+    assert len(pd.read_csv(tmp_path / "out" / "transfer.csv")) == 2 * 2 * 4
+
+
+def test_adversarials_are_kept_in_robustbench_form(finished, tmp_path):
+    import torch
+
+    from rstbench.data import load
+    from rstbench.threat import Threat
+
+    whole, _ = finished
+    out = tmp_path / "out"
+    subprocess.run(["cp", "-r", str(whole), str(out)], check=True)
+    subprocess.run(
+        command(out, "--quiet", "--save-adversarials"), env=environment(), check=True, capture_output=True
+    )
+    files = sorted(path.name for path in (out / "adversarials").glob("*.pt"))
+    assert "dense-pgd_steps_3-Linf_0.1-seed0.pt" in files
+    images = torch.load(out / "adversarials" / "dense-pgd_steps_3-Linf_0.1-seed0.pt", weights_only=True)
+    x, _ = load("digits:test:40").at(slice(None))
+    assert images.dtype == torch.float32
+    Threat.parse("Linf:0.1").check(x, images)
+    assert tables(out) == tables(whole)
