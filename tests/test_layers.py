@@ -66,7 +66,9 @@ def imports(module, path, *, everywhere):
             full = ".".join([*base, *filter(None, [name])])
             for alias in node.names:
                 inner = f"{full}.{alias.name}".strip(".")
-                found.add(inner if inner in modules() or f"{inner}.__init__" in modules() else full)
+                found.add(
+                    inner if inner in modules() or f"{inner}.__init__" in modules() else full or "__init__"
+                )
     return {f"{name}.__init__" if f"{name}.__init__" in modules() else name for name in found}
 
 
