@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from .arguments import make_parser
 from .errors import BadRequest, RstbenchError, unknown
 from .plugins import BUILTIN, names
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for message in WARNINGS_OF_OTHERS:
         warnings.filterwarnings("ignore", message=message)
     try:
-        parsed = _parser().parse_args(arguments)
+        parsed = make_parser(VERBS).parse_args(arguments)
         status: int = parsed.verb(parsed)
         return status
     except RstbenchError as error:
@@ -147,124 +148,15 @@ def list_names(args: argparse.Namespace) -> int:
     return DONE
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadRequest(f"{message}; see '{self.prog} --help'")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rstbench", description="Draws robust scratch tickets and measures them.")
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB", parser_class=_Parser)
-
-    verb = _verb(verbs, "evaluate", evaluate, "rstbench evaluate digits --limit 50")
-    verb.add_argument("what", nargs="*", metavar="STUDY|MODEL", help="a study (default: digits), or models")
-    verb.add_argument("--attack", action="append", help="pgd, pgd:steps=50, autoattack (repeatable)")
-    _asking(verb)
-    verb.add_argument("--save-adversarials", action="store_true", help="keep all crafted images")
-
-    verb = _verb(verbs, "transfer", transfer, "rstbench transfer ticket:A.safetensors ticket:B.safetensors")
-    verb.add_argument("models", nargs="+", metavar="MODEL")
-    verb.add_argument("--attack", action="append", help="the crafting attack (default: pgd)")
-    verb.add_argument(
-        "--early-stop", action="store_true", help="stop at the first success, as the paper does"
-    )
-    _asking(verb)
-
-    verb = _verb(
-        verbs,
-        "draw",
-        draw,
-        "rstbench draw --network conv4 --width 0.5 --data digits --remaining 0.1,0.2 --out tickets",
-    )
-    verb.add_argument("--remaining", required=True, help="kept fractions: 0.05,0.1,0.2")
-    verb.add_argument("--method", help="how the mask is found (default: rst)")
-    verb.add_argument("--kept-count", choices=["ceil", "authors"], help="rounding of the kept weights")
-    verb.add_argument(
-        "--no-weights", action="store_true", help="never store the random weights, only their seed"
-    )
-    _making(verb)
-
-    verb = _verb(
-        verbs, "train", train, "rstbench train --network conv4 --width 0.5 --data digits --out checkpoints"
-    )
-    verb.add_argument("--from", dest="start", metavar="TICKET", help="fine-tune this ticket, its mask fixed")
-    verb.add_argument("--weights", help="with --from: inherit (default), reinit, reinit-kaiming")
-    _making(verb)
-
-    verb = _verb(verbs, "export", export, "rstbench export tickets/conv4-0.1.safetensors --out conv4.pt")
-    verb.add_argument("ticket", metavar="TICKET")
-    verb.add_argument("--to", choices=["state_dict"], default="state_dict")
-    verb.add_argument("--out", required=True, metavar="FILE")
-
-    verb = _verb(verbs, "report", report, "rstbench report runs/digits")
-    verb.add_argument("folders", nargs="+", metavar="DIR")
-
-    verb = _verb(verbs, "list", list_names, "rstbench list attacks")
-    verb.add_argument(
-        "kind", nargs="?", metavar="KIND", help="models, data, attacks, networks, …; all by default"
-    )
-    return parser
-
-
-def _verb(verbs: Any, name: str, function: Any, example: str) -> argparse.ArgumentParser:
-    verb: argparse.ArgumentParser = verbs.add_parser(
-        name, help=function.__doc__, description=function.__doc__, epilog=f"example: {example}"
-    )
-    verb.set_defaults(verb=function)
-    return verb
-
-
-def _asking(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--threat", action="append", help="Linf:8/255, L2:0.5, L1:12 (repeatable)")
-    verb.add_argument("--data", help="digits, cifar10:test:1000, npz:FILE")
-    verb.add_argument("--seed", type=_whole, help="of the attacks, and of what a study makes")
-    verb.add_argument(
-        "--batch-size", default="auto", help="images crafted at once; part of a result's identity"
-    )
-    verb.add_argument("--limit", type=_positive, default=0, help="images, rounded up to whole batches")
-    _common(verb)
-
-
-def _making(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--network", help="conv2, conv4, conv6")
-    verb.add_argument("--width", type=float, help="multiplier of the network's widths")
-    verb.add_argument("--norm", choices=["none", "batch", "affine"])
-    verb.add_argument("--data", required=verb.prog.endswith("draw"), help="digits, mnist, cifar10, npz:FILE")
-    verb.add_argument(
-        "--init", help="signed_constant, kaiming_normal, kaiming_uniform, xavier_normal, binary"
-    )
-    verb.add_argument("--adversary", help="none, or pgd:steps=7")
-    verb.add_argument("--threat", help="Linf:8/255")
-    verb.add_argument("--recipe", help="paper-cifar, fast, digits")
-    verb.add_argument("--select", choices=["validation", "last", "test"], help="which epoch is kept")
-    verb.add_argument("--schedule", choices=["piecewise", "cosine", "one-cycle"])
-    verb.add_argument("--augment", choices=["none", "crop-flip"])
-    for name, kind in (("epochs", _positive), ("batch", _positive), ("seed", _whole)):
-        verb.add_argument(f"--{name}", type=kind)
-    for name in ("lr", "momentum", "weight-decay"):
-        verb.add_argument(f"--{name}", type=float)
-    _common(verb, out_required=True)
-
-
-def _common(verb: argparse.ArgumentParser, *, out_required: bool = False) -> None:
-    verb.add_argument("--out", metavar="DIR", required=out_required, help="where everything is written")
-    verb.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    verb.add_argument("--data-root", metavar="DIR", help="default: $RSTBENCH_DATA, else ~/.cache/rstbench")
-    verb.add_argument("--quiet", action="store_true", help="no progress")
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"wants a whole number from 0, got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"wants a whole number from 1, got {text!r}")
-    return int(text)
+VERBS = {
+    "evaluate": evaluate,
+    "transfer": transfer,
+    "draw": draw,
+    "train": train,
+    "export": export,
+    "report": report,
+    "list": list_names,
+}
 
 
 def _study(args: argparse.Namespace) -> Study:

@@ -30,14 +30,16 @@ LAYERS = [
     ["reporters"],
     ["study.plan"],
     ["study.make"],
+    ["study.field"],
+    ["study.asking"],
     ["study.run"],
     ["study.cross", "study.verbs"],
-    ["api", "terminal"],
+    ["api", "terminal", "arguments"],
     ["cli"],
     ["__main__"],
 ]
 WITHOUT_TORCH = ["errors", "plugins", "harness.trial", "harness.store", "harness.request", "harness.progress"]
-WITHOUT_TORCH += ["reporters", "study.plan", "tickets.recipe", "terminal", "cli", "threat"]
+WITHOUT_TORCH += ["reporters", "study.plan", "tickets.recipe", "terminal", "arguments", "cli", "threat"]
 REPORTERS_MAY = {"errors", "harness.trial", "harness.store", "harness.request", "reporters"}
 
 

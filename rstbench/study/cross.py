@@ -11,17 +11,9 @@ from ..harness.store import Store
 from ..reporters.evidence import Evidence
 from ..reporters.tables import write
 from ..threat import Threat
-from .run import (
-    Field,
-    Options,
-    Outcome,
-    adhoc,
-    as_request,
-    canonical_study,
-    early_stopped,
-    given_models,
-    settle,
-)
+from .asking import as_request, early_stopped
+from .field import Field, given_models
+from .run import Options, Outcome, adhoc, canonical_study, settle
 
 
 def run_transfer(

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,10 +37,17 @@ class Workshop:
     root: Path
     device: torch.device
     progress: Progress
+    _loaded: dict[str, tuple[Images, Images | None]] = field(default_factory=dict)
+
+    def images(self, data: str) -> tuple[Images, Images | None]:
+        """Training images and the source's own validation split, read once. Raises BadRequest."""
+        if data not in self._loaded:
+            self._loaded[data] = training_images(data, self.root)
+        return self._loaded[data]
 
     def lesson(self, recipe: Recipe) -> Lesson:
         """The images a recipe learns from and is selected on. Raises BadRequest."""
-        learning, own = training_images(recipe.data, self.root)
+        learning, own = self.images(recipe.data)
         if recipe.select == "test":
             source, name, _, _ = parse(recipe.data)
             test = load(":".join(filter(None, (source, name, "test"))), self.root)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from fractions import Fraction
 
 import torch
@@ -20,11 +21,11 @@ from ..errors import BadRequest
 def parse_remaining(text: str | float) -> Fraction:
     """The kept fraction as the exact decimal that was written: '0.1' is 1/10."""
     try:
-        remaining = Fraction(str(text).strip())
-    except (ValueError, ZeroDivisionError):
+        remaining = Fraction(Decimal(str(text).strip()))
+    except (ArithmeticError, ValueError):  # no number, or one that is not finite
         remaining = Fraction(0)
     if not 0 < remaining <= 1:
-        raise BadRequest(f"remaining is the kept fraction, above 0 and at most 1, got {text!r}")
+        raise BadRequest(f"remaining is the kept fraction, a decimal above 0 and at most 1, got {text!r}")
     return remaining
 
 

@@ -258,7 +258,7 @@ def test_real_images(cli, models, data_root, name):
 
 
 def test_the_external_checkpoint_reaches_its_known_accuracy(cli, models, data_root):
-    """advertorch's LeNet, adversarially trained: 0.986 clean of 10,000, 0.907 at Linf 0.3 of the first 1,000."""
+    """advertorch's LeNet, adversarially trained: 0.986 clean of 10,000, 0.907 at Linf 0.3 of 1,000."""
     checkpoint = data_root.parent / "models" / "mnist_lenet5_advtrained.pt"
     if not checkpoint.is_file():
         pytest.skip(f"no external checkpoint beside RSTBENCH_DATA: {checkpoint.name}")

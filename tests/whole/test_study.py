@@ -234,3 +234,15 @@ def test_adversarials_are_kept_in_robustbench_form(finished, tmp_path):
     assert images.dtype == torch.float32
     Threat.parse("Linf:0.1").check(x, images)
     assert tables(out) == tables(whole)
+
+
+def test_a_drawing_that_diverges_leaves_the_rest(tmp_path, cli):
+    study = tmp_path / "x.toml"
+    text = STUDY.read_text().replace('name = "dense"', 'name = "dense"\nlr = 1e30\nnorm = "none"')
+    study.write_text(text.replace("images = 40", "images = 20").replace('0.1", "Linf:0.2', "0.2"))
+    done = cli("evaluate", "x.toml", "--quiet", "--out", "out", "--attack", "pgd:steps=2")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "dense: the loss is" in done.stderr
+    assert "dense" not in set(pd.read_csv(tmp_path / "out" / "leaderboard.csv")["model"])
+    assert "the loss is" in (tmp_path / "out" / "study.toml").read_text()

@@ -1,0 +1,89 @@
+"""What is asked of whom, and the request that remembers it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from ..attacks import canonical_text, parse_attack
+from ..harness.bench import Question, Setting, clean
+from ..harness.request import Request, Row
+from ..harness.shard import device_name, versions
+from ..threat import Threat
+from .field import Field
+from .plan import Study
+
+
+def questions_of(study: Study, field: Field) -> list[Question]:
+    """All questions under one seed, cheap ones first."""
+    plain = [entry for entry in field.entries if not entry.members]
+    members = {m.digest: m for group in field.groups for m in group}
+    crossed = [entry for entry in members.values() if entry.digest not in {e.digest for e in plain}]
+    questions = [clean(entry) for entry in (*plain, *crossed)]
+    for threat in study.threats:
+        for attack in study.attacks_at(threat):
+            bounded, seed = Threat.parse(threat), field.seed
+            for entry in plain:
+                # Members' images are judged by the whole group, whatever crafted them: the bounds of
+                # a switch are taken over all of them.
+                judges = field.group_of(entry)
+                questions.append(Question(entry, judges, attack, bounded, seed))
+            if stopped := early_stopped(attack):
+                questions += [Question(m, field.group_of(m), attack, bounded, seed) for m in crossed]
+                questions += [
+                    Question(m, field.group_of(m), stopped, bounded, seed) for m in members.values()
+                ]
+            for entry in field.entries:
+                if entry.members:
+                    questions.append(Question(entry, entry.members, attack, bounded, seed))
+    return sorted(questions, key=lambda question: question.attack.startswith("autoattack"))
+
+
+def early_stopped(text: str) -> str | None:
+    """The same attack stopping at its first success, where it knows how and does not yet."""
+    _, attack = parse_attack(text)
+    if getattr(attack, "early_stop", True):
+        return None
+    stopped = dataclasses.replace(attack, early_stop=True)  # type: ignore[type-var]
+    return canonical_text(text.partition(":")[0], stopped)
+
+
+def as_request(
+    study: Study,
+    setting: Setting,
+    images: int,
+    fields: Sequence[Field],
+    questions: Sequence[Question],
+    *,
+    rows: bool = True,
+) -> Request:
+    """What this run asks for; without `rows` there is no leaderboard, only the matrix."""
+    trials = [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
+    cards = {e.digest: e.card for q in questions for e in (q.source, *q.targets)}
+    return Request(
+        study=study.as_toml(),
+        run={
+            "data": setting.data.name,
+            "data_digest": setting.data.digest,
+            "batch": setting.batch,
+            "device": device_name(setting.device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        },
+        images=images,
+        cards=cards,
+        rows=tuple(
+            Row(entry.digest, threat, field.seed, study.attacks_at(threat))
+            for field in fields
+            for threat in study.threats
+            if study.attacks_at(threat)
+            for entry in field.entries
+            if rows
+        ),
+        groups=tuple(
+            dict.fromkeys(tuple(e.digest for e in group) for field in fields for group in field.groups)
+        ),
+        keys=tuple(sorted({trial.key for trial in trials})),
+    )
