@@ -27,7 +27,12 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
     _asking(verb)
     verb.add_argument("--save-adversarials", action="store_true", help="keep all crafted images")
 
-    verb = _verb(verbs, "transfer", functions, "rstbench transfer ticket:A.safetensors ticket:B.safetensors")
+    verb = _verb(
+        verbs,
+        "transfer",
+        functions,
+        "rstbench transfer ticket:tickets/conv4-0.1.safetensors ticket:tickets/conv4-0.2.safetensors",
+    )
     verb.add_argument("models", nargs="+", metavar="MODEL")
     verb.add_argument("--attack", action="append", help="the crafting attack (default: pgd)")
     verb.add_argument(
@@ -53,7 +58,7 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
         verbs,
         "train",
         functions,
-        "rstbench train --network conv4 --width 0.5 --data digits --out checkpoints",
+        "rstbench train --network conv4 --width 0.5 --out checkpoints",
     )
     verb.add_argument("--from", dest="start", metavar="TICKET", help="fine-tune this ticket, its mask fixed")
     verb.add_argument("--weights", help="with --from: inherit (default), reinit, reinit-kaiming")
@@ -79,7 +84,11 @@ def _verb(
 ) -> argparse.ArgumentParser:
     function = functions[name]
     verb: argparse.ArgumentParser = verbs.add_parser(
-        name, help=function.__doc__, description=function.__doc__, epilog=f"example: {example}"
+        name,
+        help=function.__doc__,
+        description=function.__doc__,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.set_defaults(verb=function)
     return verb

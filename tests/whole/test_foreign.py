@@ -44,7 +44,7 @@ def test_its_things_take_part(cli, installed, tmp_path):
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv")
     assert frame.loc[0, "model"] == "acme:"
-    assert frame.loc[0, "data"] == "stripes:12:test"
+    assert frame.loc[0, "data"] == "stripes:test"
     assert frame.loc[0, "clean"] == 1.0
     # Grey stripes are stripes still, by whatever contrast is left.
     assert frame.loc[0, "grey"] == frame.loc[0, "grey:strength=0.5"] == 1.0

@@ -238,8 +238,8 @@ def test_adversarials_are_kept_in_robustbench_form(finished, tmp_path):
 
 def test_a_drawing_that_diverges_leaves_the_rest(tmp_path, cli):
     study = tmp_path / "x.toml"
-    text = STUDY.read_text().replace('name = "dense"', 'name = "dense"\nlr = 1e30\nnorm = "none"')
-    study.write_text(text.replace("images = 40", "images = 20").replace('0.1", "Linf:0.2', "0.2"))
+    text = STUDY.read_text().replace("images = 40", "images = 20")
+    study.write_text(text.replace('name = "dense"', 'name = "dense"\nlr = 1e30\nnorm = "none"'))
     done = cli("evaluate", "x.toml", "--quiet", "--out", "out", "--attack", "pgd:steps=2")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
