@@ -293,3 +293,22 @@ def net(path):
     model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     return model
 """
+
+
+def test_two_spellings_of_one_question_are_one(cli, models):
+    (models / "sub").mkdir()
+    common = ["--data", "digits:test:20", "--quiet", "--out", "o"]
+    first = cli(
+        "evaluate", "file:m.py:good", "--threat", "Linf:1/10", "--attack", "pgd:restarts=1,steps=2", *common
+    )
+    assert first.returncode == 0, first.stderr
+    evidence = {path.name: path.stat().st_mtime_ns for path in (models / "o" / "results").iterdir()}
+    again = cli(
+        "evaluate", "file:sub/../m.py:good", "--threat", "Linf:0.1", "--attack", "pgd:steps=2", *common
+    )
+    assert again.returncode == 0, again.stderr
+    assert evidence == {path.name: path.stat().st_mtime_ns for path in (models / "o" / "results").iterdir()}
+    # The table names the model as it was asked for this time.
+    assert pd.read_csv(models / "o" / "leaderboard.csv")["model"].tolist() == ["file:sub/../m.py:good"]
+    cli("evaluate", "file:m.py:good", "--threat", "Linf:0.1", "--attack", "pgd:steps=3", *common)
+    assert len(list((models / "o" / "results").iterdir())) == len(evidence) + 1
