@@ -21,17 +21,8 @@ def ticket(id: str) -> Entry:
 
 def ticket_entry(found: Ticket, name: str) -> Entry:
     """A ticket as a module, with its card."""
-    card = Card(
-        name=name,
-        kind="ticket",
-        method=found.recipe.method if found.recipe.adversary != "none" else "edge-popup",
-        network=str(found.spec),
-        remaining=float(found.remaining),
-        kept_weights=found.kept_weights,
-        total_weights=found.total_weights,
-        flags=("selected-on-test",) if found.facts.get("on_test") else (),
-    )
-    return enter(found.module(), card, recipe=found.recipe)
+    adversarial = found.recipe.adversary != "none"
+    return _entry(found, name, "ticket", found.recipe.method if adversarial else "edge-popup")
 
 
 def checkpoint(id: str) -> Entry:
@@ -41,10 +32,15 @@ def checkpoint(id: str) -> Entry:
 
 def checkpoint_entry(found: Checkpoint, name: str) -> Entry:
     """A trained network as a module, with its card."""
+    adversarial = found.recipe.adversary != "none"
+    return _entry(found, name, "trained", "adversarial-training" if adversarial else "natural-training")
+
+
+def _entry(found: Ticket | Checkpoint, name: str, kind: str, method: str) -> Entry:
     card = Card(
         name=name,
-        kind="trained",
-        method="adversarial-training" if found.recipe.adversary != "none" else "natural-training",
+        kind=kind,
+        method=method,
         network=str(found.spec),
         remaining=float(found.remaining),
         kept_weights=found.kept_weights,
