@@ -9,20 +9,22 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 AGREE = 1e-4  # largest difference of logits, relative to the largest logit, for a copy to be used
 
 
 def crafting_copy(module: nn.Module, x: Tensor) -> nn.Module:
-    """A folded channels-last copy of a plain `nn.Sequential`; the module itself where it is something
-    else, or where the copy's logits on `x` (n, c, h, w) disagree.
+    """A folded channels-last copy of a network that this tool built; the module itself where it cannot
+    be traced, or where the copy's logits on `x` (n, c, h, w) disagree.
 
     module: in eval mode, frozen. Gradients for images come back contiguous.
     """
-    if type(module) is not nn.Sequential or not all(_plain(layer) for layer in module):
+    try:
+        fast = ChannelsLast(_folded(torch.fx.symbolic_trace(copy.deepcopy(module))))
+    except torch.fx.proxy.TraceError:
         return module
-    fast = ChannelsLast(nn.Sequential(*_folded(list(module))))
     with torch.no_grad():
         exact, near = module(x), fast(x)
     same = exact.argmax(1).equal(near.argmax(1))
@@ -50,26 +52,31 @@ def _contiguous(gradient: Tensor) -> Tensor:
     return gradient.contiguous()
 
 
-def _plain(layer: nn.Module) -> bool:
-    """A single layer of torch's own, so that its place in the Sequential is all there is to know."""
-    return type(layer).__module__.startswith("torch.nn.") and not list(layer.children())
-
-
-def _folded(layers: list[nn.Module]) -> list[nn.Module]:
-    folded: list[nn.Module] = []
-    for layer in layers:
-        before = folded[-1] if folded else None
-        if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d) and isinstance(before, nn.Conv2d | nn.Linear):
-            folded[-1] = _fold(before, layer)
-        else:
-            folded.append(copy.deepcopy(layer))
-    return folded
+def _folded(traced: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The traced network with each batch norm that alone follows a layer folded into it, in place."""
+    layers = dict(traced.named_modules())
+    for node in list(traced.graph.nodes):
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        norm, layer = layers[str(node.target)], layers[str(before.target)]
+        if (
+            isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d)
+            and isinstance(layer, nn.Conv2d | nn.Linear)
+            and norm.running_var is not None  # without statistics it depends on the batch
+        ):
+            traced.set_submodule(str(before.target), _fold(layer, norm))
+            node.replace_all_uses_with(before)
+            traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced
 
 
 def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> nn.Module:
     """One layer that does both: w' = s w, b' = (b - mean) s + shift, s = scale / sqrt(var + eps)."""
-    if norm.running_mean is None or norm.running_var is None:
-        return nn.Sequential(layer, copy.deepcopy(norm))  # no statistics: it depends on the batch
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     fused = copy.deepcopy(layer)
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight.double()

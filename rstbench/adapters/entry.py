@@ -92,6 +92,9 @@ def module_digest(module: nn.Module, files: Iterable[Path] = ()) -> tuple[str, b
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"|{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    for part in module.modules():
+        # What a traced or scripted module does is its code, which `repr` does not show.
+        digest.update(str(getattr(part, "code", "")).encode())
     for name, value in _settings(module):
         digest.update(f"|{name}={value!r}".encode())
     readable = True

@@ -40,8 +40,13 @@ class NetworkSpec:
 
 def build(spec: NetworkSpec) -> nn.Module:
     """A fresh module of torch classes, weights of torch's own default. Raises BadRequest."""
-    module: nn.Module = find("networks", spec.name)(spec)
+    module: nn.Module = find("networks", spec.name.partition(":")[0])(spec)
     return module
+
+
+def scaled(base: int, spec: NetworkSpec) -> int:
+    """A hidden width under the spec's multiplier, at least 1."""
+    return max(1, round(base * spec.width))
 
 
 def normalisation(channels: int, spec: NetworkSpec, *, flat: bool = False) -> list[nn.Module]:

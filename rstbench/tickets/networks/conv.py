@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from ...errors import BadRequest
-from . import NetworkSpec, normalisation
+from . import NetworkSpec, normalisation, scaled
 
 BLOCKS = (64, 128, 256)
 HIDDEN = 256
@@ -37,7 +37,7 @@ def _stack(spec: NetworkSpec, blocks: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for base in BLOCKS[:blocks]:
         for _ in range(2):
-            wide = _scaled(base, spec)
+            wide = scaled(base, spec)
             layers += [
                 nn.Conv2d(channels, wide, 3, padding=1, bias=False),
                 *normalisation(wide, spec),
@@ -48,11 +48,7 @@ def _stack(spec: NetworkSpec, blocks: int) -> nn.Sequential:
     layers.append(nn.Flatten())
     features = channels * (height >> blocks) * (width >> blocks)
     for _ in range(2):
-        wide = _scaled(HIDDEN, spec)
+        wide = scaled(HIDDEN, spec)
         layers += [nn.Linear(features, wide, bias=False), *normalisation(wide, spec, flat=True), nn.ReLU()]
         features = wide
     return nn.Sequential(*layers, nn.Linear(features, spec.classes, bias=False))
-
-
-def _scaled(base: int, spec: NetworkSpec) -> int:
-    return max(1, round(base * spec.width))
