@@ -6,6 +6,8 @@ pre-activation network is in `preact`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from . import NetworkSpec, scaled
@@ -40,11 +42,11 @@ class _Block(nn.Module):
         branch = [conv(inputs, outputs, 1, stride), norm(outputs, spec)]
         self.shortcut = nn.Sequential(*([] if same else branch))
 
-    def body(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    body: Callable[[Tensor], Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.body(x) + self.shortcut(x)).relu()
+        out: Tensor = (self.body(x) + self.shortcut(x)).relu()
+        return out
 
 
 class _Basic(_Block):
@@ -84,10 +86,12 @@ class _ResNet(nn.Module):
             for index in range(depth):
                 blocks.append(block(inputs, width, 2 if index == 0 and place > 1 else 1, spec))
                 inputs = block.growth * width
-            setattr(self, f"layer{place}", nn.Sequential(*blocks))
+            self.add_module(f"layer{place}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, spec.classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn1(self.conv1(x)).relu()
-        logits: Tensor = self.fc(pooled(self.layer4(self.layer3(self.layer2(self.layer1(x))))))
+        for place in range(1, 5):
+            x = self.get_submodule(f"layer{place}")(x)
+        logits: Tensor = self.fc(pooled(x))
         return logits
