@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .adapters.entry import Entry, enter, load_entry
+from .adapters.sources.own import switch_entry
 from .data import Images, data_root, load
 from .errors import BadRequest
 from .harness.progress import Silent
@@ -19,6 +20,7 @@ from .study.make import Workshop, check_recipe
 from .study.plan import Asked, Study
 from .study.run import Options, run_study
 from .tickets.recipe import recipe_for
+from .tickets.switch import Switch
 from .tickets.ticket import Ticket
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def evaluate(
     *,
     data: str,
     threat: str,
-    attacks: Sequence[str] = ("pgd", "autoattack"),
+    attacks: Sequence[str] | str = ("pgd", "autoattack"),
     out: str | Path | None = None,
     device: str = "auto",
     batch_size: str | int = "auto",
@@ -65,9 +67,12 @@ def evaluate(
     out: where the evidence is kept and resumed from; nowhere by default.
     Raises BadRequest for a wrong request, ModelFault for the first model or attack that failed.
     """
+    if not models:
+        raise BadRequest("no models to evaluate")
+    asked = [attacks] if isinstance(attacks, str) else list(attacks)
     with ExitStack() as rest:
         folder = Path(out) if out else Path(rest.enter_context(tempfile.TemporaryDirectory()))
-        study = Study("adhoc", data, (threat,), tuple(Asked(attack) for attack in attacks), seeds=(seed,))
+        study = Study("adhoc", data, (threat,), tuple(Asked(attack) for attack in asked), seeds=(seed,))
         options = Options(folder, device, str(batch_size), root=data_root(root))
         entries = [_entry(name, model) for name, model in models.items()]
         outcome = run_study(study, options, given=entries)
@@ -97,8 +102,9 @@ def benchmark(
     Same signature, own engine: the images are judged again, per-image evidence is written, and the
     same call continues where it stopped. to_disk keeps the evidence and the CSV in
     `model_info/<dataset>/<threat_model>/<model_name>`; aa_state_path names that folder instead.
-    Data lie in `data_dir` in torchvision's layout. Raises BadRequest for corruptions, for a
-    preprocessing (make it the model's first layer), and where eps is missing.
+    Data lie in `data_dir` in torchvision's layout; log_path is not used.
+    Raises BadRequest for corruptions, for a preprocessing (make it the model's first layer), and where
+    eps is missing.
     """
     threat_model = str(getattr(threat_model, "value", threat_model))
     dataset = str(getattr(dataset, "value", dataset))
@@ -108,6 +114,7 @@ def benchmark(
         raise BadRequest("eps is missing; for CIFAR-10 it is 8/255 in Linf and 0.5 in L2")
     if preprocessing is not None:
         raise BadRequest("preprocessing is not applied to data here; make it the first layer of the model")
+    eps = float(eps)
     if to_disk and model_name is None:
         raise BadRequest("to_disk needs a model_name")
     out = aa_state_path or (
@@ -120,7 +127,7 @@ def benchmark(
         attacks=["autoattack"],
         out=out,
         device=str(device or "cpu"),
-        batch_size=batch_size,
+        batch_size=min(batch_size, n_examples),
         root=data_dir,
     )
     return float(table["clean"][0]), float(table["autoattack"][0])
@@ -129,9 +136,15 @@ def benchmark(
 def _entry(name: str, model: nn.Module | str) -> Entry:
     from dataclasses import replace
 
+    name = str(name)
     if isinstance(model, str):
         entry = load_entry(model)
         return replace(entry, card=replace(entry.card, name=name))
+    if isinstance(model, Switch):
+        members = [
+            enter(member, Card(f"{name}-{place}", "external")) for place, member in enumerate(model.members)
+        ]
+        return switch_entry(members, name, model)
     return enter(model, Card(name, "external"))
 
 

@@ -48,6 +48,11 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
     )
     verb.add_argument("--remaining", required=True, help="kept fractions: 0.05,0.1,0.2")
     verb.add_argument("--method", help="how the mask is found (default: rst)")
+    verb.add_argument("--pattern", help="element, row, kernel, filter, or N:M such as 2:4")
+    verb.add_argument("--allocation", help="ratio of each layer: uniform, p:0.1, global")
+    verb.add_argument("--dense", choices=["first", "last", "first+last"], help="layers that keep all")
+    verb.add_argument("--floor", action="store_true", default=None, help="every output keeps a weight")
+    verb.add_argument("--scale", action="store_true", default=None, help="scale weights to the kept fan in")
     verb.add_argument("--kept-count", choices=["ceil", "authors"], help="rounding of the kept weights")
     verb.add_argument(
         "--no-weights", action="store_true", help="never store the random weights, only their seed"
@@ -106,22 +111,26 @@ def _asking(verb: argparse.ArgumentParser) -> None:
 
 
 def _making(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--network", help="conv2, conv4, conv6")
+    verb.add_argument("--network", help="conv4, resnet18, wrn-28-10, torchvision:resnet50, …")
     verb.add_argument("--width", type=float, help="multiplier of the network's widths")
     verb.add_argument("--norm", choices=["none", "batch", "affine"])
     verb.add_argument("--data", required=verb.prog.endswith("draw"), help="digits, mnist, cifar10, npz:FILE")
     verb.add_argument(
         "--init", help="signed_constant, kaiming_normal, kaiming_uniform, xavier_normal, binary"
     )
-    verb.add_argument("--adversary", help="none, or pgd:steps=7")
+    verb.add_argument("--adversary", help="none, fgsm, fgsm-rs, pgd:steps=7, free:m=4, trades:beta=6")
     verb.add_argument("--threat", help="Linf:8/255")
-    verb.add_argument("--recipe", help="paper-cifar, fast, digits")
+    verb.add_argument("--recipe", help="paper-cifar, paper-imagenet, fast, digits")
     verb.add_argument("--select", choices=["validation", "last", "test"], help="which epoch is kept")
     verb.add_argument("--schedule", choices=["piecewise", "cosine", "one-cycle"])
     verb.add_argument("--augment", choices=["none", "crop-flip"])
     for name, kind in (("epochs", _positive), ("batch", _positive), ("seed", _whole)):
         verb.add_argument(f"--{name}", type=kind)
-    for name in ("lr", "momentum", "weight-decay"):
+    verb.add_argument("--attack-bn", choices=["train", "eval"], help="batch norm in the inner attack")
+    verb.add_argument("--drops", help="where a piecewise rate drops: 1/2+3/4")
+    verb.add_argument("--precision", choices=["float32", "bf16"])
+    verb.add_argument("--channels-last", action="store_true", default=None)
+    for name in ("lr", "momentum", "weight-decay", "label-smoothing"):
         verb.add_argument(f"--{name}", type=float)
     _common(verb, out_required=True)
 
@@ -134,12 +143,12 @@ def _common(verb: argparse.ArgumentParser, *, out_required: bool = False) -> Non
 
 
 def _whole(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"wants a whole number from 0, got {text!r}")
+    if not (text.isascii() and text.isdigit()) or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"wants a whole number from 0 to 2**31 - 1, got {text!r}")
     return int(text)
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"wants a whole number from 1, got {text!r}")
     return int(text)

@@ -15,6 +15,7 @@ from .errors import BadRequest, RstbenchError, unknown
 from .plugins import BUILTIN, names
 
 if TYPE_CHECKING:
+    from .adapters.entry import Entry
     from .harness.progress import Progress
     from .study.plan import Study
     from .study.run import Options, Outcome
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if os.environ.get("RSTBENCH_DEBUG"):
             raise
-        _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+        wrong_kind = isinstance(error, FileExistsError | NotADirectoryError)
+        what = "is not a folder; choose another --out" if wrong_kind else error.strerror or str(error)
+        _complain(f"{error.filename or 'the system'}: {what}")
         return REFUSED
 
 
@@ -61,10 +64,10 @@ def evaluate(args: argparse.Namespace) -> int:
     from .reporters.tables import as_text
     from .study.run import run_study
 
-    study = _study(args)
+    study, given = _study(args)
     if args.seed is not None:
         study = dataclasses.replace(study, seeds=(args.seed,))
-    outcome = run_study(study, _options(args, study.name), _progress(args))
+    outcome = run_study(study, _options(args, study.name), _progress(args), given)
     print("\n".join(as_text(outcome.tables["leaderboard"])))
     return _finish(outcome)
 
@@ -114,9 +117,11 @@ def export(args: argparse.Namespace) -> int:
     from .adapters.export import export_state_dict
     from .tickets.ticket import Ticket
 
-    path = args.ticket.removeprefix("ticket:")
-    out = Path(args.out).expanduser()
-    beside = export_state_dict(Ticket.load(Path(path).expanduser()), out)
+    path, out = Path(args.ticket.removeprefix("ticket:")).expanduser(), Path(args.out).expanduser()
+    ticket = Ticket.load(path)
+    if out.exists() and out.samefile(path):
+        raise BadRequest(f"{out} is the ticket itself; choose another --out")
+    beside = export_state_dict(ticket, out)
     print(f"{out}\n{beside}")
     return DONE
 
@@ -159,8 +164,8 @@ VERBS = {
 }
 
 
-def _study(args: argparse.Namespace) -> Study:
-    """What `evaluate` was given: one study, or models."""
+def _study(args: argparse.Namespace) -> tuple[Study, list[Entry] | None]:
+    """What `evaluate` was given: one study, or models, which come loaded."""
     from .study.plan import narrowed, read_study
     from .study.run import adhoc
 
@@ -170,7 +175,7 @@ def _study(args: argparse.Namespace) -> Study:
         return adhoc(what, args.attack or [], args.threat or [], args.data, args.seed or 0)
     if len(what) > 1:
         raise BadRequest(f"one study at a time, or models only; got {' '.join(what)}")
-    return narrowed(read_study(what[0]), args.attack or [], args.threat or [], args.data)
+    return narrowed(read_study(what[0]), args.attack or [], args.threat or [], args.data), None
 
 
 def _options(args: argparse.Namespace, name: str) -> Options:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_LISTED = 20
+
 
 class RstbenchError(Exception):
     """Base of every error this package raises on purpose; its text is one line for a person."""
@@ -36,6 +38,7 @@ class OutsideBall(ModelFault):
 def unknown(what: str, name: str, known: Iterable[str]) -> BadRequest:
     """The error for a name nobody offers, with the nearest known one."""
     known = sorted(known)
+    listed = ", ".join(known[:MOST_LISTED]) + (", …" if len(known) > MOST_LISTED else "")
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return BadRequest(f"no {what} named {name!r}; {hint}there are: {', '.join(known) or 'none'}")
+    return BadRequest(f"no {what} named {name!r}; {hint}there are: {listed or 'none'}")

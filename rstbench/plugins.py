@@ -33,7 +33,6 @@ BUILTIN: dict[str, dict[str, str]] = {
         "npz": "rstbench.data.npz:npz",
     },
     "attacks": {
-        "clean": "rstbench.attacks.clean:Clean",
         "pgd": "rstbench.attacks.pgd:PGD",
         "autoattack": "rstbench.attacks.autoattack:AutoAttack",
     },
@@ -73,7 +72,8 @@ class Reference:
     options: dict[str, str]
 
 
-_BRACKETS = re.compile(r"\A(?P<body>[^\[\]]*)(?:\[(?P<options>[^\[\]]*)\])?\Z")
+# Brackets without '=' belong to a path.
+_BRACKETS = re.compile(r"\A(?P<body>.*?)(?:\[(?P<options>[^\[\]]*=[^\[\]]*)\])?\Z", re.DOTALL)
 
 
 def parse_reference(text: str) -> Reference:

@@ -36,7 +36,7 @@ class Threat:
             eps = Fraction(size.strip())
         except (ValueError, ZeroDivisionError):
             eps = Fraction(-1)
-        if norm not in NORMS or not colon or eps < 0:
+        if norm not in NORMS or not colon or not 0 <= eps < 10**6:
             raise BadRequest(f"a threat must read 'Linf:8/255', 'L2:0.5' or 'L1:12', got {text!r}")
         if norm == "Linf" and eps > 1:
             raise BadRequest(

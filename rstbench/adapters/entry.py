@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadRequest
+from ..errors import BadRequest, ModelFault
 from ..harness.trial import Card
 from ..plugins import find, parse_reference
 from ..tickets.recipe import Recipe
+from .describe import describe
 
 # Packages whose versions are in the record: their text is no part of a model's identity.
 _LIBRARIES = ("torch", "torchvision", "rstbench")
@@ -38,15 +39,23 @@ class Entry:
 
 
 def enter(
-    module: nn.Module, card: Card, *, files: Iterable[Path] = (), recipe: Recipe | None = None
+    module: nn.Module,
+    card: Card,
+    *,
+    files: Iterable[Path] = (),
+    made_by: str = "",
+    recipe: Recipe | None = None,
 ) -> Entry:
-    """An entry for any module; `files` are the user's files that made it.
+    """An entry for any module; `files` are the user's files that made it, `made_by` the options given.
 
-    Raises BadRequest where it is no `nn.Module`.
+    Raises BadRequest where it is no `nn.Module`, or one whose weights do not exist yet.
     """
     if not isinstance(module, nn.Module):
         raise BadRequest(f"{card.name}: wanted an nn.Module that returns logits, got {type(module).__name__}")
-    digest, resumable = module_digest(module, files)
+    try:
+        digest, resumable = module_digest(module, files, made_by)
+    except (ValueError, RuntimeError) as error:  # a lazy module has no weights before its first images
+        raise BadRequest(f"{card.name} cannot be read: {error}") from error
     return Entry(module, card, digest, resumable, recipe)
 
 
@@ -63,7 +72,7 @@ def load_entry(text: str) -> Entry:
         raise BadRequest(f"{text!r} cannot be made: {error!r}") from error
     except BadRequest:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadRequest(f"{text!r} cannot be made: {error!r}") from error
     if isinstance(found, Entry):
         return found
@@ -79,32 +88,31 @@ def named_apart(entries: list[tuple[str, Entry]]) -> list[Entry]:
     ]
 
 
-def module_digest(module: nn.Module, files: Iterable[Path] = ()) -> tuple[str, bool]:
+def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = "") -> tuple[str, bool]:
     """(sha256, whether everything that defines the module could be read).
 
-    Covers all parameters and buffers (names, types, shapes, bytes), tensors held as plain attributes,
-    `repr(module)`, and of classes that are the user's the settings they hold and the text of their
-    files. Where such a text cannot be read the digest is one of its own, so that nothing is mistaken
-    for this model's answer.
+    Covers all parameters and buffers (names, types, shapes, bytes), tensors and settings held as plain
+    attributes, `repr(module)`, the code of traced modules, how the module was made (`made_by`), and the
+    text of `files` and of the files that define classes of the user's. Where something cannot be read (a
+    class from nowhere, a hook, an object of unknown kind) the digest is one of its own, so that nothing is
+    mistaken for this model's answer.
     """
-    digest = hashlib.sha256(repr(module).encode())
-    for name, tensor in sorted(_tensors(module)):
+    digest = hashlib.sha256(f"{module!r}|{made_by}".encode())
+    for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"|{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    for part in module.modules():
-        # What a traced or scripted module does is its code, which `repr` does not show.
-        digest.update(str(getattr(part, "code", "")).encode())
-    for name, value in _settings(module):
-        digest.update(f"|{name}={value!r}".encode())
-    readable = True
     texts: set[Path] = {Path(file) for file in files}
+    readable = True
+    for name, part in module.named_modules():
+        settings, known = describe(part)
+        readable &= known
+        digest.update(f"|{name}|{settings}|{getattr(part, 'code', '')}".encode())
     for cls in {cls for part in module.modules() for cls in type(part).__mro__}:
-        if _of_a_library(cls):
-            continue
-        source = _source_file(cls)
-        readable &= source is not None
-        texts |= {source} if source else set()
+        if not _of_a_library(cls):
+            source = _source_file(cls)
+            readable &= source is not None
+            texts |= {source} if source else set()
     for content in sorted({hashlib.sha256(path.read_bytes()).hexdigest() for path in texts}):
         digest.update(content.encode())
     if not readable:
@@ -114,19 +122,37 @@ def module_digest(module: nn.Module, files: Iterable[Path] = ()) -> tuple[str, b
 
 @contextmanager
 def at_rest(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The module in eval mode, frozen, on the device; modes and gradients as before afterwards."""
+    """The module in eval mode, frozen, on the device; modes, gradients and buffers as before afterwards,
+    so that what is measured depends on nothing that was measured before."""
     modes = [(part, part.training) for part in module.modules()]
     wanted = [(p, p.requires_grad) for p in module.parameters()]
     module.to(device).eval()
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     for parameter, _ in wanted:
         parameter.requires_grad_(False)
     try:
         yield module
     finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
         for part, training in modes:
             part.training = training
         for parameter, requires in wanted:
             parameter.requires_grad_(requires)
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Raises ModelFault, with the parameters put back, where they were changed meanwhile."""
+    before = [(parameter, parameter.detach().clone()) for parameter in module.parameters()]
+    yield
+    changed = [(now, then) for now, then in before if not torch.equal(now, then)]
+    with torch.no_grad():
+        for now, then in changed:
+            now.copy_(then)
+    if changed:
+        raise ModelFault("the attack changed the weights of the model")
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -136,15 +162,6 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for key, value in vars(part).items():
             if isinstance(value, Tensor):
                 yield f"{name}.{key} (attribute)", value
-
-
-def _settings(module: nn.Module) -> Iterator[tuple[str, object]]:
-    """Plain values that modules of the user's own classes hold: `self.scale = 2` changes no weight."""
-    for name, part in sorted(module.named_modules()):
-        if not _of_a_library(type(part)):
-            for key, value in sorted(vars(part).items()):
-                if isinstance(value, int | float | str | tuple | None) and key != "training":
-                    yield f"{name}.{key}", value
 
 
 def _of_a_library(cls: type) -> bool:

@@ -48,7 +48,7 @@ def parse_attack(text: str) -> tuple[str, Attack]:
     values = read_options(factory, name, given) if dataclasses.is_dataclass(factory) else given
     try:
         attack: Attack = factory(**values)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of an attack of others, whatever it raises
         raise BadRequest(f"the attack {text!r} cannot be made: {error}") from error
     return canonical_text(name, attack, given), attack
 
@@ -71,7 +71,7 @@ def canonical_text(name: str, attack: Attack, given: Mapping[str, str] = {}) -> 
 def read_options(factory: Any, name: str, given: Mapping[str, str]) -> dict[str, Any]:
     """Option texts as values of the types of a dataclass's fields. Raises BadRequest."""
     types = get_type_hints(factory)
-    known = [f.name for f in dataclasses.fields(factory)]
+    known = [f.name for f in dataclasses.fields(factory) if f.init]
     values: dict[str, Any] = {}
     for option, text in given.items():
         if option not in known:

@@ -35,6 +35,8 @@ _WARNINGS = {
     "zero gradient": "zero-gradient",
     "dynamic defense": "gradient-in-forward",
 }
+ROUNDING = 1e-5  # images at the very edge of the ball lie beyond it by as much; they are projected back
+MOST_KEPT = 2000  # images with non-finite logits that are remembered
 # The margin-like DLR loss compares the largest logits: it needs this many classes.
 _LEAST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 2}
 
@@ -56,6 +58,8 @@ class AutoAttack:
         if self.version not in STAGES:
             raise ValueError(f"version must be one of {', '.join(STAGES)}, got {self.version!r}")
         stages = [stage for version in STAGES.values() for stage in version]
+        if self.attacks and self.version != "standard":
+            raise ValueError("name a version or attacks, not both")
         strange = [stage for stage in self.attacks if stage not in stages]
         if strange:
             raise ValueError(f"no stage named {strange[0]!r}; there are: {', '.join(sorted(set(stages)))}")
@@ -65,9 +69,10 @@ class AutoAttack:
     ) -> Crafted:
         seed = int(torch.randint(0, 2**31 - 1, (1,), generator=generator, device=generator.device))
         # `.view` in APGD-T and L2 APGD needs contiguous images.
-        logits_of, x = mean_log_probability(model), x.contiguous()
+        finite, x = Finite(mean_log_probability(model)), x.contiguous()
         with _contained() as said, torch.random.fork_rng():
-            return self._run(logits_of, x, y, threat, seed, said)
+            crafted = self._run(finite, x, y, threat, seed, said)
+        return finite.broken_by_nan(crafted, x, y, threat)
 
     def _run(
         self,
@@ -122,6 +127,43 @@ class AutoAttack:
                 )
         for part in (library.apgd_targeted, library.fab):
             part.n_target_classes = min(part.n_target_classes, classes - 1)
+
+
+class Finite:
+    """Logits an attack can go on with, and the images whose logits were not finite.
+
+    The library takes the argmax of NaN, class 0, for an answer. Here such a row becomes zeros, and the
+    image that caused it is kept: it broke the model.
+    """
+
+    def __init__(self, logits_of: Callable[[Tensor], Tensor]) -> None:
+        self.logits_of = logits_of
+        self.seen: list[Tensor] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        logits = self.logits_of(x)
+        finite = logits.isfinite().all(1)
+        if bool(finite.all()):
+            return logits
+        if sum(map(len, self.seen)) < MOST_KEPT:
+            self.seen.append(x.detach()[~finite].clone())
+        return torch.where(finite[:, None], logits, 0.0)
+
+    def broken_by_nan(self, crafted: Crafted, x: Tensor, y: Tensor, threat: Threat) -> Crafted:
+        """The crafted images, those kept put in where one lies in the ball of an image that survived."""
+        if not self.seen:
+            return crafted
+        kept, images = torch.cat(self.seen), crafted.images.clone()
+        broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        survived = ~sum((part.int() for part in crafted.stages.values()), broken.int()).bool()
+        for place in survived.nonzero()[:, 0].tolist():
+            near = threat.distance(x[place : place + 1].expand_as(kept), kept) <= float(threat.eps) * (
+                1 + ROUNDING
+            )
+            if bool(near.any()):
+                images[place] = threat.project(x[place : place + 1], kept[near][:1])[0]
+                broken[place] = True
+        return Crafted(images, {**crafted.stages, "non-finite": broken}, crafted.flags)
 
 
 def _alarms(said: list[str]) -> tuple[str, ...]:

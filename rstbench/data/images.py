@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,8 +76,13 @@ def load(text: str, root: Path | None = None) -> Images:
     Raises BadRequest for unknown names, missing or malformed files, and empty data.
     """
     source, name, split, count = parse(text)
-    found = find("data", source)(name, split, root or data_root())
-    images = _checked(*found, name=":".join(filter(None, (source, name, split))))
+    read, whole = find("data", source), ":".join(filter(None, (source, name, split)))
+    try:
+        images = _checked(*read(name, split, root or data_root()), name=whole)
+    except BadRequest:
+        raise
+    except Exception as error:  # of a source of others, or for arrays of a strange kind
+        raise BadRequest(f"{whole} cannot be read: {error!r}") from error
     if count is not None and count > len(images):
         raise BadRequest(f"{images.name} has {len(images)} images, {count} were asked for in {text!r}")
     return images if count is None else images.first(count)
@@ -86,7 +92,7 @@ def parse(text: str) -> tuple[str, str, str, int | None]:
     """(source, id, split, number of images or None for all); read from the right, ids may hold colons."""
     source, *rest = text.strip().split(":")
     count = None
-    if rest and rest[-1].isdigit():
+    if rest and rest[-1].isascii() and rest[-1].isdigit():
         count = int(rest.pop())
         if count == 0:
             raise BadRequest(f"the data {text!r} are empty; ask for at least one image")
@@ -116,23 +122,35 @@ def no_id(source: str, name: str) -> None:
         raise BadRequest(f"{source} takes a split of {', '.join(SPLITS)} and a number, got {name!r}")
 
 
+def _tensor(values: Any) -> Tensor:
+    """Tensors as they are; arrays in this machine's byte order, whole numbers that torch lacks as int64."""
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind in "iu" and array.dtype != np.uint8:
+        array = array.astype(np.int64)
+    return torch.from_numpy(
+        np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))).reshape(array.shape)
+    )
+
+
 def _checked(pixels: Any, labels: Any, classes: int | None = None, *, name: str) -> Images:
-    x, y = torch.as_tensor(pixels), torch.as_tensor(labels)
+    x, y = _tensor(pixels), _tensor(labels)
     x = x[:, None] if x.dim() == 3 else x
-    if len(y) == 0 or len(x) == 0:
+    if y.numel() == 0 or x.numel() == 0:
         raise BadRequest(f"the data {name!r} are empty")
     if x.dim() != 4 or y.dim() != 1 or len(x) != len(y):
         raise BadRequest(
             f"{name}: wanted images (n, c, h, w) and labels (n,), got {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    if y.dtype.is_floating_point or bool((y < 0).any()):
+    if y.dtype.is_floating_point or y.dtype.is_complex or bool((y < 0).any()):
         raise BadRequest(f"{name}: labels must be whole numbers from 0")
     if x.dtype != torch.uint8:
-        x = x.float()
-        if not bool(x.isfinite().all()) or float(x.min()) < 0 or float(x.max()) > 1:
+        x = x if x.dtype.is_complex else x.float()
+        if x.dtype.is_complex or not bool(x.isfinite().all()) or float(x.min()) < 0 or float(x.max()) > 1:
             raise BadRequest(
-                f"{name}: pixels must be uint8, or numbers in [0, 1], got {float(x.min()):g} to "
-                f"{float(x.max()):g}; normalisation belongs into the model"
+                f"{name}: pixels must be uint8, or numbers in [0, 1], got {float(x.real.min()):g} to "
+                f"{float(x.real.max()):g}; normalisation belongs into the model"
             )
     x, y = x.contiguous(), y.long().contiguous()
     digest = hashlib.sha256(f"{x.dtype}{tuple(x.shape)}".encode())

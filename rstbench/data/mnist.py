@@ -7,6 +7,7 @@ would unpack them beside.
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,13 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise BadFile(
             f"no MNIST at {path}[.gz]; set --data-root or RSTBENCH_DATA to the folder that holds MNIST/raw"
         ) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadFile(f"{packed} cannot be read: {error}") from None
-    sizes = np.frombuffer(content[4 : 4 + 4 * dimensions], dtype=">u4")
-    data = np.frombuffer(content[4 + 4 * dimensions :], dtype=np.uint8)
-    if content[:4] != bytes([0, 0, 8, dimensions]) or data.size != int(np.prod(sizes)):
+    head = 4 + 4 * dimensions
+    if len(content) < head or content[:4] != bytes([0, 0, 8, dimensions]):
+        raise BadFile(f"{path} is no IDX file of {dimensions} dimensions")
+    sizes = np.frombuffer(content[4:head], dtype=">u4")
+    data = np.frombuffer(content[head:], dtype=np.uint8)
+    if data.size != int(np.prod(sizes)):
         raise BadFile(f"{path} is no whole IDX file of {dimensions} dimensions")
     return data.reshape(*sizes).copy()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import BadFile
 
+DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError, zlib.error)
+
 
 def npz(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """`npz:FILE`: arrays `x` and `y`, or `x_<split>` and `y_<split>`.
+    """`npz:FILE`: arrays `x_<split>` and `y_<split>`, or for the test images `x` and `y`.
 
     x: (n, c, h, w) or (n, h, w), uint8 or float in [0, 1]; y: (n,), whole numbers from 0.
     """
@@ -22,10 +25,21 @@ def npz(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             present = list(archive.keys())
             pair = [k for k in (f"x_{split}", f"y_{split}") if k in present] or ["x", "y"]
+            if split == "train" and pair == ["x", "y"]:
+                # The same images to learn from and to measure on would choose on the test set.
+                raise BadFile(f"{path} has no x_train and y_train; its x and y are test images")
             if len(pair) < 2 or any(key not in present for key in pair):
                 raise BadFile(
                     f"{path} wants arrays x and y, or x_{split} and y_{split}; it holds {', '.join(present)}"
                 )
             return archive[pair[0]], archive[pair[1]]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        AttributeError,
+        TypeError,
+        zlib.error,
+    ) as error:
         raise BadFile(f"{path} is no readable numpy archive: {error}") from None

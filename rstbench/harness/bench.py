@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..adapters.entry import Entry
-from ..attacks import parse_attack
+from ..attacks import Clean, parse_attack
 from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..threat import Threat
@@ -71,8 +71,9 @@ class Setting:
 
 def pick_device(text: str) -> torch.device:
     """'auto', 'cpu', 'cuda', 'cuda:1' as a device that is there. Raises BadRequest."""
-    kind, _, index = text.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
+    kind, colon, index = text.partition(":")
+    number = index.isascii() and index.isdigit()
+    if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not number)):
         raise BadRequest(f"--device reads auto, cpu, cuda or cuda:1, got {text!r}")
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,14 +82,11 @@ def pick_device(text: str) -> torch.device:
     return torch.device(text)
 
 
-def pick_batch(text: str, device: torch.device, images: int) -> int:
-    """'auto' (100 images on a CPU, 500 on a GPU, fewer where fewer are asked for) or a whole number.
-
-    Raises BadRequest.
-    """
+def pick_batch(text: str, device: torch.device) -> int:
+    """'auto' (100 images on a CPU, 500 on a GPU) or a whole number. Raises BadRequest."""
     if text == "auto":
-        return min(BATCH[device.type], images)
-    if not text.isdigit() or int(text) < 1:
+        return BATCH[device.type]
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise BadRequest(f"--batch-size reads auto or a number of images, got {text!r}")
     return int(text)
 
@@ -138,17 +136,21 @@ def _answer(
     shards: list[Shard], question: Question, setting: Setting, store: Store, stage: Stage, keep: Keep | None
 ) -> None:
     names = {entry.digest: entry.card for entry in (question.source, *question.targets)}
-    right = seen = 0
+    label = "clean" if question.attack == CLEAN else "robust"
+    weights = dict(zip(question.source.card.members, question.source.card.weights, strict=True))
+    weights = weights or {question.source.digest: 1.0}
+    right = seen = 0.0
     for answer in setting.executor.map(run, shards):
         for trial in answer.shard.trials:
             tally = answer.tallies[trial.key]
+            right += weights.get(trial.target, 0) * tally.bits.count("1")
             cards = {trial.source: names[trial.source], trial.target: names[trial.target]}
-            store.add(trial, tally, cards, setting.data.name)
-            right, seen = right + tally.bits.count("1"), seen + len(tally.bits)
+            if not _knows(store.read(trial.key), tally.start, len(tally.bits)):
+                store.add(trial, tally, cards, setting.data.name)
+        seen += len(answer.shard.images)
         if keep is not None:
             keep(answer)
-        label = "clean" if question.attack == CLEAN else "robust"
-        stage.advance(len(answer.shard.images), **{label: right / max(1, seen)})
+        stage.advance(len(answer.shard.images), **{label: right / seen})
 
 
 def _missing(
@@ -157,7 +159,7 @@ def _missing(
     """The shards that some target has not judged yet, with those targets only."""
     trials = question.trials(setting.data, setting.batch)
     known = {trial.key: store.read(trial.key) for trial in trials}
-    _, attack = parse_attack(question.attack)
+    attack = Clean() if question.attack == CLEAN else parse_attack(question.attack)[1]
     for start in range(0, len(setting.data), setting.batch):
         images = setting.data.take(torch.arange(start, min(start + setting.batch, len(setting.data))))
         lacking = [

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from .. import __version__
 from ..adapters.accelerate import crafting_copy
-from ..adapters.entry import Entry, at_rest
+from ..adapters.entry import Entry, at_rest, untouched
 from ..attacks import Attack, Crafted, mean_log_probability
 from ..data import Images
 from ..errors import ModelFault
@@ -67,13 +67,11 @@ def run(shard: Shard) -> Answer:
     trial = shard.trials[0]
     x, y = (part.to(shard.device) for part in shard.images.at(slice(None)))
     with ExitStack() as rest:
-        for entry in (shard.source, *shard.targets):
+        for entry in {id(entry.module): entry for entry in (shard.source, *shard.targets)}.values():
             rest.enter_context(at_rest(entry.module, shard.device))
         cost, seed = Cost(), crafting_seed(trial, shard.start)
-        crafted = _craft(shard, cost.counted(shard.source, x), x, y, seed)
+        crafted = Crafted(x) if trial.attack == CLEAN else _craft(shard, cost, x, y, seed)
         adv = crafted.images.detach()
-        if trial.attack != CLEAN:
-            shard.threat.check(x, adv)
         judged = [_judge(target, adv, y, shard, seed) for target in shard.targets]
     where = SimpleNamespace(
         forwards=cost.forwards,
@@ -94,14 +92,24 @@ def run(shard: Shard) -> Answer:
     return Answer(shard, tallies, adv.cpu())
 
 
-def _craft(shard: Shard, model: Any, x: Tensor, y: Tensor, seed: int) -> Crafted:
-    with _seeded(seed):
-        try:
-            return shard.attack(model, x, y, shard.threat, Generator().manual_seed(seed))
-        except ModelFault as error:
-            raise type(error)(f"{shard.name}: {error}") from error
-        except Exception as error:
-            raise ModelFault(f"{shard.name} raised {_one_line(error)}") from error
+def _craft(shard: Shard, cost: Cost, x: Tensor, y: Tensor, seed: int) -> Crafted:
+    """The attack's images, once they are known to be allowed. It gets copies of images and labels."""
+    try:
+        with _seeded(seed), untouched(shard.source.module):
+            model = cost.counted(shard.source, x)
+            generator = Generator().manual_seed(seed)
+            crafted = shard.attack(model, x.clone(), y.clone(), shard.threat, generator)
+        if not isinstance(crafted, Crafted) or not isinstance(crafted.images, Tensor):
+            raise ModelFault(f"wanted Crafted(images), got {type(crafted).__name__}")
+        shard.threat.check(x, crafted.images.detach())
+        broken = {name: as_bits(part) for name, part in crafted.stages.items()}
+        if any(len(bits) != len(x) for bits in broken.values()):
+            raise ModelFault(f"wanted {len(x)} bits for each stage")
+    except ModelFault as error:
+        raise type(error)(f"{shard.name}: {error}") from error
+    except Exception as error:
+        raise ModelFault(f"{shard.name} raised {_one_line(error)}") from error
+    return crafted
 
 
 def _judge(target: Entry, adv: Tensor, y: Tensor, shard: Shard, seed: int) -> tuple[Tensor, set[str]]:
@@ -138,7 +146,7 @@ def answer(entry: Entry, x: Tensor, classes: int, *, exact: bool = True) -> Tens
     """Logits (n, classes) of an entry, without gradients. Raises ModelFault for anything else."""
     with torch.no_grad():
         try:
-            logits = entry.module(x)
+            logits = entry.module(x.clone())  # a model may write into its input
         except Exception as error:
             raise ModelFault(
                 f"{entry.card.name} raised on images of shape {tuple(x.shape[1:])}: {_one_line(error)}"
@@ -178,7 +186,7 @@ class _Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.cost.forwards += len(x)
-        out: Tensor = self.module(x)
+        out: Tensor = self.module(x.clone())  # a model may write into its input
         if isinstance(out, Tensor) and out.requires_grad:
             out.register_hook(self._count_backward)
         return out

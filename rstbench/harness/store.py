@@ -59,12 +59,12 @@ class Store:
             header, *rest = (json.loads(line) for line in whole)
             trial = Trial(**header["trial"])
             cards = {digest: Card.of(card) for digest, card in header["cards"].items()}
-            tallies = _merge([Tally.of(line) for line in rest], path)
-        except (ValueError, KeyError, TypeError) as error:
+            data, tallies = str(header["data"]), _merge([Tally.of(line) for line in rest], path)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadFile(f"{path} is damaged ({error}); delete it and run the same command again") from error
         if trial.key != key:
             raise BadFile(f"{path} holds the answer to another question, {trial.key[:12]}…")
-        return Record(trial, cards, header["data"], tallies)
+        return Record(trial, cards, data, tallies)
 
     def keys(self) -> list[str]:
         """Every trial with evidence here, sorted."""
@@ -102,7 +102,10 @@ def _merge(tallies: list[Tally], path: Path) -> tuple[Tally, ...]:
     for tally in tallies:
         known = merged.setdefault(tally.start, tally)
         if known.bits != tally.bits:
-            raise BadFile(f"{path} holds two different answers for the images from {tally.start} on")
+            raise BadFile(
+                f"{path} holds two different answers for the images from {tally.start} on; delete it "
+                f"and run again"
+            )
     return tuple(merged[start] for start in sorted(merged))
 
 

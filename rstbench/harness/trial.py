@@ -93,6 +93,8 @@ class Tally:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Tally:
+        if not set(plain["bits"]) <= {"0", "1"} or not plain["bits"]:
+            raise ValueError(f"bits are 0 and 1, got {plain['bits'][:20]!r}")
         return cls(**{**plain, "flags": tuple(plain.get("flags", ()))})
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..harness.request import Row
 from ..harness.store import write_whole
-from ..harness.trial import CLEAN
+from ..harness.trial import CLEAN, Tally
 from .evidence import EARLY_STOP, Evidence, base_attack
 from .ladder import switch
 from .statistics import wilson
@@ -88,10 +88,15 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
         "worst_low": _short(low),
         "worst_high": _short(high),
         "flags": " ".join(sorted(_flags(evidence, row, cells, low, high))),
-        "forwards": round(sum(tally.forwards for tally in tallies) / n, 1),
-        "backwards": round(sum(tally.backwards for tally in tallies) / n, 1),
+        "forwards": round(sum(tally.forwards * _share(tally, n) for tally in tallies) / n, 1),
+        "backwards": round(sum(tally.backwards * _share(tally, n) for tally in tallies) / n, 1),
         "seconds": round(sum(tally.seconds for tally in tallies), 1),
     }
+
+
+def _share(tally: Tally, images: int) -> float:
+    """The part of a shard that lies among the first `images`."""
+    return min(1.0, (images - tally.start) / len(tally.bits))
 
 
 def _flags(
@@ -164,14 +169,14 @@ def _asked(evidence: Evidence, group: tuple[str, ...]) -> list[tuple[str, str, i
 
 def write(evidence: Evidence, root: Path) -> dict[str, pd.DataFrame]:
     """Writes leaderboard.csv, transfer.csv where models were crossed, switch.csv where there is a switch."""
-    frames = {"leaderboard": leaderboard(evidence)}
+    frames = {"leaderboard": leaderboard(evidence)} if evidence.request.rows else {}
     if evidence.request.groups:
         frames["transfer"] = transfer(evidence)
     if any(card.members for card in evidence.request.cards.values()):
         frames["switch"] = switch(evidence)
     for name, frame in frames.items():
         write_whole(root / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
-    for name in {"transfer", "switch"} - set(frames):
+    for name in {"leaderboard", "transfer", "switch"} - set(frames):
         (root / f"{name}.csv").unlink(missing_ok=True)
     return frames
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from ..attacks import canonical_text, parse_attack
+from ..errors import BadRequest
 from ..harness.bench import Question, Setting, clean
-from ..harness.request import Request, Row
+from ..harness.request import FILE, Request, Row
 from ..harness.shard import device_name, versions
 from ..threat import Threat
 from .field import Field
@@ -48,6 +50,14 @@ def early_stopped(text: str) -> str | None:
         return None
     stopped = dataclasses.replace(attack, early_stop=True)  # type: ignore[type-var]
     return canonical_text(text.partition(":")[0], stopped)
+
+
+def refuse_other_kind(out: Path, *, rows: bool) -> None:
+    """Raises BadRequest where a folder holds a transfer matrix and a leaderboard is asked, or the reverse:
+    each would take the other's tables away."""
+    if (out / FILE).exists() and bool(Request.load(out).rows) != rows:
+        held = "a transfer matrix" if rows else "a leaderboard"
+        raise BadRequest(f"{out} holds {held}; choose another --out")
 
 
 def as_request(

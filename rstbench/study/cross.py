@@ -11,8 +11,8 @@ from ..harness.store import Store
 from ..reporters.evidence import Evidence
 from ..reporters.tables import write
 from ..threat import Threat
-from .asking import as_request, early_stopped
-from .field import Field, given_models
+from .asking import as_request, early_stopped, refuse_other_kind
+from .field import Field, apart
 from .run import Options, Outcome, adhoc, canonical_study, settle
 
 
@@ -28,13 +28,14 @@ def run_transfer(
 ) -> Outcome:
     """n models cost n craftings and n² judgements. Raises BadRequest for AutoAttack, whose images are
     not maximum-loss, and for switches, which are no single source."""
-    study = canonical_study(adhoc(models, attacks, threats, data, seed))
+    study, loaded = adhoc(models, attacks, threats, data, seed)
+    study = canonical_study(study)
     asked = [_source_attack(item.attack, early_stop) for item in study.attacks]
-    entries = given_models(study)
+    entries = apart(loaded, progress)
     if any(entry.members for entry in entries):
         raise BadRequest("a switch is no source of its own; name its members")
     setting, images = settle(study, options)
-    field = Field(seed, tuple(entries), (tuple(entries),))
+    field = Field(seed, entries, (entries,))
     questions = [clean(entry) for entry in entries]
     questions += [
         Question(entry, field.group_of(entry), attack, Threat.parse(threat), seed)
@@ -44,6 +45,7 @@ def run_transfer(
     ]
     store = Store(options.out)
     with store.alone():
+        refuse_other_kind(options.out, rows=False)
         as_request(study, setting, images, [field], questions, rows=False).save(options.out)
         faults = ask(questions, setting, store, progress)
         tables = write(Evidence.read(options.out), options.out)

@@ -59,7 +59,7 @@ def make_field(study: Study, seed: int, given: Sequence[Entry], shop: Workshop, 
     crew.add(given)
     if study.transfer and not study.draws:
         crew.groups.append(tuple(entry for entry in given if not entry.members))
-    return Field(seed, _apart(crew.entries, shop.progress), tuple(crew.groups), tuple(crew.faults))
+    return Field(seed, apart(crew.entries, shop.progress), tuple(crew.groups), tuple(crew.faults))
 
 
 class _Crew:
@@ -123,7 +123,7 @@ class _Crew:
         return made
 
 
-def _apart(entries: Iterable[Entry], progress: Progress) -> tuple[Entry, ...]:
+def apart(entries: Iterable[Entry], progress: Progress) -> tuple[Entry, ...]:
     """The entries, each model once."""
     found: dict[str, Entry] = {}
     for entry in entries:

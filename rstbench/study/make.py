@@ -21,8 +21,9 @@ from ..threat import Threat
 from ..tickets.adversary import parse_adversary
 from ..tickets.fit import Epoch, Lesson, hold_out
 from ..tickets.init import INITS, random_weights
-from ..tickets.mask import kept_count, parse_remaining
+from ..tickets.mask import parse_remaining
 from ..tickets.networks import NetworkSpec, build, prunable
+from ..tickets.pattern import plan
 from ..tickets.recipe import Recipe
 from ..tickets.ticket import Ticket
 from ..tickets.train import STARTS, Checkpoint, train
@@ -76,6 +77,7 @@ class Workshop:
                 device=self.device,
                 watch=lambda row: stage.advance(1, loss=row.loss, clean=row.clean, robust=row.robust),
                 store_weights=store_weights,
+                diary=_diary(path),
             )
         ticket = replace(ticket, facts={**ticket.facts, "history": _rows(history)})
         ticket.save(path)
@@ -95,6 +97,7 @@ class Workshop:
                 ticket=ticket,
                 device=self.device,
                 watch=lambda row: stage.advance(1, loss=row.loss, clean=row.clean, robust=row.robust),
+                diary=_diary(path),
             )
         checkpoint = replace(checkpoint, facts={**checkpoint.facts, "history": _rows(history)})
         checkpoint.save(path)
@@ -117,8 +120,9 @@ def check_recipe(recipe: Recipe, remaining: Sequence[str], images: Images, *, tr
         find("methods", recipe.method)
     if recipe.init not in INITS:
         raise unknown("initialisation", recipe.init, INITS)
-    build(spec_for(recipe, images))
-    kept_count(parse_remaining("1"), 1, recipe.kept_count)
+    shapes = {name: weight.shape for name, weight in prunable(build(spec_for(recipe, images))).items()}
+    for value in remaining:
+        plan(shapes, parse_remaining(value), recipe)
     if len({parse_remaining(value) for value in remaining}) < len(remaining):
         raise BadRequest(f"a remaining ratio is named twice: {', '.join(remaining)}")
     if len(images) < recipe.batch // 2:
@@ -126,7 +130,7 @@ def check_recipe(recipe: Recipe, remaining: Sequence[str], images: Images, *, tr
 
 
 def start_from(text: str, recipe: Recipe) -> tuple[Recipe, Ticket | None]:
-    """The recipe of a fine-tuning that begins at `ticket:FILE`, and that ticket; ('', None) for none.
+    """The recipe of a fine-tuning that begins at `ticket:FILE`, and that ticket; (recipe, None) for none.
 
     Raises BadRequest where it is no ticket, or `weights` is none of inherit, reinit, reinit-kaiming.
     """
@@ -134,16 +138,18 @@ def start_from(text: str, recipe: Recipe) -> tuple[Recipe, Ticket | None]:
         if recipe.weights:
             raise BadRequest(f"weights = {recipe.weights!r} goes with a ticket to start from")
         return recipe, None
-    source, _, path = text.rpartition(":")
-    if source not in ("", "ticket"):
-        raise BadRequest(f"training starts from 'ticket:FILE', got {text!r}")
-    ticket = Ticket.load(Path(path).expanduser())
+    ticket = Ticket.load(Path(text.removeprefix("ticket:")).expanduser())
     how = recipe.weights or "inherit"
     if how not in STARTS:
         raise unknown("start of the weights", how, STARTS)
     spec = ticket.spec
     recipe = replace(recipe, network=spec.name, width=spec.width, norm=spec.norm, init=ticket.recipe.init)
     return replace(recipe, weights=how, origin=ticket.digest[:16]), ticket
+
+
+def _diary(path: Path) -> Path:
+    """Where the unfinished work on a file is kept."""
+    return path.with_name(f".{path.stem}.unfinished")
 
 
 def write_history(folder: Path, made: Sequence[tuple[str, Ticket | Checkpoint]]) -> None:

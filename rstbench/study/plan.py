@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -12,6 +13,10 @@ from typing import Any
 from ..errors import BadFile, BadRequest, unknown
 from ..tickets.recipe import Recipe, recipe_for
 
+DEFAULT = ["pgd", "autoattack"]
+# What `evaluate` adds to the study it writes beside its results.
+_WRITTEN = ("run", "evidence")
+OF_THE_TICKET = ("network", "width", "norm", "init")
 SHIPPED = files("rstbench") / "studies"
 _OF_RECIPE = {f.name for f in fields(Recipe)} - {"origin", "weights", "seed"}
 _DRAW = _OF_RECIPE | {"name", "remaining"}
@@ -106,7 +111,8 @@ def read_study(text: str) -> Study:
         plain = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadFile(f"{text} is no TOML: {error}") from None
-    return parse_study({"name": Path(text).stem, **plain}, text)
+    given = {key: value for key, value in plain.items() if key not in _WRITTEN}
+    return parse_study({"name": Path(text).stem, **given}, text)
 
 
 def narrowed(study: Study, attacks: Iterable[str], threats: Iterable[str], data: str | None) -> Study:
@@ -145,26 +151,29 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
         name=_typed(plain, "name", str, where),
         data=data,
         threats=threats,
-        attacks=tuple(_asked(item, threats, where) for item in plain.get("attacks", ["pgd", "autoattack"])),
+        attacks=tuple(_asked(item, threats, where) for item in _list(plain, "attacks", where, DEFAULT)),
         images=_typed(plain, "images", int, where, 0),
-        seeds=tuple(plain.get("seeds", [0])),
+        seeds=tuple(dict.fromkeys(_list(plain, "seeds", where, [0]))),
         transfer=_typed(plain, "transfer", bool, where, False),
         switch=_typed(plain, "switch", bool, where, False),
-        draws=tuple(_draw(table, common, where) for table in plain.get("draw", [])),
-        trains=tuple(_train(table, common, where) for table in plain.get("train", [])),
-        models=tuple(_model(table, where) for table in plain.get("model", [])),
+        draws=tuple(_draw(table, common, where) for table in _tables(plain, "draw", where)),
+        trains=tuple(_train(table, common, where) for table in _tables(plain, "train", where)),
+        models=tuple(_model(table, where) for table in _tables(plain, "model", where)),
     )
     _check(study, where)
     return study
 
 
 def _check(study: Study, where: str) -> None:
+    for name in (study.name, *(make.name for make in (*study.draws, *study.trains))):
+        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+            raise BadRequest(f"{where}: a name is made of letters, digits and . _ + -, got {name!r}")
     if not study.threats or not study.attacks or not study.seeds:
         raise BadRequest(f"{where}: threats, attacks and seeds must name at least one each")
     if not (study.draws or study.trains or study.models):
         raise BadRequest(f"{where}: nothing to measure; add a [[draw]], [[train]] or [[model]] table")
-    if not all(isinstance(seed, int) and seed >= 0 for seed in study.seeds):
-        raise BadRequest(f"{where}: seeds are whole numbers from 0, got {list(study.seeds)}")
+    if not all(type(seed) is int and 0 <= seed < 2**31 for seed in study.seeds):
+        raise BadRequest(f"{where}: seeds are whole numbers from 0 to 2**31 - 1, got {list(study.seeds)}")
     if study.images < 0:
         raise BadRequest(f"{where}: images must be positive, got {study.images}")
     names = [make.name for make in (*study.draws, *study.trains)] + [name for name, _ in study.models if name]
@@ -191,17 +200,27 @@ def _asked(item: Any, threats: Iterable[str], where: str) -> Asked:
 
 def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
     plain = _table(table, _DRAW, f"{where}: [[draw]]")
-    name = plain.pop("name", plain.get("method", "rst"))
+    name = _typed(plain, "name", str, where, plain.get("method", "rst"))
     remaining = plain.pop("remaining", None)
-    if not remaining or isinstance(remaining, str):
+    plain.pop("name", None)
+    if not remaining or not isinstance(remaining, list):
         raise BadRequest(f"{where}: [[draw]] {name!r} wants remaining = [0.05, 0.1], got {remaining!r}")
     return Make(name, {**common, **plain}, tuple(str(value) for value in remaining))
 
 
 def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
     plain = _table(table, _TRAIN, f"{where}: [[train]]")
-    name, start = plain.pop("name", "trained"), plain.pop("from", "")
+    name, start = _typed(plain, "name", str, where, "trained"), _typed(plain, "from", str, where, "")
+    refuse_fixed(plain if start else {}, f"{where}: [[train]] {name!r}: ")
+    plain = {key: value for key, value in plain.items() if key not in ("name", "from")}
     return Make(name, {**common, **plain, "method": "training"}, start=start)
+
+
+def refuse_fixed(settings: Mapping[str, Any], where: str) -> None:
+    """Raises BadRequest for settings that a ticket to start from has fixed already."""
+    for key in OF_THE_TICKET:
+        if key in settings:
+            raise BadRequest(f"{where}{key} is that of the ticket to start from")
 
 
 def _model(table: Mapping[str, Any], where: str) -> tuple[str, str]:
@@ -216,7 +235,10 @@ def _table(table: Mapping[str, Any], known: set[str], where: str) -> dict[str, A
 
 
 def _make_as_toml(make: Make, table: str) -> dict[str, Any]:
-    settings = {key: value for key, value in make.settings.items() if table == "draw" or key != "method"}
+    known = (_DRAW if table == "draw" else _TRAIN) - (
+        {"network", "width", "norm", "init"} if make.start else set()
+    )
+    settings = {key: value for key, value in vars(make.recipe(0)).items() if key in known and value != ""}
     plain = {"name": make.name, **{key.replace("_", "-"): value for key, value in settings.items()}}
     if table == "draw":
         plain["remaining"] = list(make.remaining)
@@ -233,6 +255,20 @@ def _typed(plain: Mapping[str, Any], key: str, kind: type, where: str, default: 
     value = plain.get(key, default)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise BadRequest(f"{where}: {key} wants a {kind.__name__}, got {value!r}")
+    return value
+
+
+def _list(plain: Mapping[str, Any], key: str, where: str, default: list[Any]) -> list[Any]:
+    value = plain.get(key, default)
+    if not isinstance(value, list):
+        raise BadRequest(f"{where}: {key} wants a list, got {value!r}")
+    return value
+
+
+def _tables(plain: Mapping[str, Any], key: str, where: str) -> list[Mapping[str, Any]]:
+    value = plain.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise BadRequest(f"{where}: {key} is a list of tables; write [[{key}]]")
     return value
 
 

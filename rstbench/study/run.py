@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..adapters.entry import Entry, load_entry
+from ..adapters.entry import Entry
 from ..attacks import parse_attack
 from ..data import load, parse
 from ..errors import BadRequest, ModelFault
@@ -19,7 +19,7 @@ from ..harness.store import Store
 from ..reporters.evidence import Evidence
 from ..reporters.tables import write
 from ..threat import Threat
-from .asking import as_request, questions_of
+from .asking import as_request, questions_of, refuse_other_kind
 from .field import given_models, make_field
 from .make import Workshop, check_recipe, start_from
 from .plan import Asked, Make, Study
@@ -46,22 +46,23 @@ class Outcome:
 
 
 def run_study(
-    study: Study, options: Options, progress: Progress | None = None, given: Sequence[Entry] = ()
+    study: Study, options: Options, progress: Progress | None = None, given: Sequence[Entry] | None = None
 ) -> Outcome:
     """Makes what is missing, asks what is unanswered, writes the CSV files and `study.toml`.
 
-    given: models in hand, besides those the study names.
+    given: the models that the study names, where they are loaded already.
     Raises BadRequest before any work; what fails later is in the outcome.
     """
     progress = progress or Silent()
     study = canonical_study(study)
     setting, images = settle(study, options)
-    given = [*given_models(study), *given]
+    given = given_models(study) if given is None else given
     workshop = Workshop(options.root, setting.device, progress)
     for make in (*study.draws, *study.trains):
         _check(make, study, setting, workshop)
     store = Store(options.out)
     with store.alone():
+        refuse_other_kind(options.out, rows=True)
         fields = [make_field(study, seed, given, workshop, options.out) for seed in study.seeds]
         questions = [question for field in fields for question in questions_of(study, field)]
         request = as_request(study, setting, images, fields, questions)
@@ -108,7 +109,7 @@ def settle(study: Study, options: Options) -> tuple[Setting, int]:
     wanted = study.images or count or len(data)
     if wanted > len(data):
         raise BadRequest(f"{data.name} has {len(data)} images, {wanted} are asked for")
-    batch = pick_batch(options.batch, device, options.limit or wanted)
+    batch = pick_batch(options.batch, device)
     whole = whole_shards(options.limit or wanted, batch, len(data))
     return Setting(data.first(whole), batch, device), whole if options.limit else wanted
 
@@ -127,25 +128,23 @@ def _check(make: Make, study: Study, setting: Setting, shop: Workshop) -> None:
 
 def adhoc(
     models: Sequence[str], attacks: Sequence[str], threats: Sequence[str], data: str | None, seed: int
-) -> Study:
-    """A study of models given by reference; data and threats that are not given are their recipes'.
+) -> tuple[Study, list[Entry]]:
+    """A study of models given by reference, and those models; data and threats that are not given are
+    those of their recipes.
 
     Raises BadRequest where the recipes are silent or disagree.
     """
-    recipes = [entry.recipe for entry in map(load_entry, models) if entry.recipe]
+    named = tuple(("", text) for text in models)
+    asked = tuple(Asked(attack) for attack in attacks) or Study.attacks
+    study = Study("adhoc", data or "", tuple(threats), asked, seeds=(seed,), models=named)
+    entries = given_models(study)
+    recipes = [entry.recipe for entry in entries if entry.recipe]
     if not threats:
-        threats = [_common("--threat", {recipe.threat for recipe in recipes})]
+        study = replace(study, threats=(_common("--threat", {recipe.threat for recipe in recipes}),))
     if not data:
         sources = {":".join(filter(None, parse(recipe.data)[:2])) for recipe in recipes}
-        data = _common("--data", sources) + ":test"
-    return Study(
-        name="adhoc",
-        data=data,
-        threats=tuple(threats),
-        attacks=tuple(Asked(attack) for attack in attacks) or Study.attacks,
-        seeds=(seed,),
-        models=tuple(("", text) for text in models),
-    )
+        study = replace(study, data=_common("--data", sources) + ":test")
+    return study, entries
 
 
 def _common(option: str, found: set[str]) -> str:

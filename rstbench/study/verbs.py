@@ -14,6 +14,7 @@ from ..tickets.recipe import recipe_for
 from ..tickets.ticket import Ticket
 from ..tickets.train import Checkpoint
 from .make import Workshop, check_recipe, start_from, write_history
+from .plan import refuse_fixed
 from .run import Options
 
 Listed = list[tuple[Path, str]]
@@ -43,16 +44,27 @@ def draw_tickets(
             ticket = workshop.draw(recipe, ratio, path, lesson, store_weights=store)
             made.append((name, ticket))
             listed.append((path, _summary(ticket)))
-        write_history(options.out, made)
+        # The folder may hold tickets of earlier commands; their histories stay.
+        others = [path for path in sorted(options.out.glob("*.safetensors")) if path not in dict(listed)]
+        known = [(path.stem, Ticket.load(path)) for path in others]
+        write_history(options.out, [*known, *made])
     return listed
 
 
 def train_network(settings: Mapping[str, Any], start: str, options: Options, progress: Progress) -> Listed:
     """Trains one network into `out/<network>.safetensors`, or a ticket's into `<network>-<remaining>`."""
+    if start:
+        refuse_fixed(settings, "")
+        learnt_from = Ticket.load(Path(start.removeprefix("ticket:")).expanduser()).recipe
+        settings = {"data": learnt_from.data, "threat": learnt_from.threat, **settings}
     recipe, ticket = start_from(start, recipe_for({**settings, "method": "training"}))
     workshop = Workshop(options.root, pick_device(options.device), progress)
     lesson = workshop.lesson(recipe)
     check_recipe(recipe, (), lesson.train, training=True)
+    if ticket and ticket.spec.shape != lesson.train.shape:
+        raise BadRequest(
+            f"the ticket takes images {ticket.spec.shape}, {recipe.data} has {lesson.train.shape}"
+        )
     name = f"{recipe.network}-{ticket.remaining}-{recipe.weights}" if ticket else recipe.network
     path = options.out / f"{name}.safetensors"
     with Store(options.out).alone():

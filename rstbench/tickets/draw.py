@@ -7,17 +7,20 @@ stochastic gradient descent on adversarial images; the weights never change.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
 from .fit import Epoch, Lesson, Watch, fit, kept_epoch
 from .init import weights_digest
-from .mask import hard_mask, kept_count, parse_remaining, put_scores
+from .mask import Popup, parse_remaining, put_scores, random_scores
 from .networks import NetworkSpec, build, prunable
+from .pattern import Slot, global_counts, plan, total_kept
 from .recipe import Recipe
-from .ticket import Ticket, keep_weights
+from .ticket import Ticket, keep_weights, scaled_weights
 
 # Scores, then data order, then noise: the streams of one seed must not coincide.
 _SCORES = 1_000_003
@@ -33,28 +36,53 @@ def edge_popup(
     device: str | torch.device = "cpu",
     watch: Watch = lambda epoch: None,
     store_weights: bool = True,
+    start: Mapping[str, Tensor] | None = None,
+    diary: Path | None = None,
 ) -> tuple[Ticket, list[Epoch]]:
     """One ticket that keeps the fraction `remaining` of each layer of the network with `weights`.
 
-    weights: by state-dict name, as from `random_weights`; left untouched, bit by bit.
+    weights: by state-dict name, as from `random_weights`; left untouched, bit by bit. start: norm
+    statistics and affine parameters to begin from, where the weights are trained ones. diary: see `fit`.
     Returns the ticket (on the CPU) and its history. Raises BadRequest for a fraction outside (0, 1],
     ModelFault where the loss diverges.
     """
-    fraction = parse_remaining(remaining)
     net = build(spec)
-    net.load_state_dict({**net.state_dict(), **{name: w.detach().clone() for name, w in weights.items()}})
+    used = scaled_weights(weights, recipe, remaining)
+    net.load_state_dict({**net.state_dict(), **(start or {}), **used})
+    slots = plan({name: w.shape for name, w in prunable(net).items()}, parse_remaining(remaining), recipe)
     net.to(device)
-    kept = {name: kept_count(fraction, w.numel(), recipe.kept_count) for name, w in prunable(net).items()}
-    scores = put_scores(net, kept, Generator().manual_seed(recipe.seed + _SCORES))
-    history = fit(net, list(scores.values()), lesson, recipe, watch)
+    generator = Generator().manual_seed(recipe.seed + _SCORES)
+    popups = put_scores(net, slots, {n: random_scores(slot.units, generator) for n, slot in slots.items()})
+    allot = partial(_allot, popups, slots) if recipe.allocation == "global" else _nothing
+    learnt = [popup.scores for popup in popups.values()]
+    history = fit(net, learnt, lesson, recipe, watch, before_step=allot, diary=diary)
+    allot()
+    masks = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
+    for name, popup in popups.items():
+        masks[name] = popup.selector.select(popup.scores).expand(masks[name].shape).contiguous().cpu()
     ticket = Ticket(
         recipe=recipe,
         spec=spec,
         remaining=remaining,
-        masks={name: hard_mask(score, kept[name]).cpu() for name, score in scores.items()},
+        masks=masks,
         buffers={name: buffer.detach().cpu().clone() for name, buffer in net.named_buffers()},
         random_digest=weights_digest(weights),
-        weights=keep_weights(recipe.init, weights, store=store_weights),
-        facts={"kept_epoch": asdict(kept_epoch(history, recipe)), "on_test": lesson.on_test},
+        weights=keep_weights(recipe, weights, store=store_weights),
+        facts={
+            "kept_epoch": asdict(kept_epoch(history, recipe)),
+            "on_test": lesson.on_test,
+            "dense": [name for name in weights if name not in slots],
+        },
     )
     return ticket, history
+
+
+def _allot(popups: Mapping[str, Popup], slots: Mapping[str, Slot]) -> None:
+    """Shares all kept units among the layers anew, by the scores as they are now."""
+    counts = global_counts({name: popup.scores for name, popup in popups.items()}, total_kept(slots.values()))
+    for name, popup in popups.items():
+        popup.selector = replace(slots[name], kept=counts[name])
+
+
+def _nothing() -> None:
+    pass

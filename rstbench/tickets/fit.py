@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import pickle
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,9 +18,10 @@ from torch.nn.utils import parametrize
 
 from ..attacks import PGD
 from ..data import Images
-from ..errors import ModelFault
+from ..errors import BadFile, ModelFault
+from ..harness.store import write_whole
 from ..threat import Threat
-from .adversary import parse_adversary
+from .adversary import Batch, parse_adversary
 from .recipe import Recipe
 
 HELD_OUT = 0.02
@@ -54,52 +60,145 @@ def hold_out(train: Images, seed: int) -> tuple[Images, Images]:
 
 
 def fit(
-    net: nn.Module, learnt: Sequence[nn.Parameter], lesson: Lesson, recipe: Recipe, watch: Watch
+    net: nn.Module,
+    learnt: Sequence[nn.Parameter],
+    lesson: Lesson,
+    recipe: Recipe,
+    watch: Watch,
+    *,
+    before_step: Callable[[], None] = lambda: None,
+    diary: Path | None = None,
 ) -> list[Epoch]:
     """Minimises the loss on adversarial images over the parameters `learnt`; the network ends in the
     state of the epoch that `recipe.select` keeps.
 
-    Raises ModelFault where the loss is no longer finite.
+    before_step: called before each step's masks are computed. diary: a file that is written after each
+    epoch and removed at the end; where one of the same recipe is found, the fit goes on from it and ends
+    as it would have without the interruption.
+    Raises ModelFault where the loss is no longer finite, BadFile for a diary of another fit.
     """
-    device = learnt[0].device
-    optimiser = torch.optim.SGD(learnt, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
-    generator = Generator().manual_seed(recipe.seed)
-    adversary, threat = parse_adversary(recipe.adversary), Threat.parse(recipe.threat)
-    batches = max(1, len(lesson.train) // recipe.batch)
-    history: list[Epoch] = []
-    best, best_state = -1.0, {}
-    for epoch in range(recipe.epochs):
-        net.train()
-        losses = []
-        for step, (x, y) in enumerate(_batches(lesson.train, recipe, generator)):
-            x, y = x.to(device), y.to(device)
-            rate = learning_rate(recipe, (epoch + step / batches) / recipe.epochs)
-            for group in optimiser.param_groups:
+    run = _Run(net, learnt, lesson, recipe, before_step)
+    if diary and diary.exists():
+        run.restore(diary)
+        for row in run.history:
+            watch(row)
+    while len(run.history) < recipe.epochs:
+        run.epoch()
+        if diary:
+            run.record(diary)
+        watch(run.history[-1])
+    net.load_state_dict(run.best_state)
+    net.eval()
+    if diary:
+        diary.unlink(missing_ok=True)
+    return run.history
+
+
+class _Run:
+    """A fit under way: what is carried from epoch to epoch."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        learnt: Sequence[nn.Parameter],
+        lesson: Lesson,
+        recipe: Recipe,
+        before_step: Callable[[], None],
+    ) -> None:
+        self.net, self.learnt, self.lesson, self.recipe = net, list(learnt), lesson, recipe
+        self.before_step = before_step
+        self.device = self.learnt[0].device
+        if recipe.channels_last:
+            net.to(memory_format=torch.channels_last)
+        self.optimiser = torch.optim.SGD(
+            self.learnt, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay
+        )
+        self.generator = Generator().manual_seed(recipe.seed)
+        self.adversary, self.threat = parse_adversary(recipe.adversary), Threat.parse(recipe.threat)
+        self.history: list[Epoch] = []
+        self.best, self.best_state = -1.0, net.state_dict()
+
+    def epoch(self) -> None:
+        """One pass over the training images, then the selection images."""
+        recipe = self.recipe
+        self.net.train()
+        losses: list[Tensor] = []
+        batches = max(1, len(self.lesson.train) // recipe.batch)
+        for step, (x, y) in enumerate(_batches(self.lesson.train, recipe, self.generator)):
+            rate = learning_rate(recipe, (len(self.history) + step / batches) / recipe.epochs)
+            for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            # Masks are computed once a step: the cache spans the attack, one backward, no optimiser step.
-            with parametrize.cached():
-                if adversary is not None:
-                    x = adversary(net, x, y, threat, generator)
-                loss = cross_entropy(net(x), y)
-                for parameter, gradient in zip(learnt, torch.autograd.grad(loss, learnt), strict=True):
-                    parameter.grad = gradient
-            optimiser.step()
-            losses.append(loss.detach())
-        mean_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(mean_loss):
+            losses += self._steps(x.to(self.device), y.to(self.device))
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
             raise ModelFault(
-                f"the loss is {mean_loss} in epoch {epoch + 1}; try a lower lr than {recipe.lr:g}, "
+                f"the loss is {mean} in epoch {len(self.history) + 1}; try a lower lr than {recipe.lr:g}, "
                 f"or a network with norm"
             )
-        clean, robust = _accuracies(net, lesson.select, recipe, threat)
-        history.append(Epoch(epoch + 1, mean_loss, clean, robust, rate))
-        watch(history[-1])
-        score = robust if adversary is not None else clean
-        if recipe.select == "last" or score >= best:
-            best, best_state = score, {k: v.detach().clone() for k, v in net.state_dict().items()}
-    net.load_state_dict(best_state)
-    net.eval()
-    return history
+        self.before_step()
+        clean, robust = _accuracies(self.net, self.lesson.select, recipe, self.threat)
+        self.history.append(Epoch(len(self.history) + 1, mean, clean, robust, rate))
+        score = clean if recipe.adversary == "none" else robust
+        if recipe.select == "last" or score >= self.best:
+            self.best = score
+            self.best_state = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+
+    def _steps(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+        """The optimiser steps on one batch; yields their losses, detached."""
+        batch = Batch(self.net, x, y, self.threat, self.generator, self._loss, self.recipe.attack_bn)
+        losses = self.adversary.losses(batch)
+        while True:
+            self.before_step()
+            # Masks are computed once a step: the cache spans the attack and one backward pass.
+            with parametrize.cached(), self._precision():
+                loss = next(losses, None)
+                if loss is None:
+                    return
+                gradients = torch.autograd.grad(loss, self.learnt)
+            for parameter, gradient in zip(self.learnt, gradients, strict=True):
+                parameter.grad = gradient
+            self.optimiser.step()
+            yield loss.detach().float()
+
+    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(logits.float(), y, label_smoothing=self.recipe.label_smoothing)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.recipe.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def record(self, diary: Path) -> None:
+        """Writes everything that the next epoch depends on."""
+        buffer = io.BytesIO()
+        state = {
+            "recipe": json.dumps(asdict(self.recipe), sort_keys=True),
+            "net": self.net.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "noise": getattr(self.adversary, "noise", None),
+            "history": [astuple(row) for row in self.history],
+            "best": self.best,
+            "best_state": self.best_state,
+        }
+        torch.save(state, buffer)
+        write_whole(diary, buffer.getvalue())
+
+    def restore(self, diary: Path) -> None:
+        """Takes up what `record` wrote. Raises BadFile."""
+        try:
+            state = torch.load(diary, weights_only=True, map_location=self.device)
+            if state["recipe"] != json.dumps(asdict(self.recipe), sort_keys=True):
+                raise BadFile(f"{diary} is the unfinished work of another recipe; delete it")
+            self.net.load_state_dict(state["net"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.generator.set_state(state["generator"].cpu())
+            if state["noise"] is not None:
+                self.adversary.noise = state["noise"]  # type: ignore[attr-defined]
+            self.history = [Epoch(*row) for row in state["history"]]
+            self.best, self.best_state = state["best"], state["best_state"]
+        except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise BadFile(f"{diary} is damaged; delete it: {str(error).splitlines()[0]}") from error
 
 
 def kept_epoch(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
@@ -113,7 +212,7 @@ def kept_epoch(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
 def learning_rate(recipe: Recipe, progress: float) -> float:
     """The rate at `progress` in [0, 1) of all steps."""
     if recipe.schedule == "piecewise":
-        return recipe.lr * 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
+        return recipe.lr * 0.1 ** sum(progress >= point for point in recipe.drop_points())
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
     warm = 0.3

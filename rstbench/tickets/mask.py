@@ -7,9 +7,10 @@ are largest in magnitude; the backward pass treats the mask as |score| (Ramanuja
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -42,16 +43,8 @@ def kept_count(remaining: Fraction, weights: int, rule: str = "ceil") -> int:
     return math.ceil(remaining * weights)
 
 
-def hard_mask(scores: Tensor, kept: int) -> Tensor:
-    """Boolean mask of the `kept` entries of largest |score|, of the scores' shape."""
-    magnitude = scores.detach().abs().flatten()
-    mask = torch.zeros(magnitude.shape, dtype=torch.bool, device=scores.device)
-    mask[magnitude.topk(kept, sorted=False).indices] = True
-    return mask.view(scores.shape)
-
-
-def keep_top(scores: Tensor, kept: int) -> Tensor:
-    """The same mask as 0.0 and 1.0 exactly, with the gradient of |scores|.
+def straight_through(mask: Tensor, scores: Tensor) -> Tensor:
+    """The mask as 0.0 and 1.0 exactly, with the gradient of |scores|.
 
     The gradient of a score is g * sign(score), g being the gradient of its mask entry, for kept and
     dropped entries alike. Source: Ramanujan et al. 2020, "What's Hidden in a Randomly Weighted
@@ -59,19 +52,29 @@ def keep_top(scores: Tensor, kept: int) -> Tensor:
     """
     magnitude = scores.abs()
     # (m - m) is exactly zero; hard + m - m would round.
-    return hard_mask(scores, kept).to(scores.dtype) + (magnitude - magnitude.detach())
+    return mask.to(scores.dtype) + (magnitude - magnitude.detach())
+
+
+class Selector(Protocol):
+    """Decides which units stay."""
+
+    def select(self, scores: Tensor) -> Tensor:
+        """A boolean mask of the scores' shape."""
 
 
 class Popup(nn.Module):
-    """Parametrization of a frozen weight by its scores, the only parameter."""
+    """Parametrization of a frozen weight by its scores, the only parameter.
 
-    def __init__(self, scores: Tensor, kept: int) -> None:
+    selector says which stay; the mask is spread over the weight where one score decides on several.
+    """
+
+    def __init__(self, scores: Tensor, selector: Selector) -> None:
         super().__init__()
         self.scores = nn.Parameter(scores)
-        self.kept = kept
+        self.selector = selector
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * keep_top(self.scores, self.kept)
+        return weight * straight_through(self.selector.select(self.scores), self.scores)
 
 
 class Fixed(nn.Module):
@@ -92,26 +95,30 @@ def masked(weight: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
 
-def random_scores(weight: Tensor, generator: Generator) -> Tensor:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the published start (kaiming_uniform with a = sqrt 5)."""
-    bound = 1 / math.sqrt(weight[0].numel())
-    return (2 * torch.rand(weight.shape, generator=generator) - 1) * bound
+def random_scores(shape: Sequence[int], generator: Generator) -> Tensor:
+    """The published start: U(-b, b) with b = 1/sqrt(fan in) of the scores (kaiming_uniform, a = sqrt 5);
+    N(0, 1) where each filter has one score."""
+    inputs = math.prod(shape[1:])
+    if inputs == 1:
+        return torch.randn(tuple(shape), generator=generator)
+    return (2 * torch.rand(tuple(shape), generator=generator) - 1) / math.sqrt(inputs)
 
 
-def put_scores(net: nn.Module, kept: Mapping[str, int], generator: Generator) -> dict[str, nn.Parameter]:
-    """Freezes a network and puts random scores on the weights named in `kept`; returns the scores.
+def put_scores(
+    net: nn.Module, selectors: Mapping[str, Selector], scores: Mapping[str, Tensor]
+) -> dict[str, Popup]:
+    """Freezes a network and puts scores on the weights named in `selectors`; returns the parametrizations.
 
-    The module belongs to the search from now on: the parametrization is never taken off, a ticket
-    is exported into a fresh one.
+    The module belongs to the search from now on: they are never taken off, a ticket is exported into a
+    fresh network.
     """
     net.requires_grad_(False)
-    scores: dict[str, nn.Parameter] = {}
-    for name, count in kept.items():
+    popups: dict[str, Popup] = {}
+    for name, selector in selectors.items():
         layer, weight = _owner(net, name)
-        popup = Popup(random_scores(weight, generator).to(weight), count)
-        parametrize.register_parametrization(layer, "weight", popup)
-        scores[name] = popup.scores
-    return scores
+        popups[name] = Popup(scores[name].to(weight), selector)
+        parametrize.register_parametrization(layer, "weight", popups[name])
+    return popups
 
 
 def fix(net: nn.Module, masks: Mapping[str, Tensor]) -> None:

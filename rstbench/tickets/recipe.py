@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any
 
 from ..errors import BadRequest, unknown
 
-SCHEDULES = ("piecewise", "cosine", "one-cycle")
-AUGMENTS = ("none", "crop-flip")
-SELECTS = ("validation", "last", "test")
-ADVERSARIES = ("none", "pgd")
+CHOICES = {
+    "schedule": ("piecewise", "cosine", "one-cycle"),
+    "augment": ("none", "crop-flip"),
+    "select": ("validation", "last", "test"),
+    "attack_bn": ("train", "eval"),
+    "precision": ("float32", "bf16"),
+    "kept_count": ("ceil", "authors"),
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Settings of a search over scores or of a training of weights, as stored in the files.
 
-    data: 'cifar10:train'; threat: 'Linf:8/255'; adversary: 'none' or 'pgd:steps=7,step=1/4' (step
-    in units of eps); schedule of the learning rate over all steps: 'piecewise' (times 0.1 at one half and at
-    three quarters), 'cosine' or 'one-cycle'; select: the epoch kept is the best on held-out training
-    images ('validation'), the last, or, to repeat the paper, the best on the test set ('test').
-    weights and origin tell what a training of weights began from.
+    data: 'cifar10:train'; threat: 'Linf:8/255'; adversary: see `tickets.adversary`; pattern, allocation,
+    dense, floor, kept_count: see `tickets.pattern`; scale: the random weights are scaled as if the kept
+    fraction were the fan in (by 1/sqrt(k)); schedule of the learning rate over all steps: 'piecewise'
+    (times 0.1 at each of `drops`), 'cosine' or 'one-cycle'; weight_decay acts on what is learnt, scores or
+    weights; attack_bn: mode of batch norm while the inner attack runs ('train' as in the paper, or
+    'eval'); precision: 'bf16' computes the network in mixed precision; channels_last: memory order of the
+    network; select: the epoch kept is the best on held-out training images ('validation'), the last, or,
+    to repeat the paper, the best on the test set ('test'). weights and origin tell what a training of
+    weights, or a drawing from trained ones, began from.
     """
 
     network: str = "conv4"
@@ -30,7 +40,13 @@ class Recipe:
     data: str = "digits:train"
     method: str = "rst"
     init: str = "signed_constant"
+    scale: bool = False
+    pattern: str = "element"
+    allocation: str = "uniform"
+    dense: str = ""
+    floor: bool = False
     kept_count: str = "ceil"
+    attack_bn: str = "train"
     adversary: str = "pgd:steps=7"
     threat: str = "Linf:8/255"
     recipe: str = "paper-cifar"
@@ -40,6 +56,10 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: str = "piecewise"
+    drops: str = "1/2+3/4"
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+    channels_last: bool = False
     augment: str = "crop-flip"
     select: str = "validation"
     seed: int = 0
@@ -53,14 +73,30 @@ class Recipe:
                 object.__setattr__(self, f.name, float(value))  # TOML's 1 for 1.0
             elif type(value) is not kind:
                 raise BadRequest(f"{f.name.replace('_', '-')} wants a {kind.__name__}, got {value!r}")
-        for name, allowed in (("schedule", SCHEDULES), ("augment", AUGMENTS), ("select", SELECTS)):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise unknown(name, getattr(self, name), allowed)
-        for name in ("epochs", "batch", "lr"):
-            if not getattr(self, name) > 0:
-                raise BadRequest(f"{name} must be positive, got {getattr(self, name)}")
+                raise unknown(name.replace("_", "-"), getattr(self, name), allowed)
+        if not 0 <= self.label_smoothing < 1:
+            raise BadRequest(f"label-smoothing is at least 0 and below 1, got {self.label_smoothing:g}")
+        self.drop_points()
+        for name in ("epochs", "batch", "lr", "width"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise BadRequest(f"{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("momentum", "weight_decay", "seed"):
+            if not 0 <= getattr(self, name) < 2**31:
+                raise BadRequest(f"{name.replace('_', '-')} must be from 0 on, got {getattr(self, name)}")
         if self.batch < 2:
             raise BadRequest(f"batch must be at least 2 for batch norm, got {self.batch}")
+
+    def drop_points(self) -> tuple[Fraction, ...]:
+        """The parts of all steps after which a piecewise rate drops. Raises BadRequest."""
+        try:
+            points = tuple(Fraction(part) for part in self.drops.split("+"))
+        except (ValueError, ZeroDivisionError):
+            points = (Fraction(0),)
+        if not all(0 < point < 1 for point in points):
+            raise BadRequest(f"drops are fractions of all steps such as '1/2+3/4', got {self.drops!r}")
+        return points
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Recipe:
@@ -75,6 +111,16 @@ class Recipe:
 # Settings by name. paper-cifar: Fu et al. 2021 (README and configs of their code).
 NAMED: dict[str, dict[str, Any]] = {
     "paper-cifar": {},
+    "paper-imagenet": {
+        "epochs": 90,
+        "lr": 0.256,
+        "momentum": 0.875,
+        "weight_decay": 2**-15,
+        "drops": "1/3+2/3",
+        "init": "kaiming_normal",
+        "adversary": "pgd:steps=2,step=1/2",
+        "threat": "Linf:4/255",
+    },
     "fast": {"epochs": 30, "schedule": "one-cycle"},
     "digits": {"epochs": 12, "batch": 64, "schedule": "cosine", "augment": "none"},
 }
@@ -93,13 +139,13 @@ def recipe_for(settings: dict[str, Any]) -> Recipe:
 
     Raises BadRequest for unknown names and values of the wrong kind.
     """
-    source = settings.get("data", Recipe.data).partition(":")[0]
+    source = str(settings.get("data", Recipe.data)).partition(":")[0]
     chosen = {**BY_DATA.get(source, {}), **settings}
     return make_recipe(chosen.pop("recipe", Recipe.recipe), chosen)
 
 
 def make_recipe(name: str, settings: dict[str, Any]) -> Recipe:
     """The named recipe with `settings` laid over it. Raises BadRequest for unknown names."""
-    if name not in NAMED:
-        raise unknown("recipe", name, NAMED)
+    if str(name) not in NAMED:
+        raise unknown("recipe", str(name), NAMED)
     return Recipe(**{"recipe": name, **NAMED[name], **settings})

@@ -7,6 +7,7 @@ them bit by bit, and one JSON text with the recipe and the digest of the random 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from ..errors import BadFile, BadRequest
 from ..harness.store import write_whole
 from .init import random_weights, seed_is_enough, weights_digest
-from .mask import kept_count, masked, parse_remaining
+from .mask import masked, parse_remaining
 from .networks import NetworkSpec, build, prunable
+from .pattern import plan
 from .recipe import Recipe
 
 FORMAT = "rstbench-ticket-1"
@@ -70,7 +72,7 @@ class Ticket:
         """The ticket as an ordinary network: torch classes only, the dense network's state-dict keys,
         dropped weights +0.0, parameters frozen and contiguous, eval mode."""
         net = build(self.spec)
-        weights = self.random_network()
+        weights = scaled_weights(self.random_network(), self.recipe, self.remaining)
         state = net.state_dict()
         state.update({name: masked(weights[name], mask).contiguous() for name, mask in self.masks.items()})
         state.update(self.buffers)
@@ -88,6 +90,7 @@ class Ticket:
         }
         about = {
             "format": FORMAT,
+            "content": weights_digest(tensors),
             "recipe": asdict(self.recipe),
             "spec": asdict(self.spec),
             "remaining": self.remaining,
@@ -128,20 +131,37 @@ class Ticket:
         return ticket
 
     def _check_counts(self, path: Path) -> None:
-        remaining = parse_remaining(self.remaining)
-        for name, mask in self.masks.items():
-            wanted = kept_count(remaining, mask.numel(), self.recipe.kept_count)
-            if int(mask.sum()) != wanted:
+        shapes = {name: tuple(mask.shape) for name, mask in self.masks.items()}
+        slots = plan(shapes, parse_remaining(self.remaining), self.recipe)
+        wanted = {n: slots[n].kept_weights if n in slots else mask.numel() for n, mask in self.masks.items()}
+        found = {name: int(mask.sum()) for name, mask in self.masks.items()}
+        if self.recipe.allocation == "global":
+            wanted, found = {"it": sum(wanted.values())}, {"it": sum(found.values())}
+        for name, count in found.items():
+            if count != wanted[name]:
                 raise BadFile(
-                    f"{path} is damaged: {name} keeps {int(mask.sum())} weights, its recipe says {wanted}"
+                    f"{path} is damaged: {name} keeps {count} weights, its recipe says {wanted[name]}"
                 )
 
 
 def keep_weights(
-    kind: str, weights: Mapping[str, Tensor], *, store: bool = True
+    recipe: Recipe, weights: Mapping[str, Tensor], *, store: bool = True
 ) -> Mapping[str, Tensor] | None:
     """The weights to store: none where the seed is enough, or where the user declined (`store`)."""
-    return None if seed_is_enough(kind) or not store else dict(weights)
+    from_seed = seed_is_enough(recipe.init) and not recipe.origin
+    return None if from_seed or not store else dict(weights)
+
+
+def scaled_weights(weights: Mapping[str, Tensor], recipe: Recipe, remaining: str) -> dict[str, Tensor]:
+    """The weights as the ticket uses them: with `scale`, as if drawn for the fan in that is kept.
+
+    The right sense: sqrt(2 / (k fan_in)) is the random weight times 1/sqrt(k). The RST code multiplies
+    the fan in by 1 - k.
+    """
+    if not recipe.scale:
+        return dict(weights)
+    factor = 1 / math.sqrt(parse_remaining(remaining))
+    return {name: weight * factor for name, weight in weights.items()}
 
 
 def read_safetensors(path: Path, format: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -160,6 +180,8 @@ def read_safetensors(path: Path, format: str, what: str) -> tuple[dict[str, Any]
     if not isinstance(about, dict) or about.get("format") != format:
         found = about.get("format") if isinstance(about, dict) else None
         raise BadFile(f"{path} holds no {what} of this tool" + (f", but {found}" if found else ""))
+    if about.get("content") != weights_digest(tensors):
+        raise BadFile(f"{path} is damaged: its content does not match its digest")
     return about, tensors
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import BadFile, BadRequest
 from ..harness.store import write_whole
 from .fit import Epoch, Lesson, Watch, fit, kept_epoch
-from .init import random_weights
+from .init import random_weights, weights_digest
 from .mask import fix, masked
 from .networks import NetworkSpec, build, prunable
 from .recipe import Recipe
@@ -48,6 +48,7 @@ class Checkpoint:
 
         about = {
             "format": FORMAT,
+            "content": weights_digest(self.state),
             "recipe": asdict(self.recipe),
             "spec": asdict(self.spec),
             "remaining": self.remaining,
@@ -86,6 +87,7 @@ def train(
     ticket: Ticket | None = None,
     device: str | torch.device = "cpu",
     watch: Watch = lambda epoch: None,
+    diary: Path | None = None,
 ) -> tuple[Checkpoint, list[Epoch]]:
     """Trains all weights of a random network, or those a ticket keeps, its mask fixed.
 
@@ -101,7 +103,7 @@ def train(
     if ticket:
         fix(net, ticket.masks)
     learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    history = fit(net, learnt, lesson, recipe, watch)
+    history = fit(net, learnt, lesson, recipe, watch, diary=diary)
     total = sum(weight.numel() for weight in prunable(net).values())
     checkpoint = Checkpoint(
         recipe=recipe,

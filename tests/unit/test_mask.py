@@ -10,18 +10,39 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from rstbench.errors import BadRequest
-from rstbench.tickets.mask import fix, hard_mask, keep_top, kept_count, masked, parse_remaining, put_scores
+from rstbench.tickets.mask import (
+    fix,
+    kept_count,
+    masked,
+    parse_remaining,
+    put_scores,
+    random_scores,
+    straight_through,
+)
+from rstbench.tickets.pattern import Slot
+
+
+def top(*shape, kept, **more):
+    """A slot of element-wise scores."""
+    return Slot(shape, shape, kept, **more)
+
+
+def put(layer, kept):
+    """Random scores on a layer's weight."""
+    slot = top(*layer.weight.shape, kept=kept)
+    scores = random_scores(slot.units, torch.Generator().manual_seed(0))
+    return put_scores(layer, {"weight": slot}, {"weight": scores})["weight"].scores
 
 
 def test_a_mask_by_hand():
     scores = torch.tensor([[0.3, -0.9, 0.1], [-0.4, 0.2, 0.8]])
     expected = torch.tensor([[False, True, False], [True, False, True]])
-    assert hard_mask(scores, 3).equal(expected)
-    assert keep_top(scores, 3).equal(expected.float())
+    assert top(2, 3, kept=3).select(scores).equal(expected)
+    assert straight_through(expected, scores).equal(expected.float())
 
 
 def test_ties_keep_exactly_as_many():
-    assert int(hard_mask(torch.ones(4, 5), 7).sum()) == 7
+    assert int(top(4, 5, kept=7).select(torch.ones(4, 5)).sum()) == 7
 
 
 @pytest.mark.parametrize(
@@ -53,14 +74,15 @@ def test_score_gradient_is_g_times_sign():
     torch.manual_seed(0)
     scores = torch.randn(4, 6, requires_grad=True)
     g = torch.randn(4, 6)
-    (keep_top(scores, 5) * g).sum().backward()
+    mask = top(4, 6, kept=5).select(scores)
+    (straight_through(mask, scores) * g).sum().backward()
     assert scores.grad.equal(g * scores.detach().sign())
 
 
 def test_gradient_reaches_dropped_entries_through_a_layer():
     layer = nn.Linear(3, 2, bias=False)
     weight = layer.weight.detach().clone()
-    scores = put_scores(layer, {"weight": 2}, torch.Generator().manual_seed(0))["weight"]
+    scores = put(layer, kept=2)
     x, target = torch.ones(1, 3), torch.tensor([[1.0, -2.0]])
     (layer(x) * target).sum().backward()
     # dL/dw_eff = target (outer) x, times the weight, times the sign of the score.
@@ -70,7 +92,7 @@ def test_gradient_reaches_dropped_entries_through_a_layer():
 
 def test_scores_start_inside_the_published_bound():
     layer = nn.Conv2d(3, 8, 3, bias=False)
-    scores = put_scores(layer, {"weight": 100}, torch.Generator().manual_seed(0))["weight"]
+    scores = put(layer, kept=100)
     largest = float(scores.detach().abs().max())
     assert 0.9 / 27**0.5 < largest <= 1 / 27**0.5
 

@@ -41,7 +41,8 @@ def test_reference_grammar():
     reference = plugins.parse_reference("file:a/b.py:net[depth=3,name=x]")
     assert (reference.source, reference.id) == ("file", "a/b.py:net")
     assert reference.options == {"depth": "3", "name": "x"}
-    for wrong in ("", "file:a[b", "file:a[b]", "file:a[b=1,b=2]"):
+    assert plugins.parse_reference("ticket:runs [1]/a.safetensors").id == "runs [1]/a.safetensors"
+    for wrong in ("", "file:a[b=]", "file:a[=b]", "file:a[b=1,b=2]"):
         with pytest.raises(BadRequest):
             plugins.parse_reference(wrong)
 

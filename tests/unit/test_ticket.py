@@ -16,8 +16,9 @@ from rstbench.errors import BadFile, ModelFault
 from rstbench.tickets.draw import edge_popup
 from rstbench.tickets.fit import Epoch, fit, hold_out, kept_epoch, learning_rate
 from rstbench.tickets.init import random_weights, weights_digest
-from rstbench.tickets.mask import hard_mask, kept_count, parse_remaining, put_scores
+from rstbench.tickets.mask import kept_count, parse_remaining, put_scores, random_scores
 from rstbench.tickets.networks import NetworkSpec, build, prunable
+from rstbench.tickets.pattern import plan
 from rstbench.tickets.recipe import recipe_for
 from rstbench.tickets.ticket import Ticket
 from rstbench.tickets.train import Checkpoint, train
@@ -29,11 +30,12 @@ def test_the_search_keeps_the_weights_and_the_export_its_logits(spec, weights, l
     net = build(spec)
     dense_keys = list(net.state_dict())
     net.load_state_dict({**net.state_dict(), **weights})
-    kept = {name: kept_count(parse_remaining("0.3"), w.numel()) for name, w in prunable(net).items()}
-    scores = put_scores(net, kept, Generator().manual_seed(0))
-    before = weights_digest(weights)
     recipe = recipe_for(SMALL)
-    fit(net, list(scores.values()), lesson, recipe, lambda row: None)
+    slots = plan({name: w.shape for name, w in weights.items()}, parse_remaining("0.3"), recipe)
+    generator = Generator().manual_seed(0)
+    popups = put_scores(net, slots, {n: random_scores(slot.units, generator) for n, slot in slots.items()})
+    before = weights_digest(weights)
+    fit(net, [popup.scores for popup in popups.values()], lesson, recipe, lambda row: None)
     originals = {
         name: net.get_parameter(name.replace("weight", "parametrizations.weight.original"))
         for name in weights
@@ -44,7 +46,7 @@ def test_the_search_keeps_the_weights_and_the_export_its_logits(spec, weights, l
         recipe,
         spec,
         "0.3",
-        {name: hard_mask(score, kept[name]) for name, score in scores.items()},
+        {name: slots[name].weight_mask(popup.scores) for name, popup in popups.items()},
         {name: buffer.clone() for name, buffer in net.named_buffers()},
         before,
         None,

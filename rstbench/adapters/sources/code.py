@@ -7,6 +7,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,49 +26,84 @@ def file(id: str, **options: str) -> Entry:
     path = Path(text).expanduser().resolve()
     if not path.is_file():
         raise BadFile(f"no file {path}")
-    return _build(_run(path), factory, f"file:{id}", path, options)
+    with _own_modules(path.parent) as loaded:
+        module = _run(path)
+        return _build(module, factory, f"file:{id}", [path], loaded, options)
 
 
 def python(id: str, **options: str) -> Entry:
-    """`python:package.module:factory[option=value]`: calls `factory(**options)` of an importable module."""
+    """`python:package.module:factory[option=value]`: calls `factory(**options)` of an importable module,
+    the current folder being searched too."""
     name, colon, factory = id.rpartition(":")
     if not colon or not factory.isidentifier():
         raise BadRequest(f"an importable model reads 'python:package.module:factory', got 'python:{id}'")
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadRequest(f"'python:{id}' does not import: {error!r}") from error
-    path = Path(module.__file__) if module.__file__ else None
-    return _build(module, factory, f"python:{id}", path, options)
+    package = name.partition(".")[0]
+    origins = [found.__file__ for key, found in list(sys.modules.items()) if key.partition(".")[0] == package]
+    files = [Path(origin) for origin in origins if origin]
+    return _build(module, factory, f"python:{id}", files, list, options)
+
+
+@contextmanager
+def _own_modules(folder: Path) -> Iterator[Callable[[], list[Path]]]:
+    """Lets a file import its neighbours, tells which it imported, and forgets them afterwards: another
+    file's neighbour of the same name is another module."""
+    before = set(sys.modules)
+
+    def fresh() -> dict[str, Path]:
+        new = {name: getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - before}
+        return {name: Path(at) for name, at in new.items() if at and folder in Path(at).resolve().parents}
+
+    sys.path.insert(0, str(folder))  # as if it were run from its folder
+    try:
+        yield lambda: sorted(fresh().values())
+    finally:
+        sys.path.remove(str(folder))
+        for name in fresh():
+            if not name.startswith(_PREFIX):
+                del sys.modules[name]
+
+
+_PREFIX = "rstbench_file_"
 
 
 def _run(path: Path) -> ModuleType:
     # Named by its path and content, so that an edited file is another module, and classes find their text.
-    name = "rstbench_file_" + hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
+    name = _PREFIX + hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise BadFile(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))  # as if it were run from its folder
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise BadRequest(f"{path} does not run: {error!r}") from error
-    finally:
-        sys.path.remove(str(path.parent))
     return module
 
 
-def _build(module: ModuleType, factory: str, text: str, path: Path | None, options: dict[str, str]) -> Entry:
+def _build(
+    module: ModuleType,
+    factory: str,
+    text: str,
+    files: list[Path],
+    loaded: Callable[[], list[Path]],
+    options: dict[str, str],
+) -> Entry:
     if not callable(getattr(module, factory, None)):
         offered = sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_"))
         raise BadRequest(f"{text!r}: there is no {factory!r}; there are: {', '.join(offered) or 'none'}")
-    values = {name: _literal(value) for name, value in options.items()}
-    made = getattr(module, factory)(**values)
-    name = text + (f"[{','.join(f'{k}={v}' for k, v in options.items())}]" if options else "")
-    return enter(made, Card(name, "external"), files=[path] if path else [])
+    made = getattr(module, factory)(**{name: _literal(value) for name, value in options.items()})
+    written = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
+    name = f"{text}[{written}]" if written else text
+    # The factory's name and options may live on in closures that no attribute shows.
+    return enter(made, Card(name, "external"), files=[*files, *loaded()], made_by=f"{factory}[{written}]")
 
 
 def _literal(text: str) -> Any:

@@ -63,11 +63,13 @@ def switch(id: str) -> Entry:
     return switch_entry(members, f"switch:{'+'.join(path.stem for path in paths)}")
 
 
-def switch_entry(members: Sequence[Entry], name: str) -> Entry:
-    """A uniform switch of tickets. Raises BadRequest for fewer than two, or for two alike."""
+def switch_entry(members: Sequence[Entry], name: str, made: Switch | None = None) -> Entry:
+    """A switch of these members: the one given, or a uniform one.
+
+    Raises BadRequest for fewer than two, or for two alike."""
     if len({member.digest for member in members}) < len(members):
         raise BadRequest(f"{name}: two members of the switch are the same model")
-    module = Switch([member.module for member in members])
+    module = made or Switch([member.module for member in members])
     digests = tuple(member.digest for member in members)
     methods, networks = {m.card.method for m in members}, {m.card.network for m in members}
     card = Card(

@@ -1,0 +1,406 @@
+"""Attacks that cheat, models that misbehave, and requests that would mislead: none of it makes a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import rstbench
+from rstbench import plugins
+from rstbench.adapters.entry import load_entry, module_digest
+from rstbench.attacks import Crafted
+from rstbench.errors import BadFile, BadRequest, ModelFault
+from rstbench.study.plan import parse_study, read_study
+from rstbench.study.run import Options, canonical_study, run_study
+from rstbench.tickets.switch import Switch
+from rstbench.tickets.ticket import Ticket
+from rstbench.tickets.train import Checkpoint
+
+SMALL = Path(__file__).parent / "small.toml"
+
+
+class Net(nn.Module):
+    """A linear model that is right on some digits."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.fc = nn.Linear(64, 10)
+        self.fc.weight.data = torch.randn(10, 64, generator=generator)
+        self.fc.bias.data.zero_()
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cheat:
+    how: str = ""
+
+    def __call__(self, model, x, y, threat, generator):
+        if self.how == "zero":
+            x.zero_()
+        if self.how == "labels":
+            y.copy_((model(x).argmax(1) + 1) % 10)
+        if self.how == "weights":
+            for parameter in model.parameters():
+                parameter.data.zero_()
+        if self.how == "tensor":
+            return x
+        if self.how == "stages":
+            return Crafted(x, {"cheat": torch.zeros(3, dtype=torch.bool)})
+        if self.how == "none":
+            return Crafted(None)
+        return Crafted(x)
+
+
+@pytest.fixture
+def cheat(monkeypatch):
+    monkeypatch.setitem(plugins.BUILTIN["attacks"], "cheat", f"{__name__}:Cheat")
+    monkeypatch.setattr(plugins.importlib, "import_module", lambda name: _module(name))
+
+
+_real = plugins.importlib.import_module
+
+
+def _module(name):
+    import types
+
+    return types.SimpleNamespace(Cheat=Cheat) if name == __name__ else _real(name)
+
+
+def evaluate(model, attacks, **more):
+    options = {"data": "digits:test:40", "threat": "Linf:0.1", "batch_size": 40, **more}
+    return rstbench.evaluate({"m": model}, attacks=attacks, **options).iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("zero", "beyond Linf:0.1"),
+        ("weights", "changed the weights"),
+        ("tensor", "wanted Crafted"),
+        ("none", "wanted Crafted"),
+        ("stages", "40 bits for each stage"),
+    ],
+)
+def test_an_attack_that_cheats_is_named(cheat, how, message):
+    model = Net()
+    before = module_digest(model)[0]
+    with pytest.raises(ModelFault, match=message) as error:
+        evaluate(model, [f"cheat:how={how}"])
+    assert "m, cheat" in str(error.value)
+    assert module_digest(model)[0] == before
+
+
+def test_an_attack_cannot_change_the_labels(cheat):
+    row = evaluate(Net(), ["cheat:how=labels"])
+    assert row["cheat:how=labels"] == row["clean"]
+
+
+class InPlace(Net):
+    def forward(self, x):
+        x -= 0.1
+        x *= 2.0
+        return super().forward(x)
+
+
+def test_a_model_that_writes_into_its_input_is_measured_like_any_other():
+    row = evaluate(InPlace(), ["pgd:steps=3", "autoattack:attacks=apgd-ce"])
+    assert "random-output" not in row["flags"]
+    assert row["worst"] <= row["clean"]
+
+
+class Grid(Net):
+    """NaN off the real pixels' sixteenths."""
+
+    def forward(self, x):
+        off = ((x * 16).round() / 16 - x).abs().flatten(1).amax(1, keepdim=True) > 1e-3
+        return torch.where(off, float("nan"), 1.0) * super().forward(x)
+
+
+@pytest.mark.parametrize("attack", ["pgd:steps=2", "autoattack:attacks=apgd-ce", "autoattack:attacks=square"])
+def test_nan_never_looks_robust(attack):
+    row = evaluate(Grid(), [attack], data="digits:test:10", batch_size=10)
+    assert row["clean"] > 0
+    assert row["worst"] == 0
+    assert "non-finite-logits" in row["flags"]
+
+
+class Counter(Net):
+    """Changes its mind after some forward passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += 1
+        return super().forward(x) * (1 if self.seen < 3 else -1)
+
+
+def test_a_model_with_a_memory_begins_each_shard_afresh():
+    model = Counter()
+    first = evaluate(model, ["pgd:steps=1"])
+    assert float(model.seen) == 0
+    assert evaluate(model, ["pgd:steps=1"])["clean"] == first["clean"]
+
+
+def test_a_switch_in_hand_is_not_sampled(small_tickets, ticket_files):
+    members = [ticket.module() for ticket in small_tickets]
+    reference = "switch:" + "+".join(map(str, ticket_files))
+    table = rstbench.evaluate(
+        {"hand": Switch(members), "file": reference}, data="digits:test:40", threat="Linf:0.1", attacks="pgd"
+    ).set_index("model")
+    assert table.loc["hand", "kind"] == "switch"
+    assert "random-output" not in table.loc["hand", "flags"]
+    one = rstbench.evaluate(
+        {"hand": Switch(members)}, data="digits:test:40", threat="Linf:0.1", attacks="pgd"
+    )
+    assert one.loc[0, "pgd"] == pytest.approx(table["pgd"].dropna().iloc[0], abs=0.05)
+
+
+def test_what_a_model_is_made_of_is_in_its_digest(tmp_path):
+    path = tmp_path / "m.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\nimport neighbour\n"
+        "def closure(scale=1):\n"
+        "    class C(nn.Module):\n"
+        "        def forward(self, x):\n"
+        "            return scale * x.flatten(1)[:, :10]\n"
+        "    return C()\n"
+        "class L(nn.Module):\n"
+        "    def __init__(self, k=1):\n"
+        "        super().__init__()\n"
+        "        self.k = [k]\n"
+        "    def forward(self, x):\n"
+        "        return self.k[0] * neighbour.sign * x.flatten(1)[:, :10]\n"
+    )
+    (tmp_path / "neighbour.py").write_text("sign = 1\n")
+    texts = [f"file:{path}:{name}" for name in ("closure[scale=1]", "closure[scale=-1]", "L[k=1]", "L[k=-1]")]
+    digests = [load_entry(text).digest for text in texts]
+    assert len(set(digests)) == 4
+    assert [load_entry(text).digest for text in texts] == digests
+    assert load_entry(texts[2]).resumable
+    (tmp_path / "neighbour.py").write_text("sign = -1\n")
+    edited = load_entry(texts[2])
+    assert edited.digest != digests[2]
+    assert float(edited.module(torch.ones(1, 1, 4, 4))[0, 0]) == -1
+
+
+def test_neighbours_of_one_name_stay_apart(tmp_path):
+    text = "import torch, helper\nfrom torch import nn\nclass M(nn.Module):\n"
+    text += "    def forward(self, x):\n        return helper.K * x.flatten(1)\ndef net():\n    return M()\n"
+    values = []
+    for name, value in (("a", 2), ("b", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m.py").write_text(text)
+        (tmp_path / name / "helper.py").write_text(f"K = {value}\n")
+        values.append(float(load_entry(f"file:{tmp_path / name}/m.py:net").module(torch.ones(1, 1))))
+    assert values == [2.0, 3.0]
+
+
+def test_modules_of_torch_that_differ_by_a_setting():
+    heads = [nn.MultiheadAttention(8, heads) for heads in (2, 4)]
+    heads[1].load_state_dict(heads[0].state_dict())
+    assert module_digest(heads[0])[0] != module_digest(heads[1])[0]
+    hooked = Net()
+    hooked.register_forward_hook(lambda module, x, out: -out)
+    assert not module_digest(hooked)[1]
+
+
+def test_cost_is_an_image_whatever_the_batch():
+    for images, batch in ((40, 40), (30, 20), (10, 40)):
+        row = evaluate(Net(), ["pgd:steps=3"], data=f"digits:test:{images}", batch_size=batch)
+        assert (row["images"], row["forwards"], row["backwards"]) == (images, 4.0, 3.0)
+
+
+def test_a_ticket_that_does_not_fit_the_images_leaves_the_rest(ticket_files, tmp_path, cli, data_root):
+    (tmp_path / "m.py").write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"
+    )
+    common = [
+        "--data",
+        "cifar10:test:20",
+        "--quiet",
+        "--threat",
+        "Linf:8/255",
+        "--attack",
+        "pgd:steps=1",
+        "--data-root",
+    ]
+    done = cli("evaluate", f"ticket:{ticket_files[0]}", "file:m.py:net", *common, data_root)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "raised on images of shape (3, 32, 32)" in done.stderr
+    board = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv")
+    assert board["model"].tolist() == ["file:m.py:net"]
+
+
+def test_saving_images_later_keeps_the_first_answer(tmp_path):
+    class Noisy(Net):
+        def forward(self, x):
+            return super().forward(x) + torch.from_numpy(np.random.randn(len(x), 10)).float()
+
+    plain = {"name": "x", "data": "digits:test:40", "threats": ["Linf:0.1"], "attacks": ["pgd:steps=1"]}
+    study = parse_study({**plain, "model": [{"ref": "file:none"}]}, "x")
+    from rstbench.adapters.entry import Entry
+    from rstbench.harness.trial import Card
+
+    entry = Entry(Noisy(), Card("noisy", "external"), "0" * 64)
+    first = run_study(study, Options(tmp_path, batch="40"), given=[entry]).tables["leaderboard"]
+    again = run_study(study, Options(tmp_path, batch="40", save_adversarials=True), given=[entry])
+    assert again.tables["leaderboard"]["worst"].equals(first["worst"])
+    assert list((tmp_path / "adversarials").glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attacks": 5}, "attacks wants a list"),
+        ({"attacks": "pgd"}, "attacks wants a list"),
+        ({"seeds": 5}, "seeds wants a list"),
+        ({"seeds": [True]}, "seeds are whole numbers"),
+        ({"seeds": [2**40]}, "seeds are whole numbers"),
+        ({"draw": 5}, r"write \[\[draw\]\]"),
+        ({"draw": {"name": "x"}}, r"write \[\[draw\]\]"),
+        ({"draw": [{"remaining": 0.1}]}, "remaining = "),
+        ({"draw": [{"remaining": [0.1], "data": 5}]}, "data"),
+        ({"draw": [{"remaining": [0.1], "recipe": ["a"]}]}, "recipe"),
+        ({"draw": [{"remaining": [0.1], "weight-decay": -1.0}]}, "weight-decay"),
+        ({"draw": [{"remaining": [0.1], "name": "../../esc"}]}, "a name is made of"),
+        ({"draw": [{"remaining": [0.1], "name": ["a"]}]}, "name wants a str"),
+        ({"train": [{"from": 5}]}, "from wants a str"),
+        ({"train": [{"from": "x.safetensors", "network": "conv4"}]}, "that of the ticket"),
+        ({"attacks": ["clean"]}, "no attack named 'clean'"),
+        ({"threats": ["L2:1e400"]}, "a threat must read"),
+        ({"name": "a/b"}, "a name is made of"),
+    ],
+)
+def test_studies_that_are_refused(change, message):
+    plain = {"name": "x", "data": "digits", "threats": ["Linf:0.1"], "draw": [{"remaining": [0.1]}], **change}
+    with pytest.raises(BadRequest, match=message):
+        canonical_study(parse_study(plain, "x.toml"))
+
+
+def test_a_seed_named_twice_counts_once():
+    plain = {
+        "data": "digits",
+        "threats": ["Linf:0.1"],
+        "draw": [{"remaining": [0.1]}],
+        "seeds": [0, 0],
+        "name": "x",
+    }
+    assert parse_study(plain, "x").seeds == (0,)
+
+
+def test_the_study_that_is_written_is_a_study(tmp_path):
+    out = tmp_path / "out"
+    plain = {"name": "x", "data": "digits:test:20", "threats": ["Linf:0.1"], "attacks": ["pgd:steps=1"],
+             "draw": [{"remaining": [0.5], "network": "conv2", "width": 0.1, "epochs": 1,
+                       "data": "digits:train:64", "batch": 32}]}  # fmt: skip
+    study = parse_study(plain, "x")
+    run_study(study, Options(out))
+    written = read_study(str(out / "study.toml"))
+    assert written.draws[0].settings["lr"] == 0.1
+    assert written.draws[0].settings["init"] == "signed_constant"
+    assert written.draws[0].recipe(0) == study.draws[0].recipe(0)
+    before = (out / "leaderboard.csv").read_bytes()
+    run_study(written, Options(out))
+    assert (out / "leaderboard.csv").read_bytes() == before
+
+
+def test_damage_anywhere_in_a_file_is_noticed(ticket_files, tmp_path):
+    content = bytearray(ticket_files[0].read_bytes())
+    for place in (len(content) - 1, len(content) // 2, len(content) - 200):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        (tmp_path / "t.safetensors").write_bytes(changed)
+        with pytest.raises(BadFile):
+            Ticket.load(tmp_path / "t.safetensors")
+
+
+def test_damage_in_a_checkpoint_is_noticed(spec, lesson, tmp_path):
+    from rstbench.tickets.recipe import recipe_for
+    from rstbench.tickets.train import train
+
+    recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 1, "batch": 32, "adversary": "none"})
+    path = tmp_path / "c.safetensors"
+    train(spec, lesson, recipe)[0].save(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadFile, match="does not match its digest"):
+        Checkpoint.load(path)
+
+
+def test_folders_of_another_kind_and_files_of_ones_own_are_kept(ticket_files, cli, tmp_path):
+    tickets = [f"ticket:{path}" for path in ticket_files]
+    common = ["--attack", "pgd:steps=1", "--batch-size", "20", "--limit", "20", "--quiet", "--out", "o"]
+    assert cli("evaluate", *tickets, *common).returncode == 0
+    board = (tmp_path / "o" / "leaderboard.csv").read_bytes()
+    refused = cli("transfer", *tickets, *common)
+    assert refused.returncode == 2
+    assert "o holds a leaderboard" in refused.stderr
+    assert (tmp_path / "o" / "leaderboard.csv").read_bytes() == board
+    twice = cli("transfer", tickets[0], tickets[0], *common[:-1], "t")
+    assert twice.returncode == 0, twice.stderr
+    assert not (tmp_path / "t" / "leaderboard.csv").exists()
+    before = ticket_files[0].read_bytes()
+    assert "is the ticket itself" in cli("export", ticket_files[0], "--out", ticket_files[0]).stderr
+    assert ticket_files[0].read_bytes() == before
+    (tmp_path / "file").write_text("x")
+    assert "is not a folder" in cli("evaluate", *tickets, *common[:-1], "file").stderr
+
+
+def test_drawing_again_into_a_folder_keeps_the_history(cli, tmp_path):
+    text = "draw --network conv2 --width 0.1 --data digits:train:64 --epochs 1 --batch 32 --out t --quiet"
+    for ratio in ("0.3", "0.6"):
+        assert cli(*text.split(), "--remaining", ratio).returncode == 0
+    assert pd.read_csv(tmp_path / "t" / "history.csv")["name"].tolist() == ["conv2-0.3", "conv2-0.6"]
+
+
+def test_plain_archives_are_for_measuring_only(tmp_path, cli):
+    np.savez(tmp_path / "a.npz", x=np.zeros((40, 8, 8), np.uint8), y=np.arange(40) % 10)
+    done = cli("draw", "--data", "npz:a.npz", "--remaining", "0.5", "--out", "t")
+    assert done.returncode == 2
+    assert "its x and y are test images" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "²"], "--batch-size reads"),
+        (["--device", "cpu:"], "--device reads"),
+        (["--limit", "²"], "wants a whole number"),
+        (["--seed", "99999999999999999999"], "wants a whole number"),
+        (["--attack", "autoattack:attacks=apgd-ce,version=rand"], "not both"),
+    ],
+)
+def test_odd_options(arguments, message, ticket_files, capsys):
+    from rstbench.cli import main
+
+    assert main(["evaluate", f"ticket:{ticket_files[0]}", "--quiet", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_user_code_that_exits_is_a_wrong_request(tmp_path):
+    (tmp_path / "m.py").write_text("def net():\n    raise SystemExit(3)\n")
+    with pytest.raises(BadRequest, match="cannot be made"):
+        load_entry(f"file:{tmp_path}/m.py:net")
+    (tmp_path / "n.py").write_text("import sys\nsys.exit('bye')\n")
+    with pytest.raises(BadRequest, match="does not run"):
+        load_entry(f"file:{tmp_path}/n.py:net")
+
+
+def test_nothing_to_evaluate():
+    with pytest.raises(BadRequest, match="no models"):
+        rstbench.evaluate({}, data="digits", threat="Linf:0.1")
+    with pytest.raises(BadRequest, match="cannot be read"):
+        rstbench.evaluate({"lazy": nn.LazyLinear(10)}, data="digits", threat="Linf:0.1")
