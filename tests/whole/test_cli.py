@@ -258,7 +258,7 @@ def test_the_same_model_twice_is_listed_once(cli, models):
 
 def test_progress_lines_where_there_is_no_terminal(cli, models):
     done = cli("evaluate", "file:m.py:good", *QUICK[:-1], "--attack", "pgd:steps=2")
-    assert "file:m.py:good pgd:steps=2 Linf:0.1: 20/20 images" in done.stderr
+    assert "file:m.py:good pgd:steps=2 Linf:0.1: 100/100 images" in done.stderr
     assert "robust" in done.stderr
     assert cli("evaluate", "file:m.py:good", *QUICK, "--attack", "pgd:steps=3").stderr == ""
 
