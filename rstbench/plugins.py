@@ -29,7 +29,12 @@ BUILTIN: dict[str, dict[str, str]] = {
     "data": {
         "digits": "rstbench.data.digits:digits",
         "mnist": "rstbench.data.mnist:mnist",
+        "fashionmnist": "rstbench.data.mnist:fashionmnist",
         "cifar10": "rstbench.data.cifar:cifar10",
+        "cifar100": "rstbench.data.cifar:cifar100",
+        "svhn": "rstbench.data.cifar:svhn",
+        "tiny-imagenet": "rstbench.data.folders:tiny_imagenet",
+        "imagefolder": "rstbench.data.folders:imagefolder",
         "npz": "rstbench.data.npz:npz",
     },
     "attacks": {

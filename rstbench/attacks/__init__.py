@@ -5,14 +5,12 @@ logits, and a switch as a callable that also has `members` and `weights`.
 """
 
 from .attack import Attack, Crafted, canonical_text, parse_attack
-from .clean import Clean
 from .mixture import Mixture, mean_log_probability, members_of
 from .pgd import PGD
 
 __all__ = [
     "PGD",
     "Attack",
-    "Clean",
     "Crafted",
     "Mixture",
     "canonical_text",

@@ -1,4 +1,4 @@
-"""MNIST from its raw files, gzipped or not, in torchvision's folder layout.
+"""MNIST and Fashion-MNIST from their raw files, gzipped or not, in torchvision's folder layout.
 
 Read here rather than by torchvision, which refuses a folder that holds only the `.gz` files and
 would unpack them beside.
@@ -19,13 +19,23 @@ FILES = {"train": "train", "test": "t10k"}
 
 
 def mnist(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """60,000 training and 10,000 test images, 28x28 grey, uint8; from ROOT/MNIST/raw."""
+    """60,000 training and 10,000 test digits, 28x28 grey, uint8; from ROOT/MNIST/raw."""
     no_id("mnist", name)
+    return _read("MNIST", split, root)
+
+
+def fashionmnist(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """Fashion-MNIST (Xiao et al. 2017), in MNIST's form; from ROOT/FashionMNIST/raw."""
+    no_id("fashionmnist", name)
+    return _read("FashionMNIST", split, root)
+
+
+def _read(folder: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
     if split not in FILES:
-        raise BadRequest("mnist has the splits train and test; a validation part is held out of train")
-    folder = root / "MNIST" / "raw"
-    images = _read_idx(folder / f"{FILES[split]}-images-idx3-ubyte", 3)
-    return images, _read_idx(folder / f"{FILES[split]}-labels-idx1-ubyte", 1).astype(np.int64), 10
+        raise BadRequest(f"{folder} has the splits train and test; a validation part is held out of train")
+    raw = root / folder / "raw"
+    images = _read_idx(raw / f"{FILES[split]}-images-idx3-ubyte", 3)
+    return images, _read_idx(raw / f"{FILES[split]}-labels-idx1-ubyte", 1).astype(np.int64), 10
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -35,7 +45,8 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
     except FileNotFoundError:
         raise BadFile(
-            f"no MNIST at {path}[.gz]; set --data-root or RSTBENCH_DATA to the folder that holds MNIST/raw"
+            f"no file {path}[.gz]; set --data-root or RSTBENCH_DATA to the folder that holds "
+            f"{path.parent.parent.name}/raw"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise BadFile(f"{packed} cannot be read: {error}") from None

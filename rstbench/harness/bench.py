@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..adapters.entry import Entry
-from ..attacks import Clean, parse_attack
+from ..attacks import parse_attack
 from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..threat import Threat
@@ -159,7 +159,7 @@ def _missing(
     """The shards that some target has not judged yet, with those targets only."""
     trials = question.trials(setting.data, setting.batch)
     known = {trial.key: store.read(trial.key) for trial in trials}
-    attack = Clean() if question.attack == CLEAN else parse_attack(question.attack)[1]
+    attack = None if question.attack == CLEAN else parse_attack(question.attack)[1]
     for start in range(0, len(setting.data), setting.batch):
         images = setting.data.take(torch.arange(start, min(start + setting.batch, len(setting.data))))
         lacking = [

@@ -37,7 +37,7 @@ class Shard:
     source: Entry
     targets: tuple[Entry, ...]
     trials: tuple[Trial, ...]
-    attack: Attack
+    attack: Attack | None  # None for the clean images
     threat: Threat
     images: Images
     start: int
@@ -70,7 +70,7 @@ def run(shard: Shard) -> Answer:
         for entry in {id(entry.module): entry for entry in (shard.source, *shard.targets)}.values():
             rest.enter_context(at_rest(entry.module, shard.device))
         cost, seed = Cost(), crafting_seed(trial, shard.start)
-        crafted = Crafted(x) if trial.attack == CLEAN else _craft(shard, cost, x, y, seed)
+        crafted = _craft(shard, shard.attack, cost, x, y, seed) if shard.attack else Crafted(x)
         adv = crafted.images.detach()
         judged = [_judge(target, adv, y, shard, seed) for target in shard.targets]
     where = SimpleNamespace(
@@ -92,13 +92,13 @@ def run(shard: Shard) -> Answer:
     return Answer(shard, tallies, adv.cpu())
 
 
-def _craft(shard: Shard, cost: Cost, x: Tensor, y: Tensor, seed: int) -> Crafted:
+def _craft(shard: Shard, attack: Attack, cost: Cost, x: Tensor, y: Tensor, seed: int) -> Crafted:
     """The attack's images, once they are known to be allowed. It gets copies of images and labels."""
     try:
         with _seeded(seed), untouched(shard.source.module):
             model = cost.counted(shard.source, x)
             generator = Generator().manual_seed(seed)
-            crafted = shard.attack(model, x.clone(), y.clone(), shard.threat, generator)
+            crafted = attack(model, x.clone(), y.clone(), shard.threat, generator)
         if not isinstance(crafted, Crafted) or not isinstance(crafted.images, Tensor):
             raise ModelFault(f"wanted Crafted(images), got {type(crafted).__name__}")
         shard.threat.check(x, crafted.images.detach())

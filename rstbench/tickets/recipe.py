@@ -130,6 +130,8 @@ NAMED: dict[str, dict[str, Any]] = {
 BY_DATA: dict[str, dict[str, Any]] = {
     "digits": {"recipe": "digits", "threat": "Linf:0.1"},
     "mnist": {"recipe": "fast", "threat": "Linf:0.3", "augment": "none"},
+    "fashionmnist": {"recipe": "fast", "threat": "Linf:0.1", "augment": "none"},
+    "svhn": {"augment": "none"},
     "npz": {"recipe": "fast", "augment": "none"},
 }
 
