@@ -7,7 +7,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
@@ -83,7 +83,8 @@ def fit(
         for row in run.history:
             watch(row)
     while len(run.history) < recipe.epochs:
-        run.epoch()
+        with _repeatable():
+            run.epoch()
         if diary:
             run.record(diary)
         watch(run.history[-1])
@@ -92,6 +93,17 @@ def fit(
     if diary:
         diary.unlink(missing_ok=True)
     return run.history
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Asks oneDNN for kernels whose results do not depend on the timing of threads."""
+    before = torch.backends.mkldnn.deterministic
+    torch.backends.mkldnn.deterministic = True  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.deterministic = before
 
 
 class _Run:
