@@ -59,7 +59,7 @@ def edge_popup(
     allot()
     masks = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
     for name, popup in popups.items():
-        masks[name] = popup.selector.select(popup.scores).expand(masks[name].shape).contiguous().cpu()
+        masks[name] = popup.selector.weight_mask(popup.scores).cpu()
     ticket = Ticket(
         recipe=recipe,
         spec=spec,

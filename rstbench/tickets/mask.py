@@ -61,6 +61,9 @@ class Selector(Protocol):
     def select(self, scores: Tensor) -> Tensor:
         """A boolean mask of the scores' shape."""
 
+    def weight_mask(self, scores: Tensor) -> Tensor:
+        """The same, spread over the weight."""
+
 
 class Popup(nn.Module):
     """Parametrization of a frozen weight by its scores, the only parameter.
