@@ -16,7 +16,8 @@ from .data import Images, data_root, load
 from .errors import BadRequest
 from .harness.progress import Silent
 from .harness.trial import Card
-from .study.make import Workshop, check_recipe
+from .study.jobs import Job
+from .study.make import Workshop
 from .study.plan import Asked, Study
 from .study.run import Options, run_study
 from .tickets.recipe import recipe_for
@@ -38,16 +39,29 @@ def load_model(text: str) -> nn.Module:
     return load_entry(text).module
 
 
-def draw(remaining: str | float, *, device: str = "auto", root: str | None = None, **settings: Any) -> Ticket:
-    """Draws one ticket; settings are those of `Recipe` (network, width, data, threat, epochs, seed, …)."""
+def draw(
+    remaining: str | float,
+    *,
+    start: str = "",
+    device: str = "auto",
+    root: str | None = None,
+    **settings: Any,
+) -> Ticket:
+    """Draws one ticket; settings are those of `Recipe` (network, width, data, threat, epochs, seed, …).
+
+    start: a reference to the model whose weights to choose from, such as 'checkpoint:FILE'; random ones
+    by default.
+    """
     from .harness.bench import pick_device
 
     recipe = recipe_for(settings)
     workshop = Workshop(data_root(root), pick_device(device), Silent())
-    lesson = workshop.lesson(recipe)
-    check_recipe(recipe, [str(remaining)], lesson.train)
     with tempfile.TemporaryDirectory() as folder:
-        return workshop.draw(recipe, str(remaining), Path(folder) / "ticket.safetensors", lesson)
+        job = Job("ticket", Path(folder) / "ticket.safetensors", recipe, str(remaining), start)
+        workshop.check(job)
+        made = workshop.make(job)
+    assert isinstance(made, Ticket)  # a job with a kept fraction is a drawing
+    return made
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from .errors import BadRequest
+from .tickets.recipe import CHOICES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,6 +27,7 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
     verb.add_argument("--attack", action="append", help="pgd, pgd:steps=50, autoattack (repeatable)")
     _asking(verb)
     verb.add_argument("--save-adversarials", action="store_true", help="keep all crafted images")
+    _workers(verb)
 
     verb = _verb(
         verbs,
@@ -47,13 +49,16 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
         "rstbench draw --network conv4 --width 0.5 --data digits --remaining 0.1,0.2 --out tickets",
     )
     verb.add_argument("--remaining", required=True, help="kept fractions: 0.05,0.1,0.2")
+    verb.add_argument(
+        "--from", dest="start", metavar="MODEL", help="choose among trained weights: checkpoint:FILE"
+    )
     verb.add_argument("--method", help="how the mask is found (default: rst)")
     verb.add_argument("--pattern", help="element, row, kernel, filter, or N:M such as 2:4")
     verb.add_argument("--allocation", help="ratio of each layer: uniform, p:0.1, global")
-    verb.add_argument("--dense", choices=["first", "last", "first+last"], help="layers that keep all")
+    verb.add_argument("--dense", choices=CHOICES["dense"][1:], help="layers that keep all")
     verb.add_argument("--floor", action="store_true", default=None, help="every output keeps a weight")
     verb.add_argument("--scale", action="store_true", default=None, help="scale weights to the kept fan in")
-    verb.add_argument("--kept-count", choices=["ceil", "authors"], help="rounding of the kept weights")
+    verb.add_argument("--kept-count", choices=CHOICES["kept_count"], help="rounding of the kept weights")
     verb.add_argument(
         "--no-weights", action="store_true", help="never store the random weights, only their seed"
     )
@@ -67,6 +72,11 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
     )
     verb.add_argument("--from", dest="start", metavar="TICKET", help="fine-tune this ticket, its mask fixed")
     verb.add_argument("--weights", help="with --from: inherit (default), reinit, reinit-kaiming")
+    verb.add_argument(
+        "--size-of",
+        metavar="TICKET",
+        help="train a narrower dense network of as many weights",
+    )
     _making(verb)
 
     verb = _verb(verbs, "export", functions, "rstbench export tickets/conv4-0.1.safetensors --out conv4.pt")
@@ -79,7 +89,10 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
 
     verb = _verb(verbs, "list", functions, "rstbench list attacks")
     verb.add_argument(
-        "kind", nargs="?", metavar="KIND", help="models, data, attacks, networks, …; all by default"
+        "kind",
+        nargs="?",
+        metavar="KIND",
+        help="models, networks, recipes, init, adversary, …; all by default",
     )
     return parser
 
@@ -113,7 +126,7 @@ def _asking(verb: argparse.ArgumentParser) -> None:
 def _making(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--network", help="conv4, resnet18, wrn-28-10, torchvision:resnet50, …")
     verb.add_argument("--width", type=float, help="multiplier of the network's widths")
-    verb.add_argument("--norm", choices=["none", "batch", "affine"])
+    verb.add_argument("--norm", choices=CHOICES["norm"])
     verb.add_argument("--data", required=verb.prog.endswith("draw"), help="digits, mnist, cifar10, npz:FILE")
     verb.add_argument(
         "--init", help="signed_constant, kaiming_normal, kaiming_uniform, xavier_normal, binary"
@@ -121,24 +134,35 @@ def _making(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--adversary", help="none, fgsm, fgsm-rs, pgd:steps=7, free:m=4, trades:beta=6")
     verb.add_argument("--threat", help="Linf:8/255")
     verb.add_argument("--recipe", help="paper-cifar, paper-imagenet, fast, digits")
-    verb.add_argument("--select", choices=["validation", "last", "test"], help="which epoch is kept")
-    verb.add_argument("--schedule", choices=["piecewise", "cosine", "one-cycle"])
-    verb.add_argument("--augment", choices=["none", "crop-flip"])
+    verb.add_argument("--select", choices=CHOICES["select"], help="which epoch is kept")
+    verb.add_argument("--schedule", choices=CHOICES["schedule"])
+    verb.add_argument("--augment", choices=CHOICES["augment"])
     for name, kind in (("epochs", _positive), ("batch", _positive), ("seed", _whole)):
         verb.add_argument(f"--{name}", type=kind)
-    verb.add_argument("--attack-bn", choices=["train", "eval"], help="batch norm in the inner attack")
+    verb.add_argument("--attack-bn", choices=CHOICES["attack_bn"], help="batch norm in the inner attack")
     verb.add_argument("--drops", help="where a piecewise rate drops: 1/2+3/4")
-    verb.add_argument("--precision", choices=["float32", "bf16"])
+    verb.add_argument("--precision", choices=CHOICES["precision"])
     verb.add_argument("--channels-last", action="store_true", default=None)
     for name in ("lr", "momentum", "weight-decay", "label-smoothing"):
         verb.add_argument(f"--{name}", type=float)
+    _workers(verb)
     _common(verb, out_required=True)
+
+
+def _workers(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--workers",
+        type=_positive,
+        default=1,
+        help="networks made at once, each in a process with its share of the threads",
+    )
 
 
 def _common(verb: argparse.ArgumentParser, *, out_required: bool = False) -> None:
     verb.add_argument("--out", metavar="DIR", required=out_required, help="where everything is written")
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     verb.add_argument("--data-root", metavar="DIR", help="default: $RSTBENCH_DATA, else ~/.cache/rstbench")
+    verb.add_argument("--download", action="store_true", help="fetch data that are not there")
     verb.add_argument("--quiet", action="store_true", help="no progress")
 
 

@@ -97,17 +97,28 @@ def draw(args: argparse.Namespace) -> int:
 
     remaining = [part.strip() for part in args.remaining.split(",") if part.strip()]
     made = draw_tickets(
-        _settings(args), remaining, _options(args, ""), _progress(args), store=not args.no_weights
+        _settings(args),
+        remaining,
+        _options(args, ""),
+        _progress(args),
+        start=args.start or "",
+        store=not args.no_weights,
     )
     _print_made(made)
     return DONE
 
 
 def train(args: argparse.Namespace) -> int:
-    """Adversarially trains a dense network, or fine-tunes a ticket with its mask fixed."""
+    """Adversarially trains a dense network, or the weights of a ticket with its mask fixed."""
     from .study.verbs import train_network
 
-    made = train_network(_settings(args), args.start or "", _options(args, ""), _progress(args))
+    made = train_network(
+        _settings(args),
+        _options(args, ""),
+        _progress(args),
+        start=args.start or "",
+        size_of=args.size_of or "",
+    )
     _print_made(made)
     return DONE
 
@@ -138,18 +149,19 @@ def report(args: argparse.Namespace) -> int:
 
 
 def list_names(args: argparse.Namespace) -> int:
-    """Prints what can be named, and which package offers it."""
+    """Prints what can be named, and which package offers it; settings of a recipe with their values."""
     from .study.plan import shipped
-    from .tickets.recipe import NAMED
+    from .tickets.recipe import CHOICES, FORMS, NAMED
 
-    extra = {"recipes": [(name, "rstbench") for name in sorted(NAMED)]}
-    extra["studies"] = [(name, "rstbench") for name in shipped()]
+    own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES}
+    extra = {kind: [(name, "rstbench") for name in known if name] for kind, known in own.items()}
     kinds = [*BUILTIN, *extra]
-    if args.kind and args.kind not in kinds:
+    asked = (args.kind or "").replace("-", "_")
+    if asked and asked not in kinds:
         raise unknown("kind of name", args.kind, kinds)
-    for kind in [args.kind] if args.kind else kinds:
+    for kind in [asked] if asked else kinds:
         for name, package in extra[kind] if kind in extra else names(kind):
-            print(f"{kind}\t{name}\t{package}")
+            print(f"{kind.replace('_', '-')}\t{name}\t{package}")
     return DONE
 
 
@@ -189,6 +201,8 @@ def _options(args: argparse.Namespace, name: str) -> Options:
         limit=getattr(args, "limit", 0),
         root=data_root(args.data_root),
         save_adversarials=getattr(args, "save_adversarials", False),
+        download=args.download,
+        workers=getattr(args, "workers", 1),
     )
 
 

@@ -57,6 +57,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "methods": {
         "rst": "rstbench.tickets.draw:edge_popup",
+        "random": "rstbench.tickets.saliency:random",
     },
 }
 _SINGULAR = {

@@ -24,13 +24,16 @@ LAYERS = [
     ["tickets.pattern"],
     ["tickets.ticket", "tickets.fit"],
     ["tickets.draw", "tickets.train"],
+    ["tickets.saliency"],
     ["adapters.accelerate", "adapters.describe", "adapters.entry"],
     ["adapters.export", "adapters.sources"],
     ["harness.shard", "harness.executors"],
     ["harness.bench", "harness.adversarials"],
     ["reporters"],
     ["study.plan"],
+    ["study.jobs"],
     ["study.make"],
+    ["study.crew"],
     ["study.field"],
     ["study.asking"],
     ["study.run"],
@@ -40,7 +43,16 @@ LAYERS = [
     ["__main__"],
 ]
 WITHOUT_TORCH = ["errors", "plugins", "harness.trial", "harness.store", "harness.request", "harness.progress"]
-WITHOUT_TORCH += ["reporters", "study.plan", "tickets.recipe", "terminal", "arguments", "cli", "threat"]
+WITHOUT_TORCH += [
+    "reporters",
+    "study.plan",
+    "study.jobs",
+    "tickets.recipe",
+    "terminal",
+    "arguments",
+    "cli",
+    "threat",
+]
 REPORTERS_MAY = {"errors", "harness.trial", "harness.store", "harness.request", "reporters"}
 
 

@@ -7,6 +7,7 @@ would unpack them beside.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from pathlib import Path
 
@@ -38,11 +39,22 @@ def _read(folder: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, 
     return images, _read_idx(raw / f"{FILES[split]}-labels-idx1-ubyte", 1).astype(np.int64), 10
 
 
+def _checked(packed: Path) -> bytes:
+    """The bytes of a packed file whose md5 sum, where torchvision knows it, is right. Raises BadFile."""
+    from torchvision import datasets
+
+    content = packed.read_bytes()
+    known = dict(getattr(datasets, packed.parent.parent.name).resources)
+    if known.get(packed.name, "") not in ("", hashlib.md5(content).hexdigest()):
+        raise BadFile(f"{packed} has another md5 sum than the published file")
+    return content
+
+
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """An IDX file of unsigned bytes: magic 0x0000 08 DD, DD big-endian sizes, then the data."""
     packed = path.with_name(path.name + ".gz")
     try:
-        content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+        content = path.read_bytes() if path.exists() else gzip.decompress(_checked(packed))
     except FileNotFoundError:
         raise BadFile(
             f"no file {path}[.gz]; set --data-root or RSTBENCH_DATA to the folder that holds "

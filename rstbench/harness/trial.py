@@ -19,7 +19,10 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Card:
-    """What a table says of a model. It takes no part in the identity of a result."""
+    """What a table says of a model. It takes no part in the identity of a result.
+
+    family: what it shares with the same thing at other ratios and seeds; '' where it stands alone.
+    """
 
     name: str
     kind: str  # ticket, switch, trained, external
@@ -31,6 +34,7 @@ class Card:
     flags: tuple[str, ...] = ()
     members: tuple[str, ...] = ()  # digests, for a switch
     weights: tuple[float, ...] = ()  # probabilities of the members, for a switch
+    family: str = ""
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Card:

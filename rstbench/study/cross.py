@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..data import download
 from ..errors import BadRequest
 from ..harness.bench import Question, ask, clean
 from ..harness.progress import Progress
@@ -30,6 +31,8 @@ def run_transfer(
     not maximum-loss, and for switches, which are no single source."""
     study, loaded = adhoc(models, attacks, threats, data, seed)
     study = canonical_study(study)
+    if options.download:
+        download([study.data], options.root)
     asked = [_source_attack(item.attack, early_stop) for item in study.attacks]
     entries = apart(loaded, progress)
     if any(entry.members for entry in entries):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import TypeVar
 
 from ..adapters.entry import Entry, load_entry, named_apart
 from ..adapters.sources.own import checkpoint_entry, switch_entry, ticket_entry
 from ..errors import ModelFault
 from ..harness.progress import Progress
 from ..tickets.ticket import Ticket
-from ..tickets.train import Checkpoint
-from .make import Workshop, start_from, write_history
-from .plan import Make, Study
-
-Made = TypeVar("Made", Ticket, Checkpoint)
+from .crew import Yield
+from .jobs import Job
+from .make import Made
+from .plan import Study
 
 
 @dataclass(frozen=True)
@@ -47,80 +43,48 @@ def given_models(study: Study) -> list[Entry]:
     return named_apart(found)
 
 
-def make_field(study: Study, seed: int, given: Sequence[Entry], shop: Workshop, out: Path) -> Field:
-    """Draws and trains for one seed what is not there yet; with several seeds the names carry theirs."""
-    crew = _Crew(shop, out, seed, f"-seed{seed}" if len(study.seeds) > 1 else "")
-    for make in study.draws:
-        crew.draw(make, crossed=study.transfer or study.switch, switched=study.switch)
-    for make in study.trains:
-        crew.train(make)
-    if crew.made:
-        write_history(out / "tickets", crew.made)
-    crew.add(given)
+def make_field(
+    study: Study, jobs: Sequence[Job], given: Sequence[Entry], done: Yield, progress: Progress
+) -> Field:
+    """Who takes part under one seed: what these jobs made, switches of it, and the models given.
+
+    With several seeds the names carry theirs.
+    """
+    seed = jobs[0].recipe.seed if jobs else study.seeds[0]
+    mark = f"-seed{seed}" if len(study.seeds) > 1 else ""
+    crossed, entries, groups = study.transfer or study.switch, list[Entry](), list[tuple[Entry, ...]]()
+    for name, together in _families(jobs):
+        family = [_entry(done.made[job.path], job, mark) for job in together if job.path in done.made]
+        entries += family
+        if together[0].remaining and len(family) > 1 and crossed:
+            groups.append(tuple(family))
+            if study.switch and len(family) == len(together):
+                entries.append(switch_entry(family, f"switch-{name}{mark}"))
+    for entry in given:
+        if not entry.resumable:
+            progress.note(
+                f"{entry.card.name}: the code that defines it cannot be read, so nothing of it is resumed"
+            )
+        if entry.members:
+            groups.append(entry.members)
     if study.transfer and not study.draws:
-        crew.groups.append(tuple(entry for entry in given if not entry.members))
-    return Field(seed, apart(crew.entries, shop.progress), tuple(crew.groups), tuple(crew.faults))
+        groups.append(tuple(entry for entry in given if not entry.members))
+    faults = tuple(done.faults[job.path] for job in jobs if job.path in done.faults)
+    return Field(seed, apart([*entries, *given], progress), tuple(groups), faults)
 
 
-class _Crew:
-    """Collects who takes part under one seed, while it is made."""
+def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
+    """The jobs of each table, in the study's order: tickets, then trained networks."""
+    found: dict[str, list[Job]] = {}
+    for job in sorted(jobs, key=lambda job: not job.remaining):
+        found.setdefault(job.family, []).append(job)
+    return list(found.items())
 
-    def __init__(self, shop: Workshop, out: Path, seed: int, mark: str) -> None:
-        self.shop, self.out, self.seed, self.mark = shop, out, seed, mark
-        self.entries: list[Entry] = []
-        self.groups: list[tuple[Entry, ...]] = []
-        self.made: list[tuple[str, Ticket | Checkpoint]] = []
-        self.faults: list[ModelFault] = []
 
-    def draw(self, make: Make, *, crossed: bool, switched: bool) -> None:
-        """The tickets of one table; they are a group, and with `switched` a switch."""
-        recipe = make.recipe(self.seed)
-        lesson = self.shop.lesson(recipe)
-        family = []
-        for remaining in make.remaining:
-            name = f"{make.name}-{remaining}"
-            path = self._path("tickets", name)
-            ticket = self._made(name, partial(self.shop.draw, recipe, remaining, path, lesson))
-            if ticket is not None:
-                family.append(ticket_entry(ticket, name + self.mark))
-        self.entries += family
-        if len(family) > 1 and crossed:
-            self.groups.append(tuple(family))
-        if len(family) == len(make.remaining) > 1 and switched:
-            self.entries.append(switch_entry(family, f"switch-{make.name}{self.mark}"))
-
-    def train(self, make: Make) -> None:
-        """The network of one table."""
-        recipe, start = start_from(make.start, make.recipe(self.seed))
-        path = self._path("checkpoints", make.name)
-        checkpoint = self._made(
-            make.name, lambda: self.shop.train(recipe, path, self.shop.lesson(recipe), start)
-        )
-        if checkpoint is not None:
-            self.entries.append(checkpoint_entry(checkpoint, make.name + self.mark))
-
-    def add(self, given: Sequence[Entry]) -> None:
-        """Models in hand; the members of a switch are a group."""
-        for entry in given:
-            if not entry.resumable:
-                self.shop.progress.note(
-                    f"{entry.card.name}: the code that defines it cannot be read, so nothing of it is resumed"
-                )
-            if entry.members:
-                self.groups.append(entry.members)
-        self.entries += given
-
-    def _path(self, folder: str, name: str) -> Path:
-        return self.out / folder / f"{name}-seed{self.seed}.safetensors"
-
-    def _made(self, name: str, make: Callable[[], Made]) -> Made | None:
-        try:
-            made = make()
-        except ModelFault as fault:
-            self.faults.append(ModelFault(f"{name}: {fault}"))
-            return None
-        self.made.append((f"{name}-seed{self.seed}", made))
-        return made
+def _entry(made: Made, job: Job, mark: str) -> Entry:
+    enter = ticket_entry if isinstance(made, Ticket) else checkpoint_entry
+    entry = enter(made, job.name + mark)  # type: ignore[arg-type]
+    return replace(entry, card=replace(entry.card, family=job.family))
 
 
 def apart(entries: Iterable[Entry], progress: Progress) -> tuple[Entry, ...]:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..adapters.entry import load_entry, module_digest
 from ..data import Images, load, parse, training_images
-from ..errors import BadRequest, unknown
+from ..errors import BadRequest
 from ..harness.progress import Progress
 from ..harness.store import write_whole
 from ..plugins import find
 from ..threat import Threat
 from ..tickets.adversary import parse_adversary
 from ..tickets.fit import Epoch, Lesson, hold_out
-from ..tickets.init import INITS, random_weights
+from ..tickets.init import random_weights, weights_digest
 from ..tickets.mask import parse_remaining
-from ..tickets.networks import NetworkSpec, build, prunable
+from ..tickets.networks import NetworkSpec, build, narrowed, prunable
 from ..tickets.pattern import plan
 from ..tickets.recipe import Recipe
 from ..tickets.ticket import Ticket
-from ..tickets.train import STARTS, Checkpoint, train
+from ..tickets.train import Checkpoint, train
+from .jobs import Job
 
-Made = TypeVar("Made", Ticket, Checkpoint)
+Made = Ticket | Checkpoint
 
 
 @dataclass(frozen=True)
@@ -57,54 +59,101 @@ class Workshop:
             return Lesson(learning, own)
         return Lesson(*hold_out(learning, recipe.seed))
 
-    def draw(
-        self, recipe: Recipe, remaining: str, path: Path, lesson: Lesson, *, store_weights: bool = True
-    ) -> Ticket:
-        """The ticket in `path`, drawn now unless it is there. Raises BadRequest where another one is."""
-        parse_remaining(remaining)
-        if path.exists():
-            return _same(Ticket.load(path), recipe, remaining, path)
-        spec = spec_for(recipe, lesson.train)
-        weights = random_weights(prunable(build(spec)), recipe.init, recipe.seed)
+    def check(self, job: Job) -> None:
+        """Raises BadRequest for what would fail only after the work has begun."""
+        recipe, images = job.recipe, self.images(job.recipe.data)[0]
+        if not job.needs or job.needs.exists():
+            begun = self._begin(job)
+            recipe = begun.recipe
+            if begun.spec.shape != images.shape or begun.spec.classes != images.classes:
+                raise BadRequest(
+                    f"{job.name} begins from a network for images {begun.spec.shape} of {begun.spec.classes} "
+                    f"classes, {recipe.data} has {images.shape} of {images.classes}"
+                )
+        Threat.parse(recipe.threat)
+        parse_adversary(recipe.adversary)
+        shapes = {name: w.shape for name, w in prunable(build(spec_for(recipe, images))).items()}
+        if job.remaining:
+            find("methods", recipe.method)
+            plan(shapes, parse_remaining(job.remaining), recipe)
+        if len(images) < recipe.batch // 2:
+            raise BadRequest(f"{len(images)} training images are too few for batches of {recipe.batch}")
+
+    def make(self, job: Job) -> Made:
+        """What lies in the file of a job, made now unless it is there.
+
+        Raises BadRequest where something else lies there, ModelFault where learning fails.
+        """
+        begun = self._begin(job)
+        if job.path.exists():
+            found = Ticket.load(job.path) if job.remaining else Checkpoint.load(job.path)
+            return _same(found, begun, job.path)
+        made, history = (self._draw if job.remaining else self._train)(job, begun)
+        rows = [[row.epoch, *(round(v, 6) for v in _figures(row))] for row in history]
+        made = replace(made, facts={**made.facts, "history": rows, "threads": torch.get_num_threads()})
+        made.save(job.path)
+        return made
+
+    def _draw(self, job: Job, begun: _Begun) -> tuple[Made, list[Epoch]]:
+        recipe = begun.recipe
+        weights = begun.weights or random_weights(prunable(build(begun.spec)), recipe.init, recipe.seed)
         method: Callable[..., tuple[Ticket, list[Epoch]]] = find("methods", recipe.method)
-        with self._stage(path, recipe) as stage:
-            ticket, history = method(
-                spec,
+        with self.progress.stage(f"draw {job.name}", recipe.epochs, "epoch") as stage:
+            return method(
+                begun.spec,
                 weights,
-                remaining,
-                lesson,
+                job.remaining,
+                self.lesson(recipe),
                 recipe,
                 device=self.device,
                 watch=lambda row: stage.advance(1, loss=row.loss, clean=row.clean, robust=row.robust),
-                store_weights=store_weights,
-                diary=_diary(path),
+                store_weights=job.store_weights,
+                start=begun.rest,
+                diary=diary_of(job.path),
             )
-        ticket = replace(ticket, facts={**ticket.facts, "history": _rows(history)})
-        ticket.save(path)
-        return ticket
 
-    def train(self, recipe: Recipe, path: Path, lesson: Lesson, ticket: Ticket | None = None) -> Checkpoint:
-        """The trained network in `path`, trained now unless it is there. Raises BadRequest."""
-        remaining = ticket.remaining if ticket else "1"
-        if path.exists():
-            return _same(Checkpoint.load(path), recipe, remaining, path)
-        spec = ticket.spec if ticket else spec_for(recipe, lesson.train)
-        with self._stage(path, recipe) as stage:
-            checkpoint, history = train(
-                spec,
-                lesson,
-                recipe,
-                ticket=ticket,
+    def _train(self, job: Job, begun: _Begun) -> tuple[Made, list[Epoch]]:
+        with self.progress.stage(f"train {job.name}", begun.recipe.epochs, "epoch") as stage:
+            return train(
+                begun.spec,
+                self.lesson(begun.recipe),
+                begun.recipe,
+                ticket=begun.ticket,
                 device=self.device,
                 watch=lambda row: stage.advance(1, loss=row.loss, clean=row.clean, robust=row.robust),
-                diary=_diary(path),
+                diary=diary_of(job.path),
             )
-        checkpoint = replace(checkpoint, facts={**checkpoint.facts, "history": _rows(history)})
-        checkpoint.save(path)
-        return checkpoint
 
-    def _stage(self, path: Path, recipe: Recipe) -> AbstractContextManager[Any]:
-        return self.progress.stage(f"make {path.stem}", recipe.epochs, "epoch")
+    def _begin(self, job: Job) -> _Begun:
+        """What a job begins from. Raises BadRequest where that is of the wrong kind, or not there."""
+        recipe = job.recipe
+        if job.remaining and job.start:
+            return _from_model(job, self.images(recipe.data)[0])
+        if job.start:
+            ticket = _ticket(job.start)
+            recipe = _inheriting(recipe, ticket, ticket.digest)
+            recipe = replace(recipe, weights=recipe.weights or "inherit")
+            return _Begun(recipe, ticket.spec, ticket.remaining, ticket)
+        if recipe.weights:
+            raise BadRequest(f"weights = {recipe.weights!r} goes with a ticket to start from")
+        if job.size_of:
+            ticket = _ticket(job.size_of)
+            spec = narrowed(ticket.spec, ticket.kept_weights)
+            return _Begun(replace(recipe, network=spec.name, width=spec.width, norm=spec.norm), spec)
+        spec = spec_for(recipe, self.images(recipe.data)[0])
+        return _Begun(recipe, spec, job.remaining or "1")
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Where a job begins: its completed recipe, the network, and what of it is there already."""
+
+    recipe: Recipe
+    spec: NetworkSpec
+    remaining: str = "1"
+    ticket: Ticket | None = None
+    weights: Mapping[str, Tensor] | None = None
+    rest: Mapping[str, Tensor] | None = None
 
 
 def spec_for(recipe: Recipe, images: Images) -> NetworkSpec:
@@ -112,47 +161,12 @@ def spec_for(recipe: Recipe, images: Images) -> NetworkSpec:
     return NetworkSpec(recipe.network, images.shape, images.classes, recipe.width, recipe.norm)
 
 
-def check_recipe(recipe: Recipe, remaining: Sequence[str], images: Images, *, training: bool = False) -> None:
-    """Raises BadRequest for what would fail only after the work has begun."""
-    Threat.parse(recipe.threat)
-    parse_adversary(recipe.adversary)
-    if not training:
-        find("methods", recipe.method)
-    if recipe.init not in INITS:
-        raise unknown("initialisation", recipe.init, INITS)
-    shapes = {name: weight.shape for name, weight in prunable(build(spec_for(recipe, images))).items()}
-    for value in remaining:
-        plan(shapes, parse_remaining(value), recipe)
-    if len({parse_remaining(value) for value in remaining}) < len(remaining):
-        raise BadRequest(f"a remaining ratio is named twice: {', '.join(remaining)}")
-    if len(images) < recipe.batch // 2:
-        raise BadRequest(f"{len(images)} training images are too few for batches of {recipe.batch}")
-
-
-def start_from(text: str, recipe: Recipe) -> tuple[Recipe, Ticket | None]:
-    """The recipe of a fine-tuning that begins at `ticket:FILE`, and that ticket; (recipe, None) for none.
-
-    Raises BadRequest where it is no ticket, or `weights` is none of inherit, reinit, reinit-kaiming.
-    """
-    if not text:
-        if recipe.weights:
-            raise BadRequest(f"weights = {recipe.weights!r} goes with a ticket to start from")
-        return recipe, None
-    ticket = Ticket.load(Path(text.removeprefix("ticket:")).expanduser())
-    how = recipe.weights or "inherit"
-    if how not in STARTS:
-        raise unknown("start of the weights", how, STARTS)
-    spec = ticket.spec
-    recipe = replace(recipe, network=spec.name, width=spec.width, norm=spec.norm, init=ticket.recipe.init)
-    return replace(recipe, weights=how, origin=ticket.digest[:16]), ticket
-
-
-def _diary(path: Path) -> Path:
+def diary_of(path: Path) -> Path:
     """Where the unfinished work on a file is kept."""
     return path.with_name(f".{path.stem}.unfinished")
 
 
-def write_history(folder: Path, made: Sequence[tuple[str, Ticket | Checkpoint]]) -> None:
+def write_history(folder: Path, made: Sequence[tuple[str, Made]]) -> None:
     """`history.csv`: loss and held-out accuracies of every epoch of everything named."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -162,21 +176,60 @@ def write_history(folder: Path, made: Sequence[tuple[str, Ticket | Checkpoint]])
     write_whole(folder / "history.csv", text.getvalue().encode())
 
 
-def _rows(history: Sequence[Epoch]) -> list[list[float]]:
-    return [[row.epoch, *(round(v, 6) for v in (row.loss, row.clean, row.robust, row.lr))] for row in history]
+def _from_model(job: Job, images: Images) -> _Begun:
+    """Trained weights: a checkpoint of this tool, or any model whose state dict the network can take."""
+    source, _, file = job.start.partition(":")
+    recipe = job.recipe
+    if not job.store_weights:
+        raise BadRequest("trained weights follow from no seed: a ticket drawn from them stores them")
+    if source == "checkpoint":
+        found = Checkpoint.load(Path(file).expanduser())
+        spec, state, digest = found.spec, found.state, weights_digest(found.state)
+        recipe = _inheriting(recipe, found, digest)
+    else:
+        entry = load_entry(job.start)
+        spec, state = spec_for(recipe, images), entry.module.state_dict()
+        recipe = replace(recipe, origin=module_digest(entry.module)[0][:16])
+        try:
+            build(spec).load_state_dict(state)
+        except RuntimeError as error:
+            raise BadRequest(
+                f"{job.start} has not the weights of {spec}: {str(error).splitlines()[1].strip()[:200]}"
+            ) from error
+    names = prunable(build(spec))
+    weights = {name: state[name].detach().cpu().float() for name in names}
+    rest = {name: tensor.detach().cpu() for name, tensor in state.items() if name not in names}
+    return _Begun(recipe, spec, job.remaining, weights=weights, rest=rest)
 
 
-def _same(found: Made, recipe: Recipe, remaining: str, path: Path) -> Made:
+def _inheriting(recipe: Recipe, source: Made, digest: str) -> Recipe:
+    spec = source.spec
+    network: dict[str, Any] = {"network": spec.name, "width": spec.width, "norm": spec.norm}
+    return replace(recipe, **network, init=source.recipe.init, origin=digest[:16])
+
+
+def _ticket(reference: str) -> Ticket:
+    source, colon, file = reference.partition(":")
+    if colon and source != "ticket":
+        raise BadRequest(f"a training begins from ticket:FILE, got {reference!r}")
+    return Ticket.load(Path(file if colon else reference).expanduser())
+
+
+def _figures(row: Epoch) -> tuple[float, float, float, float]:
+    return row.loss, row.clean, row.robust, row.lr
+
+
+def _same(found: Made, begun: _Begun, path: Path) -> Made:
     """What lies in the file, if it is what would be made. Nothing finished is ever written over."""
-    if parse_remaining(found.remaining) != parse_remaining(remaining):
+    if parse_remaining(found.remaining) != parse_remaining(begun.remaining):
         raise BadRequest(
-            f"{path} keeps {found.remaining}, not {remaining}; delete it or choose another --out"
+            f"{path} keeps {found.remaining}, not {begun.remaining}; delete it or choose another --out"
         )
-    differs = [k for k, v in vars(recipe).items() if getattr(found.recipe, k) != v]
+    differs = [k for k, v in vars(begun.recipe).items() if getattr(found.recipe, k) != v]
     if differs:
         key = differs[0]
         raise BadRequest(
-            f"{path} was made with {key} {getattr(found.recipe, key)!r}, now {getattr(recipe, key)!r} is "
-            f"asked; delete it or choose another --out"
+            f"{path} was made with {key} {getattr(found.recipe, key)!r}, now "
+            f"{getattr(begun.recipe, key)!r} is asked; delete it or choose another --out"
         )
     return found

@@ -16,11 +16,11 @@ from ..tickets.recipe import Recipe, recipe_for
 DEFAULT = ["pgd", "autoattack"]
 # What `evaluate` adds to the study it writes beside its results.
 _WRITTEN = ("run", "evidence")
-OF_THE_TICKET = ("network", "width", "norm", "init")
 SHIPPED = files("rstbench") / "studies"
 _OF_RECIPE = {f.name for f in fields(Recipe)} - {"origin", "weights", "seed"}
-_DRAW = _OF_RECIPE | {"name", "remaining"}
-_TRAIN = (_OF_RECIPE - {"method", "kept_count"}) | {"name", "from", "weights"}
+_OF_MASKS = {"method", "pattern", "allocation", "dense", "floor", "kept_count", "scale"}
+_DRAW = _OF_RECIPE | {"name", "remaining", "from"}
+_TRAIN = (_OF_RECIPE - _OF_MASKS) | {"name", "from", "size_of", "weights"}
 _MODEL = {"name", "ref"}
 
 
@@ -34,12 +34,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Make:
-    """One [[draw]] or [[train]] table. start: the ticket file to fine-tune ('' for none)."""
+    """One [[draw]] or [[train]] table. start: what it begins from, size_of: the ticket whose number of
+    weights a dense network shall have; each a reference, or a name inside the study, or ''."""
 
     name: str
     settings: Mapping[str, Any]
     remaining: tuple[str, ...] = ()
     start: str = ""
+    size_of: str = ""
 
     def recipe(self, seed: int) -> Recipe:
         return recipe_for({**self.settings, "seed": seed})
@@ -201,26 +203,46 @@ def _asked(item: Any, threats: Iterable[str], where: str) -> Asked:
 def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
     plain = _table(table, _DRAW, f"{where}: [[draw]]")
     name = _typed(plain, "name", str, where, plain.get("method", "rst"))
-    remaining = plain.pop("remaining", None)
-    plain.pop("name", None)
+    remaining, start = plain.pop("remaining", None), _typed(plain, "from", str, where, "")
+    refuse_fixed(plain if names_a_file(start) else {}, f"{where}: [[draw]] {name!r}: ")
+    plain = {key: value for key, value in plain.items() if key not in ("name", "from")}
     if not remaining or not isinstance(remaining, list):
         raise BadRequest(f"{where}: [[draw]] {name!r} wants remaining = [0.05, 0.1], got {remaining!r}")
-    return Make(name, {**common, **plain}, tuple(str(value) for value in remaining))
+    return Make(name, {**common, **plain}, tuple(str(value) for value in remaining), start)
 
 
 def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
     plain = _table(table, _TRAIN, f"{where}: [[train]]")
-    name, start = _typed(plain, "name", str, where, "trained"), _typed(plain, "from", str, where, "")
-    refuse_fixed(plain if start else {}, f"{where}: [[train]] {name!r}: ")
-    plain = {key: value for key, value in plain.items() if key not in ("name", "from")}
-    return Make(name, {**common, **plain, "method": "training"}, start=start)
+    name = _typed(plain, "name", str, where, "trained")
+    start, size_of = (_typed(plain, key, str, where, "") for key in ("from", "size_of"))
+    refuse_mixed(plain, start, size_of, f"{where}: [[train]] {name!r}: ")
+    plain = {key: value for key, value in plain.items() if key not in ("name", "from", "size_of")}
+    return Make(name, {**common, **plain, "method": "training"}, start=start, size_of=size_of)
 
 
-def refuse_fixed(settings: Mapping[str, Any], where: str) -> None:
-    """Raises BadRequest for settings that a ticket to start from has fixed already."""
-    for key in OF_THE_TICKET:
+def refuse_mixed(settings: Mapping[str, Any], start: str, size_of: str, where: str) -> None:
+    """Raises BadRequest for settings of a training that do not go together."""
+    if start and size_of:
+        raise BadRequest(f"{where}from and size-of exclude each other: one keeps the mask, one the size only")
+    if settings.get("weights") and not start:
+        raise BadRequest(f"{where}weights = {settings['weights']!r} goes with a ticket to start from")
+    refuse_fixed(settings if start or size_of else {}, where, ("network", "width", "norm"))
+    refuse_fixed(settings if start else {}, where)
+
+
+def refuse_fixed(
+    settings: Mapping[str, Any], where: str, keys: tuple[str, ...] = ("network", "width", "norm", "init")
+) -> None:
+    """Raises BadRequest for settings that what is begun from has fixed already."""
+    for key in keys:
         if key in settings:
-            raise BadRequest(f"{where}{key} is that of the ticket to start from")
+            raise BadRequest(f"{where}{key} is that of the network it begins from; leave it out")
+
+
+def names_a_file(start: str) -> bool:
+    """Whether a drawing begins from something that knows its own network: a checkpoint of this tool, or
+    a name inside the study."""
+    return bool(start) and (":" not in start or start.startswith("checkpoint:"))
 
 
 def _model(table: Mapping[str, Any], where: str) -> tuple[str, str]:
@@ -235,14 +257,15 @@ def _table(table: Mapping[str, Any], known: set[str], where: str) -> dict[str, A
 
 
 def _make_as_toml(make: Make, table: str) -> dict[str, Any]:
-    known = (_DRAW if table == "draw" else _TRAIN) - (
-        {"network", "width", "norm", "init"} if make.start else set()
-    )
+    known = _DRAW if table == "draw" else _TRAIN
+    if make.size_of or names_a_file(make.start) or (make.start and table == "train"):
+        known = known - {"network", "width", "norm"} - (set() if make.size_of else {"init"})
     settings = {key: value for key, value in vars(make.recipe(0)).items() if key in known and value != ""}
     plain = {"name": make.name, **{key.replace("_", "-"): value for key, value in settings.items()}}
     if table == "draw":
         plain["remaining"] = list(make.remaining)
-    return plain | ({"from": make.start} if make.start else {})
+    begun = {"from": make.start, "size-of": make.size_of}
+    return plain | {key: value for key, value in begun.items() if value}
 
 
 def _only(plain: Mapping[str, Any], known: set[str], where: str) -> None:

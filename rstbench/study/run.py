@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..adapters.entry import Entry
 from ..attacks import parse_attack
-from ..data import load, parse
+from ..data import download, load, parse
 from ..errors import BadRequest, ModelFault
 from ..harness.adversarials import Keeper
 from ..harness.bench import Setting, ask, pick_batch, pick_device, whole_shards
@@ -20,9 +20,11 @@ from ..reporters.evidence import Evidence
 from ..reporters.tables import write
 from ..threat import Threat
 from .asking import as_request, questions_of, refuse_other_kind
+from .crew import make_all
 from .field import given_models, make_field
-from .make import Workshop, check_recipe, start_from
-from .plan import Asked, Make, Study
+from .jobs import Job, jobs_of
+from .make import Workshop, write_history
+from .plan import Asked, Study
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Options:
     limit: int = 0  # images; 0 means those of the study
     root: Path = Path(".")
     save_adversarials: bool = False
+    download: bool = False
+    workers: int = 1  # networks made at once
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,23 @@ def run_study(
     """
     progress = progress or Silent()
     study = canonical_study(study)
+    teams = [jobs_of(study, seed, options.out) for seed in study.seeds]
+    jobs = [job for team in teams for job in team]
+    if options.download:
+        download([study.data, *(job.recipe.data for job in jobs)], options.root)
     setting, images = settle(study, options)
     given = given_models(study) if given is None else given
     workshop = Workshop(options.root, setting.device, progress)
-    for make in (*study.draws, *study.trains):
-        _check(make, study, setting, workshop)
+    for job in teams[0]:
+        _check(job, setting, workshop)
     store = Store(options.out)
     with store.alone():
         refuse_other_kind(options.out, rows=True)
-        fields = [make_field(study, seed, given, workshop, options.out) for seed in study.seeds]
+        done = make_all(jobs, workshop, options.workers)
+        if done.made:
+            named = [(job.label, done.made[job.path]) for job in jobs if job.path in done.made]
+            write_history(options.out / "tickets", named)
+        fields = [make_field(study, team, given, done, progress) for team in teams]
         questions = [question for field in fields for question in questions_of(study, field)]
         request = as_request(study, setting, images, fields, questions)
         request.save(options.out)
@@ -114,15 +126,13 @@ def settle(study: Study, options: Options) -> tuple[Setting, int]:
     return Setting(data.first(whole), batch, device), whole if options.limit else wanted
 
 
-def _check(make: Make, study: Study, setting: Setting, shop: Workshop) -> None:
-    """Raises BadRequest for what a table asks that could fail only after the work has begun."""
-    recipe, ticket = start_from(make.start, make.recipe(study.seeds[0]))
-    images = shop.images(recipe.data)[0]
-    check_recipe(recipe, make.remaining, images, training=not make.remaining)
-    shape = ticket.spec.shape if ticket else images.shape
-    if shape != setting.data.shape:
+def _check(job: Job, setting: Setting, shop: Workshop) -> None:
+    """Raises BadRequest for what could fail only after the work has begun."""
+    shop.check(job)
+    images = shop.images(job.recipe.data)[0]
+    if images.shape != setting.data.shape:
         raise BadRequest(
-            f"{make.name} learns from images {shape}, {setting.data.name} has {setting.data.shape}"
+            f"{job.name} learns from images {images.shape}, {setting.data.name} has {setting.data.shape}"
         )
 
 

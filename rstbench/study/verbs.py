@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data import download
 from ..errors import BadRequest
 from ..harness.bench import pick_device
 from ..harness.progress import Progress
 from ..harness.store import Store
+from ..tickets.mask import parse_remaining
 from ..tickets.recipe import recipe_for
 from ..tickets.ticket import Ticket
 from ..tickets.train import Checkpoint
-from .make import Workshop, check_recipe, start_from, write_history
-from .plan import refuse_fixed
+from .crew import make_all
+from .jobs import Job
+from .make import Made, Workshop, write_history
+from .plan import names_a_file, refuse_fixed, refuse_mixed
 from .run import Options
 
 Listed = list[tuple[Path, str]]
@@ -26,56 +30,89 @@ def draw_tickets(
     options: Options,
     progress: Progress,
     *,
+    start: str = "",
     store: bool = True,
 ) -> Listed:
-    """Draws one ticket a ratio into `out/<network>-<remaining>.safetensors`; (path, summary) of each."""
+    """Draws one ticket a ratio into `out/<network>-<remaining>.safetensors`; (path, summary) of each.
+
+    start: the model whose trained weights to choose from, '' for random ones.
+    """
     if not remaining:
         raise BadRequest("--remaining wants kept fractions such as 0.05,0.1")
-    recipe = recipe_for(dict(settings))
-    workshop = Workshop(options.root, pick_device(options.device), progress)
-    lesson = workshop.lesson(recipe)
-    check_recipe(recipe, remaining, lesson.train)
-    made: list[tuple[str, Ticket | Checkpoint]] = []
-    listed: Listed = []
-    with Store(options.out).alone():
-        for ratio in remaining:
-            name = f"{recipe.network}-{ratio}"
-            path = options.out / f"{name}.safetensors"
-            ticket = workshop.draw(recipe, ratio, path, lesson, store_weights=store)
-            made.append((name, ticket))
-            listed.append((path, _summary(ticket)))
-        # The folder may hold tickets of earlier commands; their histories stay.
-        others = [path for path in sorted(options.out.glob("*.safetensors")) if path not in dict(listed)]
-        known = [(path.stem, Ticket.load(path)) for path in others]
-        write_history(options.out, [*known, *made])
-    return listed
+    if len({parse_remaining(ratio) for ratio in remaining}) < len(remaining):
+        raise BadRequest(f"a remaining ratio is named twice: {', '.join(remaining)}")
+    start = _file_of(start, "checkpoint")
+    refuse_fixed(settings if names_a_file(start) else {}, "")
+    network = Checkpoint.load(_path(start)).spec.name if names_a_file(start) else settings.get("network")
+    recipe = recipe_for({**settings, **({"network": network} if network else {})})
+    jobs = [
+        Job(name, options.out / f"{name}.safetensors", recipe, ratio, start, store_weights=store)
+        for ratio in remaining
+        for name in [f"{recipe.network.replace(':', '-')}-{ratio}"]
+    ]
+    return _make(jobs, options, progress)
 
 
-def train_network(settings: Mapping[str, Any], start: str, options: Options, progress: Progress) -> Listed:
-    """Trains one network into `out/<network>.safetensors`, or a ticket's into `<network>-<remaining>`."""
-    if start:
-        refuse_fixed(settings, "")
-        learnt_from = Ticket.load(Path(start.removeprefix("ticket:")).expanduser()).recipe
-        settings = {"data": learnt_from.data, "threat": learnt_from.threat, **settings}
-    recipe, ticket = start_from(start, recipe_for({**settings, "method": "training"}))
-    workshop = Workshop(options.root, pick_device(options.device), progress)
-    lesson = workshop.lesson(recipe)
-    check_recipe(recipe, (), lesson.train, training=True)
-    if ticket and ticket.spec.shape != lesson.train.shape:
-        raise BadRequest(
-            f"the ticket takes images {ticket.spec.shape}, {recipe.data} has {lesson.train.shape}"
-        )
-    name = f"{recipe.network}-{ticket.remaining}-{recipe.weights}" if ticket else recipe.network
+def train_network(
+    settings: Mapping[str, Any], options: Options, progress: Progress, *, start: str = "", size_of: str = ""
+) -> Listed:
+    """Trains one network into `out/<network>.safetensors`, a ticket's into `<network>-<remaining>-<weights>`,
+    one of a ticket's size into `<network>-<remaining>-narrow`."""
+    refuse_mixed(settings, start, size_of, "")
+    name = recipe_for({**settings, "method": "training"}).network.replace(":", "-")
+    if begun := start or size_of:
+        ticket = Ticket.load(_path(_file_of(begun, "ticket")))
+        settings = {"data": ticket.recipe.data, "threat": ticket.recipe.threat, **settings}
+        end = "narrow" if size_of else settings.get("weights") or "inherit"
+        name = f"{ticket.spec.name.replace(':', '-')}-{ticket.remaining}-{end}"
+    recipe = recipe_for({**settings, "method": "training"})
     path = options.out / f"{name}.safetensors"
+    start, size_of = _file_of(start, "ticket"), _file_of(size_of, "ticket")
+    return _make([Job(name, path, recipe, start=start, size_of=size_of)], options, progress)
+
+
+def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Listed:
+    if options.download:
+        download({job.recipe.data for job in jobs}, options.root)
+    shop = Workshop(options.root, pick_device(options.device), progress)
+    for job in jobs:
+        shop.check(job)
     with Store(options.out).alone():
-        checkpoint = workshop.train(recipe, path, lesson, ticket)
-        write_history(options.out, [(name, checkpoint)])
-    return [(path, _summary(checkpoint))]
+        done = make_all(jobs, shop, options.workers)
+        named = [(job.name, done.made[job.path]) for job in jobs if job.path in done.made]
+        # The folder may hold what earlier commands made; their histories stay.
+        others = _others(options.out, {job.path for job in jobs})
+        write_history(options.out, sorted([*others, *named], key=lambda pair: pair[0]))
+    for fault in done.faults.values():
+        raise fault
+    return [(job.path, _summary(done.made[job.path])) for job in jobs]
 
 
-def _summary(made: Ticket | Checkpoint) -> str:
+def _others(out: Path, mine: set[Path]) -> list[tuple[str, Made]]:
+    found: list[tuple[str, Made]] = []
+    for path in out.glob("*.safetensors"):
+        for kind in (Ticket, Checkpoint):
+            try:
+                found += [(path.stem, kind.load(path))] if path not in mine else []
+            except BadRequest:
+                continue  # of the other kind, or not ours
+    return found
+
+
+def _file_of(reference: str, source: str) -> str:
+    """A bare path as `source:path`."""
+    known = reference.partition(":")[0].isidentifier() and ":" in reference
+    return reference if known or not reference else f"{source}:{reference}"
+
+
+def _path(reference: str) -> Path:
+    return Path(reference.partition(":")[2]).expanduser()
+
+
+def _summary(made: Made) -> str:
     kept = made.facts["kept_epoch"]
+    dense = made.facts.get("dense")
     return (
         f"{made.kept_weights} of {made.total_weights} weights, epoch {kept['epoch']}, held-out clean "
-        f"{kept['clean']:.3f}, robust {kept['robust']:.3f}"
+        f"{kept['clean']:.3f}, robust {kept['robust']:.3f}" + (f", dense: {' '.join(dense)}" if dense else "")
     )

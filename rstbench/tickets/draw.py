@@ -7,7 +7,7 @@ stochastic gradient descent on adversarial images; the weights never change.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +15,14 @@ import torch
 from torch import Generator, Tensor
 
 from .fit import Epoch, Lesson, Watch, fit, kept_epoch
-from .init import weights_digest
 from .mask import Popup, parse_remaining, put_scores, random_scores
 from .networks import NetworkSpec, build, prunable
-from .pattern import Slot, global_counts, plan, total_kept
+from .pattern import Slot, plan, share_out
 from .recipe import Recipe
-from .ticket import Ticket, keep_weights, scaled_weights
+from .ticket import Ticket, found_ticket, scaled_weights
 
 # Scores, then data order, then noise: the streams of one seed must not coincide.
-_SCORES = 1_000_003
+SCORES = 1_000_003
 
 
 def edge_popup(
@@ -51,37 +50,23 @@ def edge_popup(
     net.load_state_dict({**net.state_dict(), **(start or {}), **used})
     slots = plan({name: w.shape for name, w in prunable(net).items()}, parse_remaining(remaining), recipe)
     net.to(device)
-    generator = Generator().manual_seed(recipe.seed + _SCORES)
+    generator = Generator().manual_seed(recipe.seed + SCORES)
     popups = put_scores(net, slots, {n: random_scores(slot.units, generator) for n, slot in slots.items()})
     allot = partial(_allot, popups, slots) if recipe.allocation == "global" else _nothing
     learnt = [popup.scores for popup in popups.values()]
     history = fit(net, learnt, lesson, recipe, watch, before_step=allot, diary=diary)
     allot()
-    masks = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
-    for name, popup in popups.items():
-        masks[name] = popup.selector.weight_mask(popup.scores).cpu()
-    ticket = Ticket(
-        recipe=recipe,
-        spec=spec,
-        remaining=remaining,
-        masks=masks,
-        buffers={name: buffer.detach().cpu().clone() for name, buffer in net.named_buffers()},
-        random_digest=weights_digest(weights),
-        weights=keep_weights(recipe, weights, store=store_weights),
-        facts={
-            "kept_epoch": asdict(kept_epoch(history, recipe)),
-            "on_test": lesson.on_test,
-            "dense": [name for name in weights if name not in slots],
-        },
-    )
+    masks = {name: popup.selector.weight_mask(popup.scores) for name, popup in popups.items()}
+    facts = {"kept_epoch": asdict(kept_epoch(history, recipe)), "on_test": lesson.on_test}
+    ticket = found_ticket(spec, net, weights, masks, remaining, recipe, facts, store_weights=store_weights)
     return ticket, history
 
 
 def _allot(popups: Mapping[str, Popup], slots: Mapping[str, Slot]) -> None:
     """Shares all kept units among the layers anew, by the scores as they are now."""
-    counts = global_counts({name: popup.scores for name, popup in popups.items()}, total_kept(slots.values()))
+    shares = share_out(slots, {name: popup.scores for name, popup in popups.items()})
     for name, popup in popups.items():
-        popup.selector = replace(slots[name], kept=counts[name])
+        popup.selector = shares[name]
 
 
 def _nothing() -> None:

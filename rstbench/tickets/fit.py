@@ -135,9 +135,9 @@ class _Run:
         recipe = self.recipe
         self.net.train()
         losses: list[Tensor] = []
-        batches = max(1, len(self.lesson.train) // recipe.batch)
-        for step, (x, y) in enumerate(_batches(self.lesson.train, recipe, self.generator)):
-            rate = learning_rate(recipe, (len(self.history) + step / batches) / recipe.epochs)
+        steps = max(1, len(self.lesson.train) // recipe.batch)
+        for step, (x, y) in enumerate(batches(self.lesson.train, recipe, self.generator)):
+            rate = learning_rate(recipe, (len(self.history) + step / steps) / recipe.epochs)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             losses += self._steps(x.to(self.device), y.to(self.device))
@@ -148,7 +148,7 @@ class _Run:
                 f"or a network with norm"
             )
         self.before_step()
-        clean, robust = _accuracies(self.net, self.lesson.select, recipe, self.threat)
+        clean, robust = measured(self.net, self.lesson.select, recipe)
         self.history.append(Epoch(len(self.history) + 1, mean, clean, robust, rate))
         score = clean if recipe.adversary == "none" else robust
         if recipe.select == "last" or score >= self.best:
@@ -231,7 +231,7 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     return recipe.lr * (progress / warm if progress < warm else (1 - progress) / (1 - warm))
 
 
-def _batches(images: Images, recipe: Recipe, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(images: Images, recipe: Recipe, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled whole batches; the last short one is left out, as batch norm dislikes it."""
     size = min(recipe.batch, len(images))
     order = torch.randperm(len(images), generator=generator)
@@ -254,9 +254,10 @@ def _crop_flip(x: Tensor, generator: Generator, margin: int = 4) -> Tensor:
     )
 
 
-def _accuracies(net: nn.Module, images: Images, recipe: Recipe, threat: Threat) -> tuple[float, float]:
+def measured(net: nn.Module, images: Images, recipe: Recipe) -> tuple[float, float]:
+    """(clean, robust) accuracy on these images, in eval mode, robust under PGD-10 at the recipe's threat."""
     net.eval()
-    device = next(net.parameters()).device
+    device, threat = next(net.parameters()).device, Threat.parse(recipe.threat)
     attack, generator = PGD(steps=10), Generator().manual_seed(recipe.seed)
     clean = robust = 0
     with parametrize.cached():

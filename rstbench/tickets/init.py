@@ -13,15 +13,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from ..errors import unknown
-
 Init = Callable[[Tensor, Generator], Tensor]
 
 
 def random_weights(like: Mapping[str, Tensor], kind: str, seed: int) -> dict[str, Tensor]:
-    """Fresh weights of the shapes of `like`, in its order, from one generator. float32, CPU."""
-    if kind not in INITS:
-        raise unknown("initialisation", kind, INITS)
+    """Fresh weights of the shapes of `like`, in its order, from one generator. float32, CPU.
+
+    kind: one of `INITS`."""
     generator = Generator().manual_seed(seed)
     return {name: INITS[kind](weight, generator) for name, weight in like.items()}
 

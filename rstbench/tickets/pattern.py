@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -17,10 +17,7 @@ from torch import Tensor
 
 from ..errors import BadRequest, unknown
 from .mask import kept_count
-from .recipe import Recipe
-
-PATTERNS = ("element", "row", "kernel", "filter", "N:M")
-DENSE = ("", "first", "last", "first+last")
+from .recipe import FORMS, Recipe
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,8 @@ def plan(shapes: Mapping[str, Sequence[int]], remaining: Fraction, recipe: Recip
         raise BadRequest("every layer is dense: there is nothing to choose")
     if match := re.fullmatch(r"(\d+):(\d+)", pattern):
         return _n_of_m(chosen, int(match[1]), int(match[2]), remaining, recipe)
-    if pattern not in PATTERNS[:-1]:
-        raise unknown("pattern", pattern, PATTERNS)
+    if pattern not in FORMS["pattern"][:-1]:
+        raise unknown("pattern", pattern, FORMS["pattern"])
     last = list(shapes)[-1]
     if pattern == "filter" and last in chosen:
         raise BadRequest("pattern filter would delete classes from the last layer; add dense = 'last'")
@@ -93,8 +90,6 @@ def plan(shapes: Mapping[str, Sequence[int]], remaining: Fraction, recipe: Recip
 
 def dense_layers(names: Sequence[str], recipe: Recipe) -> list[str]:
     """The layers that keep all their weights by choice."""
-    if recipe.dense not in DENSE:
-        raise unknown("choice of dense layers", recipe.dense, DENSE[1:])
     picked = {"first": names[0], "last": names[-1]}
     return [picked[place] for place in filter(None, recipe.dense.split("+"))]
 
@@ -115,7 +110,7 @@ def layer_counts(sizes: Mapping[str, int], remaining: Fraction, recipe: Recipe) 
         ratios = p_rule(sizes, remaining, _exponent(exponent))
         return {name: max(1, min(size, round(ratios[name] * size))) for name, size in sizes.items()}
     if recipe.allocation not in ("uniform", "global"):
-        raise unknown("allocation", recipe.allocation, ("uniform", "p:0.1", "global"))
+        raise unknown("allocation", recipe.allocation, FORMS["allocation"])
     return {name: max(1, kept_count(remaining, size, recipe.kept_count)) for name, size in sizes.items()}
 
 
@@ -154,6 +149,12 @@ def global_counts(scores: Mapping[str, Tensor], total: int) -> dict[str, int]:
     return counts
 
 
+def share_out(slots: Mapping[str, Slot], scores: Mapping[str, Tensor]) -> dict[str, Slot]:
+    """The slots with all kept units shared among the layers by these scores, as allocation 'global' does."""
+    counts = global_counts(scores, sum(slot.kept for slot in slots.values()))
+    return {name: replace(slot, kept=counts[name]) for name, slot in slots.items()}
+
+
 def _n_of_m(
     shapes: Mapping[str, tuple[int, ...]], n: int, m: int, remaining: Fraction, recipe: Recipe
 ) -> dict[str, Slot]:
@@ -177,8 +178,3 @@ def _exponent(text: str) -> float:
         return float(text)
     except ValueError:
         raise BadRequest(f"allocation p reads 'p:0.1', got 'p:{text}'") from None
-
-
-def total_kept(slots: Iterable[Slot]) -> int:
-    """Units kept in all."""
-    return sum(slot.kept for slot in slots)

@@ -10,12 +10,29 @@ from typing import Any
 from ..errors import BadRequest, unknown
 
 CHOICES = {
+    "init": ("signed_constant", "kaiming_normal", "kaiming_uniform", "xavier_normal", "binary"),
+    "norm": ("batch", "affine", "none"),
+    "dense": ("", "first", "last", "first+last"),
+    "weights": ("", "inherit", "reinit", "reinit-kaiming"),
     "schedule": ("piecewise", "cosine", "one-cycle"),
     "augment": ("none", "crop-flip"),
     "select": ("validation", "last", "test"),
     "attack_bn": ("train", "eval"),
     "precision": ("float32", "bf16"),
     "kept_count": ("ceil", "authors"),
+}
+# Settings that take a name with figures in it, each form once.
+FORMS = {
+    "pattern": ("element", "row", "kernel", "filter", "N:M"),
+    "allocation": ("uniform", "p:0.1", "global"),
+    "adversary": (
+        "none",
+        "fgsm",
+        "fgsm-rs:step=5/4",
+        "pgd:steps=7,step=1/4",
+        "free:m=4",
+        "trades:beta=6,steps=10,step=1/4",
+    ),
 }
 
 
@@ -30,8 +47,8 @@ class Recipe:
     weights; attack_bn: mode of batch norm while the inner attack runs ('train' as in the paper, or
     'eval'); precision: 'bf16' computes the network in mixed precision; channels_last: memory order of the
     network; select: the epoch kept is the best on held-out training images ('validation'), the last, or,
-    to repeat the paper, the best on the test set ('test'). weights and origin tell what a training of
-    weights, or a drawing from trained ones, began from.
+    to repeat the paper, the best on the test set ('test'). weights: what the weights of a ticket begin
+    its training as; origin: digest of the ticket or model that a training or a drawing began from.
     """
 
     network: str = "conv4"
@@ -136,13 +153,18 @@ BY_DATA: dict[str, dict[str, Any]] = {
 }
 
 
+# A mask that nothing is learnt for: one pass sets the statistics of its norm layers.
+BY_METHOD: dict[str, dict[str, Any]] = {"random": {"epochs": 1}}
+
+
 def recipe_for(settings: dict[str, Any]) -> Recipe:
-    """A recipe from what a user wrote: over the named recipe, over what suits the data.
+    """A recipe from what a user wrote: over what suits the method and the data, over the named recipe.
 
     Raises BadRequest for unknown names and values of the wrong kind.
     """
     source = str(settings.get("data", Recipe.data)).partition(":")[0]
-    chosen = {**BY_DATA.get(source, {}), **settings}
+    method = str(settings.get("method", Recipe.method))
+    chosen = {**BY_DATA.get(source, {}), **BY_METHOD.get(method, {}), **settings}
     return make_recipe(chosen.pop("recipe", Recipe.recipe), chosen)
 
 

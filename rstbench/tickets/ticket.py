@@ -30,7 +30,8 @@ FORMAT = "rstbench-ticket-1"
 
 @dataclass(frozen=True)
 class Ticket:
-    """masks: name -> bool tensor of the weight's shape; buffers: norm statistics by state-dict name;
+    """masks: name -> bool tensor of the weight's shape; buffers: by state-dict name, all that no mask
+    chooses from (norm statistics, affine parameters and biases of trained weights);
     random_digest: of the random network's weights; weights: those, or None where the seed is enough;
     facts: what was measured while it was drawn, on held-out training images."""
 
@@ -144,12 +145,36 @@ class Ticket:
                 )
 
 
-def keep_weights(
-    recipe: Recipe, weights: Mapping[str, Tensor], *, store: bool = True
-) -> Mapping[str, Tensor] | None:
-    """The weights to store: none where the seed is enough, or where the user declined (`store`)."""
-    from_seed = seed_is_enough(recipe.init) and not recipe.origin
-    return None if from_seed or not store else dict(weights)
+def found_ticket(
+    spec: NetworkSpec,
+    net: nn.Module,
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    remaining: str,
+    recipe: Recipe,
+    facts: Mapping[str, Any],
+    *,
+    store_weights: bool = True,
+) -> Ticket:
+    """The ticket that a method has found: `masks` over `weights`, all else as it is in `net`.
+
+    Layers without a mask stay dense. Weights that a seed regenerates are not stored, others are unless
+    the user declined (`store_weights`).
+    """
+    full = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
+    full |= {name: mask.cpu() for name, mask in masks.items()}
+    state, from_seed = net.state_dict(), seed_is_enough(recipe.init) and not recipe.origin
+    rest = [name for name in build(spec).state_dict() if name not in weights]
+    return Ticket(
+        recipe=recipe,
+        spec=spec,
+        remaining=remaining,
+        masks=full,
+        buffers={name: state[name].detach().cpu().clone() for name in rest},
+        random_digest=weights_digest(weights),
+        weights=None if from_seed or not store_weights else dict(weights),
+        facts={**facts, "dense": [name for name in weights if name not in masks]},
+    )
 
 
 def scaled_weights(weights: Mapping[str, Tensor], recipe: Recipe, remaining: str) -> dict[str, Tensor]:

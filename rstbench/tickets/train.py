@@ -21,7 +21,6 @@ from .recipe import Recipe
 from .ticket import Ticket, read_safetensors
 
 FORMAT = "rstbench-checkpoint-1"
-STARTS = ("inherit", "reinit", "reinit-kaiming")
 
 
 @dataclass(frozen=True)

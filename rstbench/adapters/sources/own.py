@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...errors import BadRequest
 from ...harness.trial import Card
+from ...tickets.recipe import Recipe
 from ...tickets.switch import Switch
 from ...tickets.ticket import Ticket
 from ...tickets.train import Checkpoint
@@ -21,8 +22,17 @@ def ticket(id: str) -> Entry:
 
 def ticket_entry(found: Ticket, name: str) -> Entry:
     """A ticket as a module, with its card."""
-    adversarial = found.recipe.adversary != "none"
-    return _entry(found, name, "ticket", found.recipe.method if adversarial else "edge-popup")
+    return _entry(found, name, "ticket", method_of(found.recipe))
+
+
+def method_of(recipe: Recipe) -> str:
+    """How a ticket was found, for the tables: 'edge-popup' is the search without an adversary, 'rtt' the
+    same search among trained weights (robust trained tickets), whatever they were trained for."""
+    if recipe.method != "rst":
+        return recipe.method
+    if recipe.origin:
+        return "rtt"
+    return "rst" if recipe.adversary != "none" else "edge-popup"
 
 
 def checkpoint(id: str) -> Entry:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
-from ...errors import BadRequest
+from ...errors import BadRequest, unknown
 from ...plugins import find
-
-NORMS = ("batch", "affine", "none")
+from ..recipe import CHOICES
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class NetworkSpec:
     norm: str = "batch"
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise BadRequest(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        if self.norm not in CHOICES["norm"]:
+            raise unknown("norm", self.norm, CHOICES["norm"])
         if not self.width > 0:
             raise BadRequest(f"width is a positive multiplier, got {self.width}")
 
@@ -42,6 +42,25 @@ def build(spec: NetworkSpec) -> nn.Module:
     """A fresh module of torch classes, weights of torch's own default. Raises BadRequest."""
     module: nn.Module = find("networks", spec.name.partition(":")[0])(spec)
     return module
+
+
+def count(spec: NetworkSpec) -> int:
+    """How many weights a ticket of this network chooses among."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in prunable(build(spec)).values())
+
+
+def narrowed(spec: NetworkSpec, weights: int) -> NetworkSpec:
+    """The same network at the width, in ten-thousandths, whose number of weights is nearest to `weights`.
+
+    Raises BadRequest for a network whose widths are fixed.
+    """
+    low, high = 0, round(spec.width * 10_000)  # counts grow with the width; low is below, high at or above
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(replace(spec, width=middle / 10_000)) < weights else (low, middle)
+    options = [replace(spec, width=step / 10_000) for step in (low, high) if step]
+    return min(options, key=lambda option: abs(count(option) - weights))
 
 
 def scaled(base: int, spec: NetworkSpec) -> int:
