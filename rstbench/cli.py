@@ -68,7 +68,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.seed is not None:
         study = dataclasses.replace(study, seeds=(args.seed,))
     outcome = run_study(study, _options(args, study.name), _progress(args), given)
-    print("\n".join(as_text(outcome.tables["leaderboard"])))
+    print("\n".join(as_text(outcome.tables)))
     return _finish(outcome)
 
 
@@ -144,7 +144,7 @@ def report(args: argparse.Namespace) -> int:
 
     for folder in map(Path, args.folders):
         frames = write(Evidence.read(folder), folder)
-        print("\n".join(as_text(frames["leaderboard"])))
+        print("\n".join(as_text(frames)))
     return DONE
 
 

@@ -21,7 +21,8 @@ CLEAN = "clean"
 class Card:
     """What a table says of a model. It takes no part in the identity of a result.
 
-    family: what it shares with the same thing at other ratios and seeds; '' where it stands alone.
+    family: what it shares with the same thing at other ratios and seeds, ratio: at which of them, as it
+    was written; each '' where there is none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Card:
     members: tuple[str, ...] = ()  # digests, for a switch
     weights: tuple[float, ...] = ()  # probabilities of the members, for a switch
     family: str = ""
+    ratio: str = ""
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Card:

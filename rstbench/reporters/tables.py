@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..harness.store import write_whole
 from ..harness.trial import CLEAN, Tally
 from .evidence import EARLY_STOP, Evidence, base_attack
 from .ladder import switch
+from .ratios import is_worth_it, ratios, ratios_text
 from .statistics import wilson
 
 WIDE_INTERVAL = 0.10  # few-images
@@ -30,17 +31,22 @@ TRANSFER = [
 WHOLE = {"rank": "Int64", "kept_weights": "Int64", "total_weights": "Int64"}
 
 
+def lines_of(evidence: Evidence) -> list[dict[str, Any]]:
+    """One line a model, threat and seed; none for a model without an answer on clean images."""
+    return [line for row in evidence.request.rows if (line := _line(evidence, row))]
+
+
+def attacks_of(evidence: Evidence) -> list[str]:
+    """Every attack that some row asks for, in the order of the study."""
+    return list(dict.fromkeys(attack for row in evidence.request.rows for attack in row.attacks))
+
+
 def leaderboard(evidence: Evidence) -> pd.DataFrame:
     """One row a model and threat (and seed), ranked by `worst` within each threat.
 
-    A row whose attacks did not all come back has no `worst` and no rank; a model without an answer
-    on clean images has no row.
+    A row whose attacks did not all come back has no `worst` and no rank.
     """
-    attacks: list[str] = []
-    for row in evidence.request.rows:
-        attacks += [attack for attack in row.attacks if attack not in attacks]
-    lines = [line for row in evidence.request.rows if (line := _line(evidence, row))]
-    frame = pd.DataFrame(lines, columns=[*HEAD, *attacks, *TAIL])
+    frame = pd.DataFrame(lines_of(evidence), columns=[*HEAD, *attacks_of(evidence), *TAIL])
     threats = {row.threat: place for place, row in enumerate(reversed(evidence.request.rows))}
     frame["rank"] = frame.groupby("threat", sort=False)["worst"].rank(method="min", ascending=False)
     frame = frame.sort_values(
@@ -71,6 +77,8 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
         for tally in evidence.tallies(row.model, attack, row.threat, row.seed)
     ]
     return {
+        "setting": card.family,
+        "ratio": card.ratio,
         "model": card.name,
         "kind": card.kind,
         "method": card.method,
@@ -168,15 +176,19 @@ def _asked(evidence: Evidence, group: tuple[str, ...]) -> list[tuple[str, str, i
 
 
 def write(evidence: Evidence, root: Path) -> dict[str, pd.DataFrame]:
-    """Writes leaderboard.csv, transfer.csv where models were crossed, switch.csv where there is a switch."""
+    """Writes leaderboard.csv, ratios.csv where there are settings to compare, transfer.csv where models
+    were crossed, switch.csv where there is a switch."""
     frames = {"leaderboard": leaderboard(evidence)} if evidence.request.rows else {}
+    compared = ratios(lines_of(evidence), attacks_of(evidence))
+    if is_worth_it(compared):
+        frames["ratios"] = compared
     if evidence.request.groups:
         frames["transfer"] = transfer(evidence)
     if any(card.members for card in evidence.request.cards.values()):
         frames["switch"] = switch(evidence)
     for name, frame in frames.items():
         write_whole(root / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
-    for name in {"leaderboard", "transfer", "switch"} - set(frames):
+    for name in {"leaderboard", "ratios", "transfer", "switch"} - set(frames):
         (root / f"{name}.csv").unlink(missing_ok=True)
     return frames
 
@@ -189,7 +201,16 @@ def _short(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-def as_text(frame: pd.DataFrame) -> Iterator[str]:
+def as_text(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    """What a terminal shows: the leaderboard, and the comparison of settings where there is one."""
+    if "leaderboard" in frames:
+        yield from board_text(frames["leaderboard"])
+    if "ratios" in frames:
+        yield ""
+        yield from ratios_text(frames["ratios"])
+
+
+def board_text(frame: pd.DataFrame) -> Iterator[str]:
     """The leaderboard for a terminal: percentages, the columns one reads first."""
     left = ["model", "threat", "flags"]
     shown = frame.drop(

@@ -84,7 +84,7 @@ def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
 def _entry(made: Made, job: Job, mark: str) -> Entry:
     enter = ticket_entry if isinstance(made, Ticket) else checkpoint_entry
     entry = enter(made, job.name + mark)  # type: ignore[arg-type]
-    return replace(entry, card=replace(entry.card, family=job.family))
+    return replace(entry, card=replace(entry.card, family=job.family, ratio=job.ratio))
 
 
 def apart(entries: Iterable[Entry], progress: Progress) -> tuple[Entry, ...]:

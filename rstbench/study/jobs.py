@@ -18,9 +18,9 @@ INHERITED = ("network", "width", "norm", "init")
 class Job:
     """One ticket to draw or one network to train.
 
-    family: the table it comes from; remaining: of a ticket to draw, '' for a training; start: what it
-    begins from, 'checkpoint:FILE' or another model for a drawing, 'ticket:FILE' for a training; size_of:
-    'ticket:FILE' whose number of weights a dense network shall have.
+    family: the table it comes from, ratio: at which of its ratios; remaining: of a ticket to draw, '' for a
+    training; start: what it begins from, 'checkpoint:FILE' or another model for a drawing, 'ticket:FILE' for
+    a training; size_of: 'ticket:FILE' whose number of weights a dense network shall have.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Job:
     start: str = ""
     size_of: str = ""
     family: str = ""
+    ratio: str = ""
     store_weights: bool = True
 
     @property
@@ -63,6 +64,7 @@ def jobs_of(study: Study, seed: int, out: Path) -> list[Job]:
                 start=_reference(make, make.start, suffix),
                 size_of=_reference(make, make.size_of, suffix),
                 family=make.name,
+                ratio=suffix.removeprefix("-"),
             )
     return [_placed(jobs, job) for job in _ordered(jobs)]
 
@@ -94,7 +96,8 @@ def _ordered(jobs: dict[str, Job]) -> Iterator[Job]:
             others = [other for other in jobs.values() if bool(other.remaining) != bool(job.remaining)]
             known = {other.name: other for other in others}
             if name not in known:
-                raise BadRequest(f"{job.family}: {unknown(f'{wanted} of this study', name, known)}")
+                names = {*known, *(other.family for other in others)}
+                raise BadRequest(f"{job.family}: {unknown(f'{wanted} of this study', name, names)}")
             yield from visit(known[name], (*path, job.name))
         done.add(job.name)
         yield job

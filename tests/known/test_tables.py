@@ -13,7 +13,8 @@ from rstbench.harness.store import Store
 from rstbench.harness.trial import Card, Tally, Trial
 from rstbench.reporters.evidence import Evidence, base_attack
 from rstbench.reporters.ladder import bounds, expected_error
-from rstbench.reporters.tables import as_text, leaderboard, matrix_text, transfer, write
+from rstbench.reporters.ratios import is_worth_it, ratios, ratios_text
+from rstbench.reporters.tables import as_text, leaderboard, lines_of, matrix_text, transfer, write
 
 T = "Linf:0.1"
 PGD, STOP, AUTO = "pgd", "pgd:early_stop=true", "autoattack"
@@ -142,7 +143,8 @@ def test_an_empty_store_gives_an_empty_table(tmp_path):
     make(tmp_path, {})
     evidence = Evidence.read(tmp_path)
     assert len(leaderboard(evidence)) == 0
-    assert list(as_text(leaderboard(evidence)))
+    assert list(as_text({"leaderboard": leaderboard(evidence)}))
+    assert len(ratios(lines_of(evidence), [PGD])) == 0
 
 
 def test_the_transfer_table(tmp_path):
@@ -221,3 +223,45 @@ def test_no_transfer_puts_the_mean_of_the_matrix_above_the_upper_bound():
 def test_base_attack():
     assert base_attack("pgd:early_stop=true,steps=50") == "pgd:steps=50"
     assert base_attack("pgd:early_stop=true") == "pgd"
+
+
+def line(setting, ratio, seed, pgd, worst, clean=0.9):
+    common = {"method": "rst", "threat": T, "remaining": 0.1, "kept_weights": 10, "images": 100}
+    return {
+        "setting": setting,
+        "ratio": ratio,
+        "seed": seed,
+        "clean": clean,
+        PGD: pgd,
+        "worst": worst,
+    } | common
+
+
+def test_settings_over_seeds_by_hand():
+    lines = [line("rst", "0.1", seed, pgd, pgd - 0.1) for seed, pgd in enumerate((0.5, 0.6, 0.7))]
+    lines += [line("rst", "0.05", 0, 0.4, 0.4), line("rst", "0.05", 1, None, None), line("", "", 0, 0.9, 0.9)]
+    lines += [line("dense", "", 0, 0.8, 0.8)]
+    table = ratios(lines, [PGD]).set_index(["setting", "ratio"])
+    assert list(table.index) == [("rst", "0.1"), ("rst", "0.05"), ("dense", "")]
+    assert table.loc[("rst", "0.1"), ["seeds", PGD, f"{PGD}_sd", "worst"]].tolist() == [3, 0.6, 0.1, 0.5]
+    # A failed seed is counted as asked, and left out of the mean; one value has no spread.
+    assert table.loc[("rst", "0.05"), ["seeds", PGD]].tolist() == [2, 0.4]
+    assert pd.isna(table.loc[("rst", "0.05"), f"{PGD}_sd"])
+    text = list(ratios_text(table.reset_index()))
+    assert text == [
+        "clean: percent of 100 images, mean of 3 seeds ± standard deviation",
+        "            0.05        0.1  dense",
+        "rst    90.0 ±0.0  90.0 ±0.0",
+        "dense                         90.0",
+        "pgd at Linf:0.1: percent of 100 images, mean of 3 seeds ± standard deviation",
+        "       0.05         0.1  dense",
+        "rst    40.0  60.0 ±10.0",
+        "dense                     80.0",
+    ]
+
+
+def test_one_seed_and_one_setting_make_no_comparison():
+    single = [line("rst", ratio, 0, 0.5, 0.5) for ratio in ("0.1", "0.2")] + [line("dense", "", 0, 0.8, 0.8)]
+    assert not is_worth_it(ratios(single, [PGD]))
+    assert is_worth_it(ratios([*single, line("rst", "0.1", 1, 0.5, 0.5)], [PGD]))
+    assert is_worth_it(ratios([*single, *(line("row", r, 0, 0.5, 0.5) for r in ("0.1", "0.2"))], [PGD]))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import pickle
+import tarfile
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from threading import Thread
 
 import numpy as np
 import pytest
 import torch
+from torchvision.datasets import CIFAR10, MNIST
 
-from rstbench.data import load, parse, training_images
+from rstbench.data import download, load, parse, training_images
 from rstbench.errors import BadFile, BadRequest
 
 
@@ -120,7 +127,8 @@ def idx(array):
     return header + array.tobytes()
 
 
-def test_mnist_is_read_gzipped_or_not_without_unpacking(tmp_path):
+def test_mnist_is_read_gzipped_or_not_without_unpacking(tmp_path, monkeypatch):
+    monkeypatch.setattr(MNIST, "resources", [])
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     images = np.random.RandomState(0).randint(0, 256, (3, 28, 28)).astype(np.uint8)
@@ -137,6 +145,46 @@ def test_mnist_is_read_gzipped_or_not_without_unpacking(tmp_path):
     (folder / "t10k-images-idx3-ubyte").write_bytes(idx(images))
     with pytest.raises(BadFile, match="cannot be read"):
         load("mnist:test", tmp_path)
+
+
+def test_a_packed_file_with_another_sum_is_refused(tmp_path):
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((1, 28, 28), np.uint8))))
+    with pytest.raises(BadFile, match="another md5 sum than the published file"):
+        load("fashionmnist:test", tmp_path)
+
+
+def test_download_fetches_once_and_checks(tmp_path, monkeypatch):
+    """torchvision's own download, from a server on this machine."""
+    source = tmp_path / "published" / "cifar-10-batches-py"
+    source.mkdir(parents=True)
+    rows = {"data": np.zeros((2, 3072), np.uint8), "labels": [1, 2]}
+    (source / "test_batch").write_bytes(pickle.dumps(rows))
+    (source / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in source.iterdir()}
+    with tarfile.open(tmp_path / "cifar.tar.gz", "w:gz") as archive:
+        archive.add(source, source.name)
+    packed = hashlib.md5((tmp_path / "cifar.tar.gz").read_bytes()).hexdigest()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
+    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/cifar.tar.gz")
+    monkeypatch.setattr(CIFAR10, "filename", "cifar.tar.gz")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", packed)
+    monkeypatch.setattr(CIFAR10, "train_list", [])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
+    root = tmp_path / "root"
+    root.mkdir()
+    download(["cifar10:test:1", "digits"], root)
+    assert load("cifar10:test", root).labels.tolist() == [1, 2]
+    server.shutdown()
+    server.server_close()
+    download(["cifar10:test"], root)  # all there: nothing is fetched
+    with pytest.raises(BadFile, match="cifar10 cannot be downloaded to"):
+        download(["cifar10:test"], tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

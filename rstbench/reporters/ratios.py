@@ -1,0 +1,79 @@
+"""Settings against remaining ratios, over all seeds of a study: the table of an ablation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+HEAD = ["setting", "ratio", "method", "threat", "remaining", "kept_weights", "seeds", "images"]
+DENSE = "dense"  # the column of what has no ratio
+
+
+def ratios(lines: list[dict[str, Any]], attacks: list[str]) -> pd.DataFrame:
+    """One row a setting, ratio and threat: the mean over seeds of `clean`, of each attack and of `worst`,
+    and beside each its sample standard deviation (`…_sd`, empty for one seed).
+
+    lines: rows of the leaderboard with the `setting` (the table of the study) and the `ratio` each was
+    made at. Seeds whose cell is empty are left out of that cell's mean.
+    """
+    frame = pd.DataFrame(lines)
+    if frame.empty:
+        return pd.DataFrame(columns=HEAD)
+    frame = frame[frame["setting"] != ""]
+    measures = ["clean", *attacks, "worst"]
+    rows = []
+    for (setting, ratio, threat), part in frame.groupby(["setting", "ratio", "threat"], sort=False):
+        row = {"setting": setting, "ratio": ratio, "threat": threat, "seeds": part["seed"].nunique()}
+        row |= {name: part[name].iloc[0] for name in ("method", "remaining", "kept_weights", "images")}
+        for measure in measures:
+            values = part[measure].astype(float).dropna()
+            row[measure] = round(values.mean(), 6) if len(values) else None
+            row[f"{measure}_sd"] = round(values.std(ddof=1), 6) if len(values) > 1 else None
+        rows.append(row)
+    columns = [*HEAD, *(name for measure in measures for name in (measure, f"{measure}_sd"))]
+    return pd.DataFrame(rows, columns=columns).astype({"kept_weights": "Int64"})
+
+
+def is_worth_it(table: pd.DataFrame) -> bool:
+    """Whether there is something to compare: several seeds, or several settings at several ratios."""
+    if table.empty:
+        return False
+    many = table.groupby("setting")["ratio"].nunique()
+    return bool((table["seeds"] > 1).any() or (many > 1).sum() > 1)
+
+
+def ratios_text(table: pd.DataFrame) -> Iterator[str]:
+    """One grid a threat and measure: settings down, ratios across, percent, mean ± deviation."""
+    measures = [name.removesuffix("_sd") for name in table if name.endswith("_sd")]
+    shown = [name for name in measures if name != "worst" or len(measures) > 3]  # one attack: worst is it
+    for threat, part in table.groupby("threat", sort=False):
+        for measure in shown:
+            seeds = part["seeds"].max()
+            over = f", mean of {seeds} seeds ± standard deviation" if seeds > 1 else ""
+            images = part["images"].max()
+            where = "" if measure == "clean" else f" at {threat}"
+            yield f"{measure}{where}: percent of {images} images{over}"
+            yield from _grid(part, measure)
+
+
+def _grid(part: pd.DataFrame, measure: str) -> Iterator[str]:
+    cells = {
+        (row["setting"], row["ratio"] or DENSE): _cell(row[measure], row[f"{measure}_sd"])
+        for _, row in part.iterrows()
+    }
+    columns = sorted({ratio for _, ratio in cells}, key=lambda r: (r == DENSE, r if r == DENSE else float(r)))
+    settings = list(dict.fromkeys(setting for setting, _ in cells))
+    names = max(map(len, settings))
+    widths = [max(len(c), *(len(cells.get((s, c), "")) for s in settings)) for c in columns]
+    yield "  ".join(["".ljust(names), *(c.rjust(w) for c, w in zip(columns, widths, strict=True))])
+    for setting in settings:
+        found = (cells.get((setting, c), "").rjust(w) for c, w in zip(columns, widths, strict=True))
+        yield "  ".join([setting.ljust(names), *found]).rstrip()
+
+
+def _cell(mean: float, deviation: float) -> str:
+    if pd.isna(mean):
+        return ""
+    return f"{100 * mean:.1f}" + ("" if pd.isna(deviation) else f" ±{100 * deviation:.1f}")

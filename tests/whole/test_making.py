@@ -1,0 +1,232 @@
+"""Drawing and training from the command line: what they begin from, several at once, refusals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+
+from rstbench.tickets.ticket import Ticket
+from rstbench.tickets.train import Checkpoint
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ["--network", "conv2", "--width", "0.1", "--data", "digits:train:256", "--epochs", "2"]
+SMALL += ["--batch", "32"]
+STUDY = """
+data = "digits:test"
+threats = ["Linf:0.1"]
+attacks = ["pgd:steps=2"]
+images = 20
+seeds = [0, 1]
+[[draw]]
+name = "rst"
+network = "conv2"
+width = 0.1
+remaining = [0.3, 0.6]
+data = "digits:train:256"
+epochs = 2
+batch = 32
+[[draw]]
+name = "rtt"
+from = "dense"
+remaining = [0.3]
+data = "digits:train:256"
+epochs = 1
+batch = 32
+[[train]]
+name = "dense"
+network = "conv2"
+width = 0.1
+data = "digits:train:256"
+epochs = 2
+batch = 32
+[[train]]
+name = "ft"
+from = "rst"
+weights = "reinit"
+data = "digits:train:256"
+epochs = 1
+batch = 32
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with one ticket and one trained network."""
+    folder = tmp_path_factory.mktemp("made")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    for verb in (["draw", "--remaining", "0.3"], ["train"]):
+        command = [sys.executable, "-m", "rstbench", *verb, *SMALL, "--quiet", "--out", str(folder)]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+    return folder
+
+
+def test_a_ticket_among_trained_weights(cli, made, tmp_path):
+    checkpoint = f"checkpoint:{made / 'conv2.safetensors'}"
+    more = ["--data", "digits:train:256", "--epochs", "1", "--batch", "32", "--quiet"]
+    done = cli("draw", "--from", checkpoint, "--remaining", "0.2,0.5", *more, "--out", "rtt")
+    assert done.returncode == 0, done.stderr
+    trained = Checkpoint.load(made / "conv2.safetensors")
+    for ratio in ("0.2", "0.5"):
+        ticket = Ticket.load(tmp_path / "rtt" / f"conv2-{ratio}.safetensors")
+        assert all(ticket.random_network()[name].equal(trained.state[name]) for name in ticket.masks)
+        assert ticket.recipe.origin
+    board = cli("evaluate", "ticket:rtt/conv2-0.2.safetensors", checkpoint, "--attack", "pgd:steps=2",
+                "--limit", "20", "--quiet")  # fmt: skip
+    assert board.returncode == 0, board.stderr
+    frame = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv").set_index("kind")
+    assert frame.loc["ticket", "method"] == "rtt"
+
+
+def test_a_ticket_among_the_weights_of_any_model(cli, tmp_path):
+    (tmp_path / "m.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net(hidden=8):\n"
+        "    torch.manual_seed(0)\n"
+        "    conv = [nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6, affine=False), nn.ReLU(),\n"
+        "            nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6, affine=False), nn.ReLU(),\n"
+        "            nn.MaxPool2d(2), nn.Flatten()]\n"
+        "    full = [nn.Linear(96, 26, bias=False), nn.BatchNorm1d(26, affine=False), nn.ReLU(),\n"
+        "            nn.Linear(26, 26, bias=False), nn.BatchNorm1d(26, affine=False), nn.ReLU()]\n"
+        "    return nn.Sequential(*conv, *full, nn.Linear(26, 10, bias=False))\n"
+    )
+    done = cli("draw", "--from", "file:m.py:net", "--remaining", "0.5", *SMALL, "--quiet", "--out", "t")
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    first = torch.nn.Conv2d(1, 6, 3, padding=1, bias=False).weight
+    assert Ticket.load(tmp_path / "t" / "conv2-0.5.safetensors").random_network()["0.weight"].equal(first)
+    wrong = cli(
+        "draw", "--from", "file:m.py:net", "--remaining", "0.5", *SMALL, "--width", "0.2", "--out", "u"
+    )
+    assert wrong.returncode == 2
+    assert "has not the weights of conv2[width=0.2]" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_a_network_of_the_size_of_a_ticket(cli, made, tmp_path):
+    ticket = Ticket.load(made / "conv2-0.3.safetensors")
+    done = cli("train", "--size-of", made / "conv2-0.3.safetensors", "--epochs", "1", "--batch", "32",
+               "--quiet", "--out", "n")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    narrow = Checkpoint.load(tmp_path / "n" / "conv2-0.3-narrow.safetensors")
+    assert abs(narrow.kept_weights - ticket.kept_weights) < 0.1 * ticket.kept_weights
+    assert narrow.recipe.data == ticket.recipe.data
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["draw", "--from", "DENSE", "--network", "conv4"], "network is that of the network it begins from"),
+        (["draw", "--from", "DENSE", "--no-weights"], "trained weights follow from no seed"),
+        (["draw", "--from", "TICKET"], "holds no checkpoint of this tool, but rstbench-ticket-1"),
+        (["draw", "--from", "checkpoint:none"], "no checkpoint file none"),
+        (["draw", "--from", "DENSE", "--data", "mnist"], "RSTBENCH_DATA"),
+        (["train", "--from", "DENSE"], "holds no ticket of this tool, but rstbench-checkpoint-1"),
+        (["train", "--from", "TICKET", "--size-of", "TICKET"], "exclude each other"),
+        (["train", "--size-of", "TICKET", "--width", "0.5"], "width is that of"),
+        (["train", "--size-of", "TICKET", "--weights", "inherit"], "goes with a ticket to start from"),
+        (["train", "--size-of", "nothing"], "no ticket file nothing"),
+        (["draw", "--workers", "0"], "wants a whole number from 1"),
+    ],
+)
+def test_a_wrong_start_is_one_line(cli, made, tmp_path, arguments, message):
+    places = {"DENSE": f"checkpoint:{made / 'conv2.safetensors'}", "TICKET": made / "conv2-0.3.safetensors"}
+    arguments = [places.get(argument, argument) for argument in arguments]
+    if arguments[0] == "draw":
+        arguments += ["--remaining", "0.5", *([] if "--data" in arguments else ["--data", "digits"])]
+    done = cli(*arguments, "--out", "x", "--data-root", ".")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+
+
+def run(folder, workers, threads, *, wait=True):
+    (folder / "s.toml").write_text(STUDY)
+    command = [sys.executable, "-m", "rstbench", "evaluate", "s.toml", "--out", "out", "--workers", workers]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.PIPE)  # fmt: skip
+    return (process, *process.communicate()) if wait else process
+
+
+def contents(folder):
+    """Masks and weights of everything made."""
+    found = {}
+    for path in sorted(folder.glob("out/*/*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found[path.name] = {key: file.get_tensor(key) for key in sorted(file.keys())}
+    return found
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        one[name][key].equal(other[name][key]) for name in one for key in one[name]
+    )
+
+
+def test_side_by_side_gives_what_one_by_one_gives(tmp_path):
+    """Two workers of one thread each, killed and continued, against one process of one thread."""
+    alone, several = tmp_path / "alone", tmp_path / "several"
+    alone.mkdir()
+    several.mkdir()
+    process, out, errors = run(alone, "1", "1")
+    assert process.returncode == 0, errors
+    killed = run(several, "2", "2", wait=False)
+    while killed.poll() is None and not list(several.glob("out/*/*.safetensors")):
+        time.sleep(0.02)
+    children = subprocess.run(["pgrep", "-P", str(killed.pid)], capture_output=True, text=True).stdout.split()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    killed.stdout.close()
+    killed.stderr.close()
+    assert children
+    deadline = time.monotonic() + 20
+    while any(alive(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(child) for child in children), "workers outlive the run"
+    process, out, errors = run(several, "2", "2")
+    assert process.returncode == 0, errors
+    assert "2 at a time" in errors
+    assert len(contents(alone)) == 2 * (2 + 1 + 1 + 2)
+    assert same(contents(alone), contents(several))
+    assert "mean of 2 seeds" in out
+    frame = pd.read_csv(several / "out" / "ratios.csv").set_index(["setting", "ratio"])
+    assert frame["seeds"].tolist() == [2] * 6
+    board = pd.read_csv(several / "out" / "leaderboard.csv").set_index("model")
+    both = board.loc[["ft-0.3-seed0", "ft-0.3-seed1"], "pgd:steps=2"]
+    assert frame.loc[("ft", 0.3), "pgd:steps=2"] == pytest.approx(both.mean())
+    assert frame.loc[("ft", 0.3), "pgd:steps=2_sd"] == pytest.approx(both.std(), abs=1e-6)
+    history = pd.read_csv(several / "out" / "tickets" / "history.csv")
+    assert history["name"].nunique() == 12
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_begins_from_a_failure_is_named_too(tmp_path, cli, workers):
+    text = STUDY.replace("seeds = [0, 1]", "").replace(
+        'name = "dense"', 'name = "dense"\nlr = 1e30\nnorm = "none"'
+    )
+    (tmp_path / "s.toml").write_text(text)
+    done = cli("evaluate", "s.toml", "--quiet", "--out", "out", "--workers", workers)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert "rtt-0.3: dense-seed0 is missing" in (first + second)
+    assert "dense: the loss is" in (first + second)
+    board = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
+    assert sorted(board["model"]) == ["ft-0.3", "ft-0.6", "rst-0.3", "rst-0.6"]
