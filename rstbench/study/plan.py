@@ -21,6 +21,7 @@ _OF_RECIPE = {f.name for f in fields(Recipe)} - {"origin", "weights", "seed"}
 _OF_MASKS = {"method", "pattern", "allocation", "dense", "floor", "kept_count", "scale"}
 _DRAW = _OF_RECIPE | {"name", "remaining", "from"}
 _TRAIN = (_OF_RECIPE - _OF_MASKS) | {"name", "from", "size_of", "weights"}
+_COMMON = _OF_RECIPE | {"remaining"}
 _MODEL = {"name", "ref"}
 
 
@@ -140,6 +141,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
         "seeds",
         "transfer",
         "switch",
+        "common",
         "draw",
         "train",
         "model",
@@ -149,6 +151,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
     threats = tuple(_texts(plain, "threats", where))
     common = {"data": ":".join(part for part in data.split(":") if part != "test" and not part.isdigit())}
     common |= {"threat": threats[0]} if threats else {}
+    common |= _table(_typed(plain, "common", dict, where, {}), _COMMON, f"{where}: [common]")
     study = Study(
         name=_typed(plain, "name", str, where),
         data=data,
@@ -203,12 +206,13 @@ def _asked(item: Any, threats: Iterable[str], where: str) -> Asked:
 def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
     plain = _table(table, _DRAW, f"{where}: [[draw]]")
     name = _typed(plain, "name", str, where, plain.get("method", "rst"))
-    remaining, start = plain.pop("remaining", None), _typed(plain, "from", str, where, "")
+    start = _typed(plain, "from", str, where, "")
     refuse_fixed(plain if names_a_file(start) else {}, f"{where}: [[draw]] {name!r}: ")
-    plain = {key: value for key, value in plain.items() if key not in ("name", "from")}
+    plain = {**common, **{key: value for key, value in plain.items() if key not in ("name", "from")}}
+    remaining = plain.pop("remaining", None)
     if not remaining or not isinstance(remaining, list):
         raise BadRequest(f"{where}: [[draw]] {name!r} wants remaining = [0.05, 0.1], got {remaining!r}")
-    return Make(name, {**common, **plain}, tuple(str(value) for value in remaining), start)
+    return Make(name, plain, tuple(str(value) for value in remaining), start)
 
 
 def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
@@ -216,8 +220,9 @@ def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> M
     name = _typed(plain, "name", str, where, "trained")
     start, size_of = (_typed(plain, key, str, where, "") for key in ("from", "size_of"))
     refuse_mixed(plain, start, size_of, f"{where}: [[train]] {name!r}: ")
+    shared = {key: value for key, value in common.items() if key in _TRAIN}
     plain = {key: value for key, value in plain.items() if key not in ("name", "from", "size_of")}
-    return Make(name, {**common, **plain, "method": "training"}, start=start, size_of=size_of)
+    return Make(name, {**shared, **plain, "method": "training"}, start=start, size_of=size_of)
 
 
 def refuse_mixed(settings: Mapping[str, Any], start: str, size_of: str, where: str) -> None:

@@ -111,8 +111,9 @@ def _path(reference: str) -> Path:
 
 def _summary(made: Made) -> str:
     kept = made.facts["kept_epoch"]
-    dense = made.facts.get("dense")
+    notes = {"dense": made.facts.get("dense"), "mask as at its random start": made.facts.get("unmoved")}
     return (
         f"{made.kept_weights} of {made.total_weights} weights, epoch {kept['epoch']}, held-out clean "
-        f"{kept['clean']:.3f}, robust {kept['robust']:.3f}" + (f", dense: {' '.join(dense)}" if dense else "")
+        f"{kept['clean']:.3f}, robust {kept['robust']:.3f}"
+        + "".join(f"; {note}: {' '.join(layers)}" for note, layers in notes.items() if layers)
     )

@@ -42,7 +42,8 @@ def edge_popup(
 
     weights: by state-dict name, as from `random_weights`; left untouched, bit by bit. start: norm
     statistics and affine parameters to begin from, where the weights are trained ones. diary: see `fit`.
-    Returns the ticket (on the CPU) and its history. Raises BadRequest for a fraction outside (0, 1],
+    Returns the ticket (on the CPU) and its history; its facts name the layers whose masks are still those
+    of the random start (`unmoved`). Raises BadRequest for a fraction outside (0, 1],
     ModelFault where the loss diverges.
     """
     net = build(spec)
@@ -54,12 +55,20 @@ def edge_popup(
     popups = put_scores(net, slots, {n: random_scores(slot.units, generator) for n, slot in slots.items()})
     allot = partial(_allot, popups, slots) if recipe.allocation == "global" else _nothing
     learnt = [popup.scores for popup in popups.values()]
+    allot()
+    begun = _masks(popups)
     history = fit(net, learnt, lesson, recipe, watch, before_step=allot, diary=diary)
     allot()
-    masks = {name: popup.selector.weight_mask(popup.scores) for name, popup in popups.items()}
+    masks = _masks(popups)
     facts = {"kept_epoch": asdict(kept_epoch(history, recipe)), "on_test": lesson.on_test}
+    facts["unmoved"] = [name for name, mask in masks.items() if mask.equal(begun[name]) and not mask.all()]
     ticket = found_ticket(spec, net, weights, masks, remaining, recipe, facts, store_weights=store_weights)
     return ticket, history
+
+
+def _masks(popups: Mapping[str, Popup]) -> dict[str, Tensor]:
+    """The masks of the weights by the scores as they are now."""
+    return {name: popup.selector.weight_mask(popup.scores) for name, popup in popups.items()}
 
 
 def _allot(popups: Mapping[str, Popup], slots: Mapping[str, Slot]) -> None:

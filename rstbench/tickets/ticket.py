@@ -53,6 +53,12 @@ class Ticket:
         return sum(mask.numel() for mask in self.masks.values())
 
     @property
+    def unlearnt(self) -> bool:
+        """Whether a search ended with the random mask it began at, in every layer that had a choice."""
+        chosen = [name for name, mask in self.masks.items() if not bool(mask.all())]
+        return bool(chosen) and set(chosen) <= set(self.facts.get("unmoved", ()))
+
+    @property
     def digest(self) -> str:
         """Identity of the random network and of what is kept of it."""
         return weights_digest({**self.masks, self.random_digest: torch.zeros(0)})

@@ -98,3 +98,17 @@ def test_what_is_listed_is_what_there_is():
     assert [form.partition(":")[0] for form in FORMS["adversary"]] == list(ADVERSARIES)
     for form in FORMS["adversary"]:
         assert parse_adversary(form) == parse_adversary(form.partition(":")[0])
+
+
+def test_common_settings_lie_under_those_of_each_table():
+    found = jobs(
+        common={"network": "conv2", "width": 0.25, "remaining": [0.1], "pattern": "row", "epochs": 3},
+        draw=[{"name": "a"}, {"name": "b", "pattern": "kernel", "remaining": [0.5]}],
+        train=[{"name": "c", "epochs": 4}, {"name": "d", "from": "a", "epochs": 1}],
+    )
+    assert list(found) == ["a-0.1", "b-0.5", "c", "d-0.1"]
+    assert [job.recipe.pattern for job in found.values()] == ["row", "kernel", "element", "element"]
+    assert [job.recipe.epochs for job in found.values()] == [3, 3, 4, 1]
+    assert {job.recipe.network for job in found.values()} == {"conv2"}
+    with pytest.raises(BadRequest, match=r"\[common\]: no key named 'netwrok'; did you mean 'network'"):
+        jobs(common={"netwrok": "conv2"}, draw=[DRAW])

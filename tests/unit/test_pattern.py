@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rstbench.adapters.sources.own import ticket_entry
 from rstbench.errors import BadRequest
 from rstbench.tickets.draw import edge_popup
 from rstbench.tickets.mask import parse_remaining
@@ -174,3 +175,14 @@ def test_every_choice_makes_a_ticket_that_is_read_back(spec, weights, lesson, se
     assert torch.allclose(used[ticket.masks[name]], drawn[name][ticket.masks[name]] * factor)
     # The random network is the same, scaled or not.
     assert found.random_digest == ticket.random_digest
+
+
+def test_a_search_that_moves_nothing_says_so(spec, weights, lesson):
+    """Behind batch norm the scale of a kept filter is void and ReLU passes nothing back to a dropped one:
+    a search over whole filters ends where it began."""
+    filters, _ = edge_popup(spec, weights, "0.5", lesson, recipe(pattern="filter", dense="last", epochs=2))
+    assert filters.unlearnt
+    assert ticket_entry(filters, "x").card.flags == ("unlearnt-mask",)
+    single, _ = edge_popup(spec, weights, "0.5", lesson, recipe(epochs=2))
+    assert not single.unlearnt
+    assert single.facts["unmoved"] == []

@@ -55,9 +55,17 @@ def _entry(found: Ticket | Checkpoint, name: str, kind: str, method: str) -> Ent
         remaining=float(found.remaining),
         kept_weights=found.kept_weights,
         total_weights=found.total_weights,
-        flags=("selected-on-test",) if found.facts.get("on_test") else (),
+        flags=_flags(found),
     )
     return enter(found.module(), card, recipe=found.recipe)
+
+
+def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
+    alarms = {
+        "selected-on-test": bool(found.facts.get("on_test")),
+        "unlearnt-mask": isinstance(found, Ticket) and found.unlearnt,
+    }
+    return tuple(name for name, raised in alarms.items() if raised)
 
 
 def switch(id: str) -> Entry:
