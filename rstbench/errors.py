@@ -37,7 +37,7 @@ class OutsideBall(ModelFault):
 
 def unknown(what: str, name: str, known: Iterable[str]) -> BadRequest:
     """The error for a name nobody offers, with the nearest known one."""
-    known = sorted(known)
+    known = sorted(filter(None, known))
     listed = ", ".join(known[:MOST_LISTED]) + (", …" if len(known) > MOST_LISTED else "")
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""

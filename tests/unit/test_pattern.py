@@ -89,7 +89,7 @@ def test_two_of_four_by_hand():
         ({"pattern": "column"}, "0.5", "no pattern named"),
         ({"allocation": "p:x"}, "0.5", "p:0.1"),
         ({"allocation": "local"}, "0.5", "no allocation named"),
-        ({"dense": "middle"}, "0.5", "dense layers"),
+        ({"dense": "middle"}, "0.5", "no dense named 'middle'"),
         ({"dense": "first+last"}, "0.5", "every layer is dense"),
     ],
 )
