@@ -17,6 +17,7 @@ from rstbench.tickets.fit import Lesson
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.networks import NetworkSpec, build, prunable
 from rstbench.tickets.recipe import recipe_for
+from rstbench.tickets.search import Search
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
@@ -50,7 +51,7 @@ def weights(spec):
 def small_tickets(spec, weights, lesson):
     """Two tickets of one random network."""
     recipe = recipe_for(SMALL)
-    return [edge_popup(spec, weights, remaining, lesson, recipe)[0] for remaining in ("0.3", "0.6")]
+    return [edge_popup(Search(spec, weights, remaining, lesson, recipe))[0] for remaining in ("0.3", "0.6")]
 
 
 @pytest.fixture(scope="session")

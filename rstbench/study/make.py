@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from ..data import Images, load, parse, training_images
 from ..errors import BadRequest
 from ..harness.progress import Progress
 from ..harness.store import write_whole
-from ..plugins import find
 from ..threat import Threat
 from ..tickets.adversary import parse_adversary
 from ..tickets.fit import Epoch, Lesson, hold_out
@@ -26,6 +25,7 @@ from ..tickets.mask import parse_remaining
 from ..tickets.networks import NetworkSpec, build, narrowed, prunable
 from ..tickets.pattern import plan
 from ..tickets.recipe import Recipe
+from ..tickets.search import Search, parse_method
 from ..tickets.ticket import Ticket
 from ..tickets.train import Checkpoint, train
 from .jobs import Job
@@ -74,7 +74,7 @@ class Workshop:
         parse_adversary(recipe.adversary)
         shapes = {name: w.shape for name, w in prunable(build(spec_for(recipe, images))).items()}
         if job.remaining:
-            find("methods", recipe.method)
+            parse_method(recipe.method)
             plan(shapes, parse_remaining(job.remaining), recipe)
         if len(images) < recipe.batch // 2:
             raise BadRequest(f"{len(images)} training images are too few for batches of {recipe.batch}")
@@ -97,9 +97,8 @@ class Workshop:
     def _draw(self, job: Job, begun: _Begun) -> tuple[Made, list[Epoch]]:
         recipe = begun.recipe
         weights = begun.weights or random_weights(prunable(build(begun.spec)), recipe.init, recipe.seed)
-        method: Callable[..., tuple[Ticket, list[Epoch]]] = find("methods", recipe.method)
         with self.progress.stage(f"draw {job.name}", recipe.epochs, "epoch") as stage:
-            return method(
+            search = Search(
                 begun.spec,
                 weights,
                 job.remaining,
@@ -107,10 +106,11 @@ class Workshop:
                 recipe,
                 device=self.device,
                 watch=lambda row: stage.advance(1, loss=row.loss, clean=row.clean, robust=row.robust),
-                store_weights=job.store_weights,
                 start=begun.rest,
+                store_weights=job.store_weights,
                 diary=diary_of(job.path),
             )
+            return parse_method(recipe.method)(search)
 
     def _train(self, job: Job, begun: _Begun) -> tuple[Made, list[Epoch]]:
         with self.progress.stage(f"train {job.name}", begun.recipe.epochs, "epoch") as stage:

@@ -6,64 +6,61 @@ stochastic gradient descent on adversarial images; the weights never change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from .fit import Epoch, Lesson, Watch, fit, kept_epoch
-from .mask import Popup, parse_remaining, put_scores, random_scores
-from .networks import NetworkSpec, build, prunable
-from .pattern import Slot, plan, share_out
-from .recipe import Recipe
-from .ticket import Ticket, found_ticket, scaled_weights
-
-# Scores, then data order, then noise: the streams of one seed must not coincide.
-SCORES = 1_000_003
+from ..errors import BadRequest
+from .fit import Epoch, fit
+from .mask import Popup, put_scores
+from .pattern import Slot, share_out
+from .search import Search
+from .ticket import Ticket
 
 
-def edge_popup(
-    spec: NetworkSpec,
-    weights: Mapping[str, Tensor],
-    remaining: str,
-    lesson: Lesson,
-    recipe: Recipe,
-    *,
-    device: str | torch.device = "cpu",
-    watch: Watch = lambda epoch: None,
-    store_weights: bool = True,
-    start: Mapping[str, Tensor] | None = None,
-    diary: Path | None = None,
-) -> tuple[Ticket, list[Epoch]]:
-    """One ticket that keeps the fraction `remaining` of each layer of the network with `weights`.
+def edge_popup(search: Search) -> tuple[Ticket, list[Epoch]]:
+    """Scores begin at random and are learnt; the largest stay.
 
-    weights: by state-dict name, as from `random_weights`; left untouched, bit by bit. start: norm
-    statistics and affine parameters to begin from, where the weights are trained ones. diary: see `fit`.
     Returns the ticket (on the CPU) and its history; its facts name the layers whose masks are still those
-    of the random start (`unmoved`). Raises BadRequest for a fraction outside (0, 1],
-    ModelFault where the loss diverges.
+    of the random start (`unmoved`). Raises BadRequest for a fraction outside (0, 1], ModelFault where the
+    loss diverges.
     """
-    net = build(spec)
-    used = scaled_weights(weights, recipe, remaining)
-    net.load_state_dict({**net.state_dict(), **(start or {}), **used})
-    slots = plan({name: w.shape for name, w in prunable(net).items()}, parse_remaining(remaining), recipe)
-    net.to(device)
-    generator = Generator().manual_seed(recipe.seed + SCORES)
-    popups = put_scores(net, slots, {n: random_scores(slot.units, generator) for n, slot in slots.items()})
-    allot = partial(_allot, popups, slots) if recipe.allocation == "global" else _nothing
-    learnt = [popup.scores for popup in popups.values()]
+    return _learnt(search, search.random_scores())
+
+
+def hydra(search: Search) -> tuple[Ticket, list[Epoch]]:
+    """The same search with scores that begin at the trained weights: sqrt(6 / fan in) w / max |w|.
+
+    Source: Sehwag et al., "HYDRA: Pruning Adversarial Robust Neural Networks", NeurIPS 2020, and its code.
+    Raises BadRequest where the weights are random ones, whose magnitudes say nothing.
+    """
+    if not search.recipe.origin:
+        raise BadRequest("method hydra begins at trained weights; add --from checkpoint:FILE")
+    if search.recipe.pattern not in ("element",) and ":" not in search.recipe.pattern:
+        raise BadRequest(f"method hydra scores single weights, got pattern {search.recipe.pattern!r}")
+    return _learnt(search, {name: _hydra_scores(search.weights[name]) for name in search.slots})
+
+
+def _hydra_scores(weight: Tensor) -> Tensor:
+    return math.sqrt(6 / weight[0].numel()) * weight / weight.abs().max()
+
+
+def _learnt(search: Search, scores: Mapping[str, Tensor]) -> tuple[Ticket, list[Epoch]]:
+    net, slots = search.network(), search.slots
+    popups = put_scores(net, slots, scores)
+    allot = partial(_allot, popups, slots) if search.recipe.allocation == "global" else _nothing
     allot()
     begun = _masks(popups)
-    history = fit(net, learnt, lesson, recipe, watch, before_step=allot, diary=diary)
+    learnt = [popup.scores for popup in popups.values()]
+    history = fit(
+        net, learnt, search.lesson, search.recipe, search.watch, before_step=allot, diary=search.diary
+    )
     allot()
     masks = _masks(popups)
-    facts = {"kept_epoch": asdict(kept_epoch(history, recipe)), "on_test": lesson.on_test}
-    facts["unmoved"] = [name for name, mask in masks.items() if mask.equal(begun[name]) and not mask.all()]
-    ticket = found_ticket(spec, net, weights, masks, remaining, recipe, facts, store_weights=store_weights)
-    return ticket, history
+    unmoved = [name for name, mask in masks.items() if mask.equal(begun[name]) and not mask.all()]
+    return search.ticket(net, masks, history, unmoved=unmoved), history
 
 
 def _masks(popups: Mapping[str, Popup]) -> dict[str, Tensor]:
@@ -72,8 +69,13 @@ def _masks(popups: Mapping[str, Popup]) -> dict[str, Tensor]:
 
 
 def _allot(popups: Mapping[str, Popup], slots: Mapping[str, Slot]) -> None:
-    """Shares all kept units among the layers anew, by the scores as they are now."""
-    shares = share_out(slots, {name: popup.scores for name, popup in popups.items()})
+    """Shares all kept units among the layers anew, by the scores as they are now.
+
+    Scores are compared after division by their start's bound 1/sqrt(fan in), which differs by layer.
+    """
+    scores = {name: popup.scores.detach() for name, popup in popups.items()}
+    scaled = {name: score * math.sqrt(score[0].numel()) for name, score in scores.items()}
+    shares = share_out(slots, scaled)
     for name, popup in popups.items():
         popup.selector = shares[name]
 

@@ -13,13 +13,18 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
+from ..errors import unknown
+
 Init = Callable[[Tensor, Generator], Tensor]
 
 
 def random_weights(like: Mapping[str, Tensor], kind: str, seed: int) -> dict[str, Tensor]:
     """Fresh weights of the shapes of `like`, in its order, from one generator. float32, CPU.
 
-    kind: one of `INITS`."""
+    Raises BadRequest for a kind that is none of `INITS`.
+    """
+    if kind not in INITS:
+        raise unknown("initialisation", kind, INITS)
     generator = Generator().manual_seed(seed)
     return {name: INITS[kind](weight, generator) for name, weight in like.items()}
 

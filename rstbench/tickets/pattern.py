@@ -135,12 +135,9 @@ def p_rule(sizes: Mapping[str, int], remaining: Fraction, p: float) -> dict[str,
 
 
 def global_counts(scores: Mapping[str, Tensor], total: int) -> dict[str, int]:
-    """How many of each layer are among the `total` largest |scores| of all layers; at least one each.
-
-    Scores are compared after division by their start's bound 1/sqrt(fan in), which differs by layer.
-    """
+    """How many of each layer are among the `total` largest |scores| of all layers; at least one each."""
     sizes = {name: score.numel() for name, score in scores.items()}
-    scaled = [s.detach().abs().flatten() * math.sqrt(s[0].numel()) for s in scores.values()]
+    scaled = [score.detach().abs().flatten() for score in scores.values()]
     threshold = torch.cat(scaled).topk(total, sorted=False).values.min()
     counts = {name: max(1, int((one >= threshold).sum())) for name, one in zip(sizes, scaled, strict=True)}
     # Layers raised to one, and ties, are paid for by the largest layer.

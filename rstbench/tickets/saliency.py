@@ -1,69 +1,146 @@
-"""Masks that no search learns. So far: drawn at random, the floor of every comparison."""
+"""Masks that no search learns: at random, by magnitude, by the gradient at initialisation.
+
+SNIP and GraSP see a class-balanced sample of `PER_CLASS` images a class, crafted against the untouched
+network first where the recipe has an adversary. Norm layers are in train mode meanwhile, as in GraSP's code.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .draw import SCORES
-from .fit import Epoch, Lesson, Watch, batches, measured
-from .mask import masked, parse_remaining, random_scores
-from .networks import NetworkSpec, build, prunable
-from .pattern import plan, share_out
-from .recipe import Recipe
-from .ticket import Ticket, found_ticket, scaled_weights
+from ..errors import BadRequest
+from ..threat import Threat
+from .adversary import Batch, parse_adversary
+from .fit import Epoch, Lesson
+from .networks import prunable
+from .search import Search
+from .ticket import Ticket
+
+PER_CLASS = 10
+TEMPERATURE = 200.0  # of GraSP's code, which divides the logits by it
+_SAMPLE = 2_000_003  # stream of the sample, apart from those of scores and data order
 
 
-def random(
-    spec: NetworkSpec,
-    weights: Mapping[str, Tensor],
-    remaining: str,
-    lesson: Lesson,
-    recipe: Recipe,
-    *,
-    device: str | torch.device = "cpu",
-    watch: Watch = lambda epoch: None,
-    store_weights: bool = True,
-    start: Mapping[str, Tensor] | None = None,
-    diary: Path | None = None,
-) -> tuple[Ticket, list[Epoch]]:
-    """A ticket whose weights are chosen at random: the mask that a search with this seed begins at.
+def random(search: Search) -> tuple[Ticket, list[Epoch]]:
+    """Weights chosen at random: the mask that a search with this seed begins at."""
+    scores = search.random_scores()
+    # Equal chances in every layer, whatever its fan in.
+    return search.scored({name: score * math.sqrt(score[0].numel()) for name, score in scores.items()})
 
-    Norm statistics come from `recipe.epochs` passes over the clean training images. Arguments as of
-    `edge_popup`; the diary is not needed. Raises BadRequest for a fraction outside (0, 1].
+
+def magnitude(search: Search) -> tuple[Ticket, list[Epoch]]:
+    """The largest weights. Raises BadRequest where all of a layer are equally large."""
+    weights = _single(search, "magnitude")
+    for name, weight in weights.items():
+        if bool((weight.abs() == weight.abs().flatten()[0]).all()):
+            raise BadRequest(
+                f"method magnitude: all weights of {name} have the magnitude {float(weight.abs().max()):g}; "
+                f"choose another init, such as kaiming_normal, or begin at trained weights"
+            )
+    return search.scored(weights)
+
+
+def snip(search: Search) -> tuple[Ticket, list[Epoch]]:
+    """The largest |w dL/dw|, each divided by the sum of all.
+
+    Source: Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019. With
+    an adversary in the recipe, L is the loss it gives.
     """
-    net = build(spec)
-    slots = plan({name: w.shape for name, w in prunable(net).items()}, parse_remaining(remaining), recipe)
-    generator = Generator().manual_seed(recipe.seed + SCORES)
-    scores = {name: random_scores(slot.units, generator) for name, slot in slots.items()}
-    if recipe.allocation == "global":
-        slots = share_out(slots, scores)
-    masks = {name: slot.weight_mask(scores[name]) for name, slot in slots.items()}
-    used = scaled_weights(weights, recipe, remaining)
-    used |= {name: masked(used[name], mask) for name, mask in masks.items()}
-    net.load_state_dict({**net.state_dict(), **(start or {}), **used})
-    net.requires_grad_(False).to(device)
-    history = []
-    for epoch in range(1, recipe.epochs + 1):
-        loss = _settle_norm(net, lesson, recipe, Generator().manual_seed(recipe.seed + epoch))
-        history.append(Epoch(epoch, loss, *measured(net, lesson.select, recipe), lr=0.0))
-        watch(history[-1])
-    facts = {"kept_epoch": asdict(history[-1]), "on_test": lesson.on_test}
-    ticket = found_ticket(spec, net, weights, masks, remaining, recipe, facts, store_weights=store_weights)
-    return ticket, history
+    weights = _single(search, "snip")
+    net, x, y = _sampled(search)
+    found = connection_sensitivity(net, lambda: _loss(search, net, x, y, cross_entropy))
+    return search.scored({name: found[name] for name in weights})
 
 
-@torch.no_grad()
-def _settle_norm(net: nn.Module, lesson: Lesson, recipe: Recipe, generator: Generator) -> float:
-    """One pass in train mode, which moves norm statistics and nothing else; returns the mean loss."""
-    net.train()
-    device = next(net.parameters()).device
-    losses = [
-        cross_entropy(net(x.to(device)), y.to(device)) for x, y in batches(lesson.train, recipe, generator)
-    ]
-    return float(torch.stack(losses).mean())
+def grasp(search: Search) -> tuple[Ticket, list[Epoch]]:
+    """Keeps what preserves gradient flow: the smallest -w (H g), H and g of the loss at initialisation.
+
+    Source: Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020,
+    and its code: logits divided by 200, the sample in two halves, the Hessian product summed over them. The
+    code's fresh Xavier weights for linear layers while scoring are not repeated here. With an adversary in
+    the recipe, the loss is the one it gives.
+    """
+    weights = _single(search, "grasp")
+    net, x, y = _sampled(search)
+    halves = [slice(0, None, 2), slice(1, None, 2)]
+    losses = [partial(_loss, search, net, x[half], y[half], _tempered) for half in halves]
+    found = gradient_flow(net, losses)
+    return search.scored(_ranked({name: found[name] for name in weights}))
+
+
+def _tempered(logits: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(logits / TEMPERATURE, y)
+
+
+def connection_sensitivity(net: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
+    """|w dL/dw| of every weight, normalised to sum 1 over all layers."""
+    weights = prunable(net)
+    gradients = torch.autograd.grad(loss(), list(weights.values()))
+    scores = [(w * g).abs().detach() for w, g in zip(weights.values(), gradients, strict=True)]
+    total = sum(float(score.sum()) for score in scores) or 1.0
+    return {name: score / total for name, score in zip(weights, scores, strict=True)}
+
+
+def gradient_flow(net: nn.Module, losses: Sequence[Callable[[], Tensor]]) -> dict[str, Tensor]:
+    """w (H g) of every weight, g and H g summed over the losses: large where removal would cost flow."""
+    weights = prunable(net)
+    leaves = list(weights.values())
+    total = [torch.zeros_like(leaf) for leaf in leaves]
+    for loss in losses:
+        for place, gradient in enumerate(torch.autograd.grad(loss(), leaves)):
+            total[place] += gradient
+    products = [torch.zeros_like(leaf) for leaf in leaves]
+    for loss in losses:
+        gradients = torch.autograd.grad(loss(), leaves, create_graph=True)
+        along = sum((g * t).sum() for g, t in zip(gradients, total, strict=True))
+        for place, product in enumerate(torch.autograd.grad(along, leaves)):  # type: ignore[arg-type]
+            products[place] += product
+    return {name: (w * p).detach() for (name, w), p in zip(weights.items(), products, strict=True)}
+
+
+def _single(search: Search, method: str) -> dict[str, Tensor]:
+    """The weights to choose among, where each has a score of its own. Raises BadRequest for patterns."""
+    if any(slot.units != slot.shape for slot in search.slots.values()):
+        raise BadRequest(f"method {method} scores single weights, got pattern {search.recipe.pattern!r}")
+    return {name: search.used[name] for name in search.slots}
+
+
+def _sampled(search: Search) -> tuple[nn.Module, Tensor, Tensor]:
+    """The untouched network in train mode, and the class-balanced sample."""
+    net = search.network().train()
+    net.requires_grad_(True)
+    x, y = balanced(search.lesson, Generator().manual_seed(search.recipe.seed + _SAMPLE))
+    return net, x.to(search.device), y.to(search.device)
+
+
+def balanced(lesson: Lesson, generator: Generator, per_class: int = PER_CLASS) -> tuple[Tensor, Tensor]:
+    """`per_class` training images of each class that has them, in turn, so that halves are balanced too."""
+    order = torch.randperm(len(lesson.train), generator=generator)
+    labels = lesson.train.labels[order]
+    columns = [order[labels == label][:per_class] for label in labels.unique()]
+    rows = [column[place] for place in range(per_class) for column in columns if place < len(column)]
+    return lesson.train.at(torch.stack(rows))
+
+
+def _loss(
+    search: Search, net: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """The first loss that the recipe's adversary gives; the same at each call."""
+    recipe, generator = search.recipe, Generator().manual_seed(search.recipe.seed)
+    batch = Batch(net, x, y, Threat.parse(recipe.threat), generator, loss, recipe.attack_bn)
+    return next(parse_adversary(recipe.adversary).losses(batch))
+
+
+def _ranked(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Signed scores as ranks from 1 over all layers: the order is kept, and the largest is the largest."""
+    flat = torch.cat([score.flatten().cpu().double() for score in scores.values()])
+    ranks = torch.empty_like(flat)
+    ranks[flat.argsort(stable=True)] = torch.arange(1, len(flat) + 1, dtype=flat.dtype)
+    parts = ranks.split([score.numel() for score in scores.values()])
+    return {name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}

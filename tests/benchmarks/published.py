@@ -15,12 +15,12 @@ from torch.nn.utils import parametrize
 
 from rstbench.threat import Threat
 from rstbench.tickets.adversary import Batch, InnerPGD
-from rstbench.tickets.draw import SCORES
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.mask import parse_remaining, put_scores, random_scores, straight_through
 from rstbench.tickets.networks import NetworkSpec, build, prunable
 from rstbench.tickets.pattern import Slot, plan
 from rstbench.tickets.recipe import Recipe
+from rstbench.tickets.search import SCORES
 
 STEPS = 7
 Step = Callable[[nn.Module, torch.optim.Optimizer, Tensor, Tensor], None]

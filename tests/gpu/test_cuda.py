@@ -13,6 +13,7 @@ from rstbench.reporters.statistics import wilson
 from rstbench.threat import Threat
 from rstbench.tickets.draw import edge_popup
 from rstbench.tickets.recipe import recipe_for
+from rstbench.tickets.search import Search
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,7 +28,8 @@ def drawn(spec, weights, lesson):
     )
     return {
         device: [
-            edge_popup(spec, weights, ratio, lesson, recipe, device=device)[0] for ratio in ("0.3", "0.6")
+            edge_popup(Search(spec, weights, ratio, lesson, recipe, device=device))[0]
+            for ratio in ("0.3", "0.6")
         ]
         for device in ("cpu", "cuda")
     }

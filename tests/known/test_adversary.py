@@ -21,6 +21,7 @@ from rstbench.threat import Threat
 from rstbench.tickets.adversary import ADVERSARIES, Batch, Free, parse_adversary
 from rstbench.tickets.draw import edge_popup
 from rstbench.tickets.recipe import make_recipe, recipe_for
+from rstbench.tickets.search import Search
 from rstbench.tickets.ticket import Ticket
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
@@ -80,8 +81,8 @@ def test_free_replays_and_keeps_its_noise():
 
 def test_free_steps_the_scores_at_every_replay(spec, weights, lesson):
     recipe = recipe_for({**SMALL, "adversary": "free:m=4", "epochs": 1})
-    once, _ = edge_popup(spec, weights, "0.3", lesson, replace(recipe, adversary="free:m=1"))
-    often, _ = edge_popup(spec, weights, "0.3", lesson, recipe)
+    once, _ = edge_popup(Search(spec, weights, "0.3", lesson, replace(recipe, adversary="free:m=1")))
+    often, _ = edge_popup(Search(spec, weights, "0.3", lesson, recipe))
     assert once.digest != often.digest
 
 
@@ -105,10 +106,10 @@ def test_masks_are_computed_once_a_step_and_weights_get_no_gradient(name, spec, 
     select = Slot.select
     monkeypatch.setattr(Slot, "select", lambda slot, scores: calls.append(slot) or select(slot, scores))
     recipe = recipe_for({**SMALL, "adversary": name, "epochs": 1})
-    edge_popup(spec, weights, "0.3", lesson, recipe)
+    edge_popup(Search(spec, weights, "0.3", lesson, recipe))
     steps = 4 * (4 if name == "free" else 1)  # batches of 32 among 128 images
-    # Besides once when it is put on, once for the selection images, and once for the ticket.
-    assert len(calls) == len(weights) * (1 + steps + 1 + 1)
+    # Besides: put on, the start, the selection images, the ticket.
+    assert len(calls) == len(weights) * (2 + steps + 1 + 1)
 
 
 @pytest.mark.parametrize("text", ["pgd:steps=0", "free:m=0", "pgd:restarts=2", "free:noise=3", "cw"])
@@ -129,7 +130,7 @@ def test_named_recipes():
 
 def test_mixed_precision_and_channels_last_draw(spec, weights, lesson):
     recipe = recipe_for({**SMALL, "precision": "bf16", "channels_last": True})
-    ticket, history = edge_popup(spec, weights, "0.3", lesson, recipe)
+    ticket, history = edge_popup(Search(spec, weights, "0.3", lesson, recipe))
     assert all(row.loss < 10 for row in history)
     assert all(p.is_contiguous() and p.dtype == torch.float32 for p in ticket.module().parameters())
 
@@ -138,7 +139,7 @@ def test_mixed_precision_and_channels_last_draw(spec, weights, lesson):
 @pytest.mark.parametrize("after", [1, 3])
 def test_interrupted_after_an_epoch_it_ends_the_same(spec, weights, lesson, tmp_path, adversary, after):
     recipe = recipe_for({**SMALL, "epochs": 4, "adversary": adversary})
-    whole, history = edge_popup(spec, weights, "0.3", lesson, recipe)
+    whole, history = edge_popup(Search(spec, weights, "0.3", lesson, recipe))
     diary = tmp_path / "x.unfinished"
 
     class Stop(Exception):
@@ -149,10 +150,12 @@ def test_interrupted_after_an_epoch_it_ends_the_same(spec, weights, lesson, tmp_
             raise Stop
 
     with pytest.raises(Stop):
-        edge_popup(spec, weights, "0.3", lesson, recipe, watch=stop, diary=diary)
+        edge_popup(Search(spec, weights, "0.3", lesson, recipe, watch=stop, diary=diary))
     assert diary.exists()
     rows = []
-    again, history_again = edge_popup(spec, weights, "0.3", lesson, recipe, watch=rows.append, diary=diary)
+    again, history_again = edge_popup(
+        Search(spec, weights, "0.3", lesson, recipe, watch=rows.append, diary=diary)
+    )
     assert again.digest == whole.digest
     assert history_again == history == rows
     assert not diary.exists()
@@ -166,12 +169,12 @@ def test_unfinished_work_of_another_recipe_is_refused(spec, weights, lesson, tmp
 
     recipe = recipe_for(SMALL)
     with pytest.raises(KeyboardInterrupt):
-        edge_popup(spec, weights, "0.3", lesson, recipe, watch=stop, diary=diary)
+        edge_popup(Search(spec, weights, "0.3", lesson, recipe, watch=stop, diary=diary))
     with pytest.raises(BadFile, match="another recipe"):
-        edge_popup(spec, weights, "0.3", lesson, replace(recipe, seed=1), diary=diary)
+        edge_popup(Search(spec, weights, "0.3", lesson, replace(recipe, seed=1), diary=diary))
     diary.write_bytes(diary.read_bytes()[:100])
     with pytest.raises(BadFile, match="damaged"):
-        edge_popup(spec, weights, "0.3", lesson, recipe, diary=diary)
+        edge_popup(Search(spec, weights, "0.3", lesson, recipe, diary=diary))
 
 
 def test_a_killed_drawing_continues_to_the_same_ticket(tmp_path):
@@ -204,5 +207,5 @@ def test_a_killed_drawing_continues_to_the_same_ticket(tmp_path):
 
 
 def test_the_cache_ends_with_the_step(spec, weights, lesson):
-    edge_popup(spec, weights, "0.3", lesson, recipe_for({**SMALL, "epochs": 1}))
+    edge_popup(Search(spec, weights, "0.3", lesson, recipe_for({**SMALL, "epochs": 1})))
     assert parametrize._cache_enabled == 0

@@ -10,13 +10,14 @@ from torch.nn.utils.parametrize import cached
 
 from rstbench.data import load
 from rstbench.errors import BadRequest
-from rstbench.tickets.draw import SCORES, edge_popup
+from rstbench.tickets.draw import edge_popup
 from rstbench.tickets.init import random_weights, weights_digest
 from rstbench.tickets.mask import parse_remaining, put_scores, random_scores
 from rstbench.tickets.networks import NetworkSpec, build, count, narrowed, prunable
 from rstbench.tickets.pattern import plan
 from rstbench.tickets.recipe import recipe_for
 from rstbench.tickets.saliency import random
+from rstbench.tickets.search import SCORES, Search
 from rstbench.tickets.ticket import Ticket
 from rstbench.tickets.train import train
 
@@ -48,7 +49,7 @@ def test_a_network_of_fixed_widths_is_refused():
 
 def test_a_random_ticket_is_the_start_of_a_search(spec, weights, lesson):
     recipe = recipe_for({**SMALL, "method": "random"} | {"epochs": 1})
-    ticket, history = random(spec, weights, "0.3", lesson, recipe)
+    ticket, history = random(Search(spec, weights, "0.3", lesson, recipe))
     net = build(spec)
     slots = plan({name: w.shape for name, w in prunable(net).items()}, parse_remaining("0.3"), recipe)
     generator = torch.Generator().manual_seed(recipe.seed + SCORES)
@@ -59,13 +60,15 @@ def test_a_random_ticket_is_the_start_of_a_search(spec, weights, lesson):
     with cached(), torch.no_grad():
         assert net.eval()(images()).equal(ticket.module()(images()))
     assert len(history) == 1
-    again, _ = random(spec, weights, "0.3", lesson, recipe)
+    again, _ = random(Search(spec, weights, "0.3", lesson, recipe))
     assert again.digest == ticket.digest
     assert all(again.buffers[name].equal(ticket.buffers[name]) for name in ticket.buffers)
 
 
 def test_the_norm_of_a_random_ticket_is_that_of_its_layers(spec, weights, lesson):
-    ticket, _ = random(spec, weights, "0.3", lesson, recipe_for({**SMALL, "method": "random", "epochs": 3}))
+    ticket, _ = random(
+        Search(spec, weights, "0.3", lesson, recipe_for({**SMALL, "method": "random", "epochs": 3}))
+    )
     means = [buffer for name, buffer in ticket.buffers.items() if name.endswith("running_mean")]
     counts = [int(b) for name, b in ticket.buffers.items() if name.endswith("num_batches_tracked")]
     assert set(counts) == {3 * 128 // 32}
@@ -80,7 +83,7 @@ def test_a_ticket_among_trained_weights_keeps_them(lesson, norm, tmp_path):
     names = prunable(build(spec))
     weights = {name: checkpoint.state[name] for name in names}
     rest = {name: tensor for name, tensor in checkpoint.state.items() if name not in names}
-    found, _ = edge_popup(spec, weights, "0.4", lesson, replace(recipe, origin="abc"), start=rest)
+    found, _ = edge_popup(Search(spec, weights, "0.4", lesson, replace(recipe, origin="abc"), start=rest))
     found.save(tmp_path / "t.safetensors")
     ticket = Ticket.load(tmp_path / "t.safetensors")
     assert ticket.random_digest == weights_digest(weights)
@@ -98,7 +101,9 @@ def test_all_of_a_trained_network_is_that_network(lesson):
     spec = NetworkSpec("conv2", (1, 8, 8), 10, 0.1, "none")
     recipe = recipe_for({**SMALL, "norm": "none", "epochs": 1, "lr": 0.01})
     checkpoint, _ = train(spec, lesson, recipe)
-    ticket, _ = edge_popup(spec, checkpoint.state, "1", lesson, replace(recipe, origin="abc"), start={})
+    ticket, _ = edge_popup(
+        Search(spec, checkpoint.state, "1", lesson, replace(recipe, origin="abc"), start={})
+    )
     assert ticket.module()(images()).equal(checkpoint.module()(images()))
 
 
@@ -106,7 +111,7 @@ def test_global_shares_of_a_random_mask_add_up(spec, lesson):
     weights = random_weights(prunable(build(spec)), "binary", 1)
     recipe = recipe_for({**SMALL, "method": "random", "allocation": "global", "epochs": 1, "init": "binary"})
     uniform = recipe_for({**SMALL, "method": "random", "epochs": 1, "init": "binary"})
-    shared, _ = random(spec, weights, "0.2", lesson, recipe)
-    evenly, _ = random(spec, weights, "0.2", lesson, uniform)
+    shared, _ = random(Search(spec, weights, "0.2", lesson, recipe))
+    evenly, _ = random(Search(spec, weights, "0.2", lesson, uniform))
     assert shared.kept_weights == evenly.kept_weights
     assert shared.digest != evenly.digest

@@ -109,7 +109,7 @@ def test_width_scales_every_hidden_layer():
         ("conv7", {}, "did you mean"),
         ("torchvision:resnet8", {}, "did you mean 'resnet18'"),
         ("torchvision:resnet18", {"width": 0.5}, "fixed"),
-        ("resnet18", {"norm": "layer"}, "norm must be one of"),
+        ("resnet18", {"norm": "layer"}, "no norm named 'layer'"),
         ("resnet18", {"width": -1}, "positive"),
     ],
 )

@@ -160,10 +160,11 @@ def test_switch_entries(ticket_files, small_entries, spec, lesson, tmp_path):
 def test_members_of_a_switch_share_one_random_network(ticket_files, spec, lesson, tmp_path):
     from rstbench.tickets.draw import edge_popup
     from rstbench.tickets.recipe import recipe_for
+    from rstbench.tickets.search import Search
 
     recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 1, "seed": 5})
     stranger, _ = edge_popup(
-        spec, random_weights(prunable(build(spec)), "signed_constant", 5), "0.5", lesson, recipe
+        Search(spec, random_weights(prunable(build(spec)), "signed_constant", 5), "0.5", lesson, recipe)
     )
     stranger.save(tmp_path / "other.safetensors")
     with pytest.raises(BadRequest, match="share one random network"):

@@ -16,6 +16,7 @@ from rstbench.tickets.mask import parse_remaining
 from rstbench.tickets.networks import prunable
 from rstbench.tickets.pattern import Slot, global_counts, layer_counts, p_rule, plan
 from rstbench.tickets.recipe import recipe_for
+from rstbench.tickets.search import Search
 from rstbench.tickets.ticket import Ticket
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 1, "batch": 32}
@@ -162,7 +163,7 @@ def test_every_choice_makes_a_ticket_that_is_read_back(spec, weights, lesson, se
 
     own = recipe(**settings)
     drawn = random_weights(weights, own.init, own.seed)
-    ticket, _ = edge_popup(spec, drawn, "0.5", lesson, own)
+    ticket, _ = edge_popup(Search(spec, drawn, "0.5", lesson, own))
     ticket.save(tmp_path / "t.safetensors")
     found = Ticket.load(tmp_path / "t.safetensors")
     assert found.digest == ticket.digest
@@ -180,9 +181,11 @@ def test_every_choice_makes_a_ticket_that_is_read_back(spec, weights, lesson, se
 def test_a_search_that_moves_nothing_says_so(spec, weights, lesson):
     """Behind batch norm the scale of a kept filter is void and ReLU passes nothing back to a dropped one:
     a search over whole filters ends where it began."""
-    filters, _ = edge_popup(spec, weights, "0.5", lesson, recipe(pattern="filter", dense="last", epochs=2))
+    filters, _ = edge_popup(
+        Search(spec, weights, "0.5", lesson, recipe(pattern="filter", dense="last", epochs=2))
+    )
     assert filters.unlearnt
     assert ticket_entry(filters, "x").card.flags == ("unlearnt-mask",)
-    single, _ = edge_popup(spec, weights, "0.5", lesson, recipe(epochs=2))
+    single, _ = edge_popup(Search(spec, weights, "0.5", lesson, recipe(epochs=2)))
     assert not single.unlearnt
     assert single.facts["unmoved"] == []

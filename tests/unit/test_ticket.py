@@ -20,6 +20,7 @@ from rstbench.tickets.mask import kept_count, parse_remaining, put_scores, rando
 from rstbench.tickets.networks import NetworkSpec, build, prunable
 from rstbench.tickets.pattern import plan
 from rstbench.tickets.recipe import recipe_for
+from rstbench.tickets.search import Search
 from rstbench.tickets.ticket import Ticket
 from rstbench.tickets.train import Checkpoint, train
 
@@ -102,10 +103,10 @@ def test_a_file_holds_one_bit_a_weight(small_tickets, tmp_path):
 def test_normal_weights_are_stored_unless_declined(spec, lesson, tmp_path):
     recipe = recipe_for({**SMALL, "init": "kaiming_normal", "epochs": 1})
     weights = random_weights(prunable(build(spec)), "kaiming_normal", 0)
-    ticket, _ = edge_popup(spec, weights, "0.5", lesson, recipe)
+    ticket, _ = edge_popup(Search(spec, weights, "0.5", lesson, recipe))
     ticket.save(tmp_path / "a.safetensors")
     assert Ticket.load(tmp_path / "a.safetensors").weights is not None
-    declined, _ = edge_popup(spec, weights, "0.5", lesson, recipe, store_weights=False)
+    declined, _ = edge_popup(Search(spec, weights, "0.5", lesson, recipe, store_weights=False))
     assert declined.weights is None
 
 
@@ -147,9 +148,9 @@ def test_wrong_files_give_one_clear_error(ticket_files, tmp_path):
 
 
 def test_drawing_repeats_bit_by_bit(spec, weights, lesson, small_tickets):
-    again, _ = edge_popup(spec, weights, "0.3", lesson, recipe_for(SMALL))
+    again, _ = edge_popup(Search(spec, weights, "0.3", lesson, recipe_for(SMALL)))
     assert again.digest == small_tickets[0].digest
-    other, _ = edge_popup(spec, weights, "0.3", lesson, replace(recipe_for(SMALL), seed=1))
+    other, _ = edge_popup(Search(spec, weights, "0.3", lesson, replace(recipe_for(SMALL), seed=1)))
     assert other.digest != again.digest
 
 
@@ -197,7 +198,7 @@ def test_selection_keeps_the_best_or_the_last_epoch():
 
 def test_the_network_ends_in_the_kept_state(spec, weights, lesson):
     recipe = recipe_for({**SMALL, "epochs": 4})
-    ticket, history = edge_popup(spec, weights, "0.3", lesson, recipe)
+    ticket, history = edge_popup(Search(spec, weights, "0.3", lesson, recipe))
     chosen = kept_epoch(history, recipe)
     x, y = lesson.select.at(slice(None))
     assert float((ticket.module()(x).argmax(1) == y).float().mean()) == pytest.approx(chosen.clean)

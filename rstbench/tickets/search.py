@@ -1,0 +1,155 @@
+"""What a method of finding masks is given, and what it gives back.
+
+A method is a callable `(search) -> (ticket, history)`, named in the group `rstbench.methods`; one that is
+a dataclass takes the options in its name (`awt:probes=4`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..attacks.attack import read_options
+from ..errors import BadRequest
+from ..plugins import find, parse_options
+from .fit import Epoch, Lesson, Watch, batches, kept_epoch, measured
+from .mask import masked, parse_remaining, random_scores
+from .networks import NetworkSpec, build, prunable
+from .pattern import Slot, plan, share_out
+from .recipe import Recipe
+from .ticket import Ticket, found_ticket, scaled_weights
+
+# Scores, then data order, then noise: the streams of one seed must not coincide.
+SCORES = 1_000_003
+
+
+@dataclass(frozen=True)
+class Search:
+    """One mask to find.
+
+    weights: of the network, by state-dict name, as from `random_weights`; no method changes them. remaining:
+    the kept fraction, as written. start: norm statistics, affine parameters and biases that come with
+    trained weights. store_weights: whether the ticket holds weights that no seed regenerates. diary: a file
+    for unfinished work, see `fit`.
+    """
+
+    spec: NetworkSpec
+    weights: Mapping[str, Tensor]
+    remaining: str
+    lesson: Lesson
+    recipe: Recipe
+    device: str | torch.device = "cpu"
+    watch: Watch = lambda epoch: None
+    start: Mapping[str, Tensor] | None = None
+    store_weights: bool = True
+    diary: Path | None = None
+
+    @cached_property
+    def slots(self) -> dict[str, Slot]:
+        """The share of each layer that is not dense. Raises BadRequest for what does not go together."""
+        shapes = {name: weight.shape for name, weight in prunable(build(self.spec)).items()}
+        return plan(shapes, parse_remaining(self.remaining), self.recipe)
+
+    @cached_property
+    def used(self) -> dict[str, Tensor]:
+        """The weights as the ticket uses them."""
+        return scaled_weights(self.weights, self.recipe, self.remaining)
+
+    def network(self, masks: Mapping[str, Tensor] = {}) -> nn.Module:
+        """A fresh network with the weights, masked where a mask is given, on the device."""
+        net = build(self.spec)
+        weights = {name: masked(w, masks[name]) if name in masks else w for name, w in self.used.items()}
+        net.load_state_dict({**net.state_dict(), **(self.start or {}), **weights})
+        return net.to(self.device)
+
+    def random_scores(self) -> dict[str, Tensor]:
+        """The scores that a search with this seed begins at."""
+        generator = Generator().manual_seed(self.recipe.seed + SCORES)
+        return {name: random_scores(slot.units, generator) for name, slot in self.slots.items()}
+
+    def ticket(
+        self,
+        net: nn.Module,
+        masks: Mapping[str, Tensor],
+        history: Sequence[Epoch],
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        recipe: Recipe | None = None,
+        **facts: Any,
+    ) -> Ticket:
+        """The ticket: masks over the weights (or over others, for methods that give others), all else as it
+        is in `net`."""
+        recipe = recipe or self.recipe
+        facts = {"kept_epoch": asdict(kept_epoch(history, recipe)), "on_test": self.lesson.on_test, **facts}
+        return found_ticket(
+            self.spec,
+            net,
+            self.weights if weights is None else weights,
+            masks,
+            self.remaining,
+            recipe,
+            facts,
+            store_weights=self.store_weights,
+        )
+
+    def scored(
+        self,
+        scores: Mapping[str, Tensor],
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        recipe: Recipe | None = None,
+        **facts: Any,
+    ) -> tuple[Ticket, list[Epoch]]:
+        """The ticket of the largest |scores|, one score a unit, for methods that end with scores.
+
+        With allocation 'global' scores are compared across layers as they are. Norm statistics come from
+        `recipe.epochs` passes over the clean training images, with the mask on.
+        """
+        slots = share_out(self.slots, scores) if self.recipe.allocation == "global" else self.slots
+        masks = {name: slot.weight_mask(scores[name].cpu()) for name, slot in slots.items()}
+        net = self.network(masks)
+        if weights is not None:
+            state = {name: masked(w, masks[name]) if name in masks else w for name, w in weights.items()}
+            net.load_state_dict({**net.state_dict(), **state})
+        history = settle_norm(net, self)
+        return self.ticket(net, masks, history, weights=weights, recipe=recipe, **facts), history
+
+
+Method = Callable[[Search], tuple[Ticket, list[Epoch]]]
+
+
+def parse_method(text: str) -> Method:
+    """`rst`, `snip`, `awt:probes=4` as a callable. Raises BadRequest for unknown names and options."""
+    name, _, options = text.partition(":")
+    factory, given = find("methods", name), parse_options(options, text)
+    if isinstance(factory, type) and is_dataclass(factory):
+        return factory(**read_options(factory, name, given))  # type: ignore[return-value]
+    if given:
+        raise BadRequest(f"the method {name!r} has no options, got {text!r}")
+    return factory
+
+
+@torch.no_grad()
+def settle_norm(net: nn.Module, search: Search) -> list[Epoch]:
+    """Passes over the clean training images in train mode, which move norm statistics and nothing else."""
+    recipe, history = search.recipe, list[Epoch]()
+    net.requires_grad_(False)
+    for epoch in range(1, recipe.epochs + 1):
+        net.train()
+        order = Generator().manual_seed(recipe.seed + epoch)
+        losses = [
+            cross_entropy(net(x.to(search.device)), y.to(search.device))
+            for x, y in batches(search.lesson.train, recipe, order)
+        ]
+        with torch.enable_grad():
+            accuracies = measured(net, search.lesson.select, recipe)
+        history.append(Epoch(epoch, float(torch.stack(losses).mean()), *accuracies, lr=0.0))
+        search.watch(history[-1])
+    return history
