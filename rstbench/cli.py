@@ -24,6 +24,7 @@ DONE, FAULTS, REFUSED, INTERRUPTED = 0, 1, 2, 130
 WARNINGS_OF_OTHERS = (
     # Third parties' warnings that say nothing to a user of this tool, by message.
     "pkg_resources is deprecated",
+    "`torch.jit.script` is deprecated",
 )
 
 

@@ -57,7 +57,13 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "methods": {
         "rst": "rstbench.tickets.draw:edge_popup",
+        "hydra": "rstbench.tickets.draw:hydra",
         "random": "rstbench.tickets.saliency:random",
+        "magnitude": "rstbench.tickets.saliency:magnitude",
+        "snip": "rstbench.tickets.saliency:snip",
+        "grasp": "rstbench.tickets.saliency:grasp",
+        "awt": "rstbench.tickets.kernel:AWT",
+        "awt-moved": "rstbench.tickets.kernel:AWTMoved",
     },
 }
 _SINGULAR = {

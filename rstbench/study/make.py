@@ -97,7 +97,9 @@ class Workshop:
     def _draw(self, job: Job, begun: _Begun) -> tuple[Made, list[Epoch]]:
         recipe = begun.recipe
         weights = begun.weights or random_weights(prunable(build(begun.spec)), recipe.init, recipe.seed)
-        with self.progress.stage(f"draw {job.name}", recipe.epochs, "epoch") as stage:
+        method = parse_method(recipe.method)
+        total = recipe.epochs + getattr(method, "passes", 0)
+        with self.progress.stage(f"draw {job.name}", total, "epoch") as stage:
             search = Search(
                 begun.spec,
                 weights,
@@ -110,7 +112,7 @@ class Workshop:
                 store_weights=job.store_weights,
                 diary=diary_of(job.path),
             )
-            return parse_method(recipe.method)(search)
+            return method(search)
 
     def _train(self, job: Job, begun: _Begun) -> tuple[Made, list[Epoch]]:
         with self.progress.stage(f"train {job.name}", begun.recipe.epochs, "epoch") as stage:

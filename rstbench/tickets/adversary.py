@@ -57,6 +57,9 @@ class Adversary(Protocol):
 class Nobody:
     """`none`: the clean images."""
 
+    def craft(self, batch: Batch) -> Tensor:
+        return batch.x
+
     def losses(self, batch: Batch) -> Iterator[Tensor]:
         yield batch.loss(batch.net(batch.x), batch.y)
 
@@ -69,22 +72,25 @@ class InnerPGD:
     steps: int = 7
     step: Fraction = Fraction(1, 4)
 
+    def craft(self, batch: Batch) -> Tensor:
+        adv = batch.threat.sample(batch.x, batch.generator)
+        for _ in range(self.steps):
+            adv = _ascend(batch, adv, float(self.step))
+        return adv
+
     def losses(self, batch: Batch) -> Iterator[Tensor]:
-        with batch.attacked():
-            adv = batch.threat.sample(batch.x, batch.generator)
-            for _ in range(self.steps):
-                adv = _ascend(batch, adv, float(self.step))
-        yield batch.loss(batch.net(adv), batch.y)
+        yield batch.loss(batch.net(crafted(self, batch)), batch.y)
 
 
 @dataclass(frozen=True)
 class FGSM:
     """`fgsm`: one step of eps from the clean image (Goodfellow et al., ICLR 2015)."""
 
+    def craft(self, batch: Batch) -> Tensor:
+        return _ascend(batch, batch.x, 1.0)
+
     def losses(self, batch: Batch) -> Iterator[Tensor]:
-        with batch.attacked():
-            adv = _ascend(batch, batch.x, 1.0)
-        yield batch.loss(batch.net(adv), batch.y)
+        yield batch.loss(batch.net(crafted(self, batch)), batch.y)
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,11 @@ class FGSMRS:
 
     step: Fraction = Fraction(5, 4)
 
+    def craft(self, batch: Batch) -> Tensor:
+        return _ascend(batch, batch.threat.sample(batch.x, batch.generator), float(self.step))
+
     def losses(self, batch: Batch) -> Iterator[Tensor]:
-        with batch.attacked():
-            adv = _ascend(batch, batch.threat.sample(batch.x, batch.generator), float(self.step))
-        yield batch.loss(batch.net(adv), batch.y)
+        yield batch.loss(batch.net(crafted(self, batch)), batch.y)
 
 
 @dataclass
@@ -167,6 +174,17 @@ def parse_adversary(text: str) -> Adversary:
         if not getattr(adversary, option, 1) > 0:
             raise BadRequest(f"{option} must be positive, got {text!r}")
     return adversary
+
+
+def crafted(adversary: Adversary, batch: Batch) -> Tensor:
+    """Images crafted by an adversary whose images do not depend on what is learnt from them.
+
+    Raises BadRequest for the others, free and trades.
+    """
+    if not isinstance(adversary, Nobody | InnerPGD | FGSM | FGSMRS):
+        raise BadRequest(f"images can be crafted by none, fgsm, fgsm-rs and pgd, got {adversary}")
+    with batch.attacked():
+        return adversary.craft(batch)
 
 
 def _ascend(batch: Batch, adv: Tensor, step: float) -> Tensor:

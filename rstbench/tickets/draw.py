@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping
 from functools import partial
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..errors import BadRequest
-from .fit import Epoch, fit
+from .fit import Epoch, fit, kept_epoch
 from .mask import Popup, put_scores
 from .pattern import Slot, share_out
 from .search import Search
@@ -51,16 +51,17 @@ def _learnt(search: Search, scores: Mapping[str, Tensor]) -> tuple[Ticket, list[
     net, slots = search.network(), search.slots
     popups = put_scores(net, slots, scores)
     allot = partial(_allot, popups, slots) if search.recipe.allocation == "global" else _nothing
-    allot()
+    allot(Generator())
     begun = _masks(popups)
     learnt = [popup.scores for popup in popups.values()]
     history = fit(
         net, learnt, search.lesson, search.recipe, search.watch, before_step=allot, diary=search.diary
     )
-    allot()
+    allot(Generator())
     masks = _masks(popups)
     unmoved = [name for name, mask in masks.items() if mask.equal(begun[name]) and not mask.all()]
-    return search.ticket(net, masks, history, unmoved=unmoved), history
+    kept = kept_epoch(history, search.recipe)
+    return search.ticket(net, masks, kept, unmoved=unmoved), history
 
 
 def _masks(popups: Mapping[str, Popup]) -> dict[str, Tensor]:
@@ -68,7 +69,7 @@ def _masks(popups: Mapping[str, Popup]) -> dict[str, Tensor]:
     return {name: popup.selector.weight_mask(popup.scores) for name, popup in popups.items()}
 
 
-def _allot(popups: Mapping[str, Popup], slots: Mapping[str, Slot]) -> None:
+def _allot(popups: Mapping[str, Popup], slots: Mapping[str, Slot], generator: Generator) -> None:
     """Shares all kept units among the layers anew, by the scores as they are now.
 
     Scores are compared after division by their start's bound 1/sqrt(fan in), which differs by layer.
@@ -80,5 +81,5 @@ def _allot(popups: Mapping[str, Popup], slots: Mapping[str, Slot]) -> None:
         popup.selector = shares[name]
 
 
-def _nothing() -> None:
+def _nothing(generator: Generator) -> None:
     pass

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -19,9 +16,9 @@ from torch.nn.utils import parametrize
 from ..attacks import PGD
 from ..data import Images
 from ..errors import BadFile, ModelFault
-from ..harness.store import write_whole
 from ..threat import Threat
-from .adversary import Batch, parse_adversary
+from .adversary import Adversary, Batch, parse_adversary
+from .diary import recall, record
 from .recipe import Recipe
 
 HELD_OUT = 0.02
@@ -50,6 +47,7 @@ class Epoch:
 
 
 Watch = Callable[[Epoch], None]
+BeforeStep = Callable[[Generator], None]
 
 
 def hold_out(train: Images, seed: int) -> tuple[Images, Images]:
@@ -66,18 +64,20 @@ def fit(
     recipe: Recipe,
     watch: Watch,
     *,
-    before_step: Callable[[], None] = lambda: None,
+    before_step: BeforeStep = lambda generator: None,
+    adversary: Adversary | None = None,
     diary: Path | None = None,
 ) -> list[Epoch]:
     """Minimises the loss on adversarial images over the parameters `learnt`; the network ends in the
     state of the epoch that `recipe.select` keeps.
 
-    before_step: called before each step's masks are computed. diary: a file that is written after each
+    before_step: called with the generator of the fit before each step's masks are computed. adversary: in
+    place of the recipe's. diary: a file that is written after each
     epoch and removed at the end; where one of the same recipe is found, the fit goes on from it and ends
     as it would have without the interruption.
     Raises ModelFault where the loss is no longer finite, BadFile for a diary of another fit.
     """
-    run = _Run(net, learnt, lesson, recipe, before_step)
+    run = _Run(net, learnt, lesson, recipe, before_step, adversary or parse_adversary(recipe.adversary))
     if diary and diary.exists():
         run.restore(diary)
         for row in run.history:
@@ -115,7 +115,8 @@ class _Run:
         learnt: Sequence[nn.Parameter],
         lesson: Lesson,
         recipe: Recipe,
-        before_step: Callable[[], None],
+        before_step: BeforeStep,
+        adversary: Adversary,
     ) -> None:
         self.net, self.learnt, self.lesson, self.recipe = net, list(learnt), lesson, recipe
         self.before_step = before_step
@@ -126,7 +127,7 @@ class _Run:
             self.learnt, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay
         )
         self.generator = Generator().manual_seed(recipe.seed)
-        self.adversary, self.threat = parse_adversary(recipe.adversary), Threat.parse(recipe.threat)
+        self.adversary, self.threat = adversary, Threat.parse(recipe.threat)
         self.history: list[Epoch] = []
         self.best, self.best_state = -1.0, net.state_dict()
 
@@ -147,7 +148,7 @@ class _Run:
                 f"the loss is {mean} in epoch {len(self.history) + 1}; try a lower lr than {recipe.lr:g}, "
                 f"or a network with norm"
             )
-        self.before_step()
+        self.before_step(self.generator)
         clean, robust = measured(self.net, self.lesson.select, recipe)
         self.history.append(Epoch(len(self.history) + 1, mean, clean, robust, rate))
         score = clean if recipe.adversary == "none" else robust
@@ -160,7 +161,7 @@ class _Run:
         batch = Batch(self.net, x, y, self.threat, self.generator, self._loss, self.recipe.attack_bn)
         losses = self.adversary.losses(batch)
         while True:
-            self.before_step()
+            self.before_step(self.generator)
             # Masks are computed once a step: the cache spans the attack and one backward pass.
             with parametrize.cached(), self._precision():
                 loss = next(losses, None)
@@ -182,9 +183,7 @@ class _Run:
 
     def record(self, diary: Path) -> None:
         """Writes everything that the next epoch depends on."""
-        buffer = io.BytesIO()
         state = {
-            "recipe": json.dumps(asdict(self.recipe), sort_keys=True),
             "net": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
@@ -193,15 +192,12 @@ class _Run:
             "best": self.best,
             "best_state": self.best_state,
         }
-        torch.save(state, buffer)
-        write_whole(diary, buffer.getvalue())
+        record(diary, self.recipe, state)
 
     def restore(self, diary: Path) -> None:
         """Takes up what `record` wrote. Raises BadFile."""
+        state = recall(diary, self.recipe, self.device)
         try:
-            state = torch.load(diary, weights_only=True, map_location=self.device)
-            if state["recipe"] != json.dumps(asdict(self.recipe), sort_keys=True):
-                raise BadFile(f"{diary} is the unfinished work of another recipe; delete it")
             self.net.load_state_dict(state["net"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.generator.set_state(state["generator"].cpu())
@@ -209,7 +205,7 @@ class _Run:
                 self.adversary.noise = state["noise"]  # type: ignore[attr-defined]
             self.history = [Epoch(*row) for row in state["history"]]
             self.best, self.best_state = state["best"], state["best_state"]
-        except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
             raise BadFile(f"{diary} is damaged; delete it: {str(error).splitlines()[0]}") from error
 
 
@@ -223,6 +219,8 @@ def kept_epoch(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
 
 def learning_rate(recipe: Recipe, progress: float) -> float:
     """The rate at `progress` in [0, 1) of all steps."""
+    if recipe.schedule == "constant":
+        return recipe.lr
     if recipe.schedule == "piecewise":
         return recipe.lr * 0.1 ** sum(progress >= point for point in recipe.drop_points())
     if recipe.schedule == "cosine":
@@ -231,9 +229,12 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     return recipe.lr * (progress / warm if progress < warm else (1 - progress) / (1 - warm))
 
 
-def batches(images: Images, recipe: Recipe, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled whole batches; the last short one is left out, as batch norm dislikes it."""
-    size = min(recipe.batch, len(images))
+def batches(
+    images: Images, recipe: Recipe, generator: Generator, size: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled, augmented whole batches of `size`, or of the recipe's; the last short one is left out, as
+    batch norm dislikes it."""
+    size = min(size or recipe.batch, len(images))
     order = torch.randperm(len(images), generator=generator)
     for start in range(0, len(images) - size + 1, size):
         x, y = images.at(order[start : start + size])

@@ -14,7 +14,7 @@ CHOICES = {
     "norm": ("batch", "affine", "none"),
     "dense": ("", "first", "last", "first+last"),
     "weights": ("", "inherit", "reinit", "reinit-kaiming"),
-    "schedule": ("piecewise", "cosine", "one-cycle"),
+    "schedule": ("piecewise", "cosine", "one-cycle", "constant"),
     "augment": ("none", "crop-flip"),
     "select": ("validation", "last", "test"),
     "attack_bn": ("train", "eval"),
@@ -43,8 +43,8 @@ class Recipe:
     data: 'cifar10:train'; threat: 'Linf:8/255'; adversary: see `tickets.adversary`; pattern, allocation,
     dense, floor, kept_count: see `tickets.pattern`; scale: the random weights are scaled as if the kept
     fraction were the fan in (by 1/sqrt(k)); schedule of the learning rate over all steps: 'piecewise'
-    (times 0.1 at each of `drops`), 'cosine' or 'one-cycle'; weight_decay acts on what is learnt, scores or
-    weights; attack_bn: mode of batch norm while the inner attack runs ('train' as in the paper, or
+    (times 0.1 at each of `drops`), 'cosine', 'one-cycle' or 'constant'; weight_decay acts on what is learnt,
+    scores or weights; attack_bn: mode of batch norm while the inner attack runs ('train' as in the paper, or
     'eval'); precision: 'bf16' computes the network in mixed precision; channels_last: memory order of the
     network; select: the epoch kept is the best on held-out training images ('validation'), the last, or,
     to repeat the paper, the best on the test set ('test'). weights: what the weights of a ticket begin
@@ -153,8 +153,16 @@ BY_DATA: dict[str, dict[str, Any]] = {
 }
 
 
-# A mask that nothing is learnt for: one pass sets the statistics of its norm layers.
-BY_METHOD: dict[str, dict[str, Any]] = {"random": {"epochs": 1}}
+# What a method is published with. Where no scores are learnt, one pass sets the statistics of norm layers.
+BY_METHOD: dict[str, dict[str, Any]] = {
+    "random": {"epochs": 1},
+    "magnitude": {"epochs": 1},
+    "snip": {"epochs": 1, "allocation": "global"},
+    "grasp": {"epochs": 1, "allocation": "global"},
+    "awt": {"epochs": 1},
+    "awt-moved": {"epochs": 1},
+    "aws": {"epochs": 1, "norm": "affine", "allocation": "global", "dense": "last"},
+}
 
 
 def recipe_for(settings: dict[str, Any]) -> Recipe:
@@ -163,7 +171,7 @@ def recipe_for(settings: dict[str, Any]) -> Recipe:
     Raises BadRequest for unknown names and values of the wrong kind.
     """
     source = str(settings.get("data", Recipe.data)).partition(":")[0]
-    method = str(settings.get("method", Recipe.method))
+    method = str(settings.get("method", Recipe.method)).partition(":")[0]
     chosen = {**BY_DATA.get(source, {}), **BY_METHOD.get(method, {}), **settings}
     return make_recipe(chosen.pop("recipe", Recipe.recipe), chosen)
 

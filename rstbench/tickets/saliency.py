@@ -31,7 +31,8 @@ def random(search: Search) -> tuple[Ticket, list[Epoch]]:
     """Weights chosen at random: the mask that a search with this seed begins at."""
     scores = search.random_scores()
     # Equal chances in every layer, whatever its fan in.
-    return search.scored({name: score * math.sqrt(score[0].numel()) for name, score in scores.items()})
+    scaled = {name: score * math.sqrt(score[0].numel()) for name, score in scores.items()}
+    return search.settled(search.masks(scaled))
 
 
 def magnitude(search: Search) -> tuple[Ticket, list[Epoch]]:
@@ -43,7 +44,7 @@ def magnitude(search: Search) -> tuple[Ticket, list[Epoch]]:
                 f"method magnitude: all weights of {name} have the magnitude {float(weight.abs().max()):g}; "
                 f"choose another init, such as kaiming_normal, or begin at trained weights"
             )
-    return search.scored(weights)
+    return search.settled(search.masks(weights))
 
 
 def snip(search: Search) -> tuple[Ticket, list[Epoch]]:
@@ -55,7 +56,7 @@ def snip(search: Search) -> tuple[Ticket, list[Epoch]]:
     weights = _single(search, "snip")
     net, x, y = _sampled(search)
     found = connection_sensitivity(net, lambda: _loss(search, net, x, y, cross_entropy))
-    return search.scored({name: found[name] for name in weights})
+    return search.settled(search.masks({name: found[name] for name in weights}))
 
 
 def grasp(search: Search) -> tuple[Ticket, list[Epoch]]:
@@ -71,7 +72,7 @@ def grasp(search: Search) -> tuple[Ticket, list[Epoch]]:
     halves = [slice(0, None, 2), slice(1, None, 2)]
     losses = [partial(_loss, search, net, x[half], y[half], _tempered) for half in halves]
     found = gradient_flow(net, losses)
-    return search.scored(_ranked({name: found[name] for name in weights}))
+    return search.settled(search.masks(_ranked({name: found[name] for name in weights})))
 
 
 def _tempered(logits: Tensor, y: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ a dataclass takes the options in its name (`awt:probes=4`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from ..attacks.attack import read_options
 from ..errors import BadRequest
 from ..plugins import find, parse_options
-from .fit import Epoch, Lesson, Watch, batches, kept_epoch, measured
+from .fit import Epoch, Lesson, Watch, batches, measured
 from .mask import masked, parse_remaining, random_scores
 from .networks import NetworkSpec, build, prunable
 from .pattern import Slot, plan, share_out
@@ -62,10 +62,14 @@ class Search:
         """The weights as the ticket uses them."""
         return scaled_weights(self.weights, self.recipe, self.remaining)
 
-    def network(self, masks: Mapping[str, Tensor] = {}) -> nn.Module:
-        """A fresh network with the weights, masked where a mask is given, on the device."""
+    def network(
+        self, masks: Mapping[str, Tensor] = {}, weights: Mapping[str, Tensor] | None = None
+    ) -> nn.Module:
+        """A fresh network with the weights (or with others), masked where a mask is given, on the device."""
         net = build(self.spec)
-        weights = {name: masked(w, masks[name]) if name in masks else w for name, w in self.used.items()}
+        used = self.used if weights is None else scaled_weights(weights, self.recipe, self.remaining)
+        masks = {name: mask.cpu() for name, mask in masks.items()}
+        weights = {name: masked(w, masks[name]) if name in masks else w for name, w in used.items()}
         net.load_state_dict({**net.state_dict(), **(self.start or {}), **weights})
         return net.to(self.device)
 
@@ -78,48 +82,42 @@ class Search:
         self,
         net: nn.Module,
         masks: Mapping[str, Tensor],
-        history: Sequence[Epoch],
+        kept: Epoch,
         *,
         weights: Mapping[str, Tensor] | None = None,
-        recipe: Recipe | None = None,
         **facts: Any,
     ) -> Ticket:
         """The ticket: masks over the weights (or over others, for methods that give others), all else as it
-        is in `net`."""
-        recipe = recipe or self.recipe
-        facts = {"kept_epoch": asdict(kept_epoch(history, recipe)), "on_test": self.lesson.on_test, **facts}
+        is in `net`; `kept` is the epoch whose state that is."""
         return found_ticket(
             self.spec,
             net,
             self.weights if weights is None else weights,
             masks,
             self.remaining,
-            recipe,
-            facts,
-            store_weights=self.store_weights,
+            self.recipe,
+            {"kept_epoch": asdict(kept), "on_test": self.lesson.on_test, **facts},
+            store_weights=None if weights is not None else self.store_weights,
         )
 
-    def scored(
-        self,
-        scores: Mapping[str, Tensor],
-        *,
-        weights: Mapping[str, Tensor] | None = None,
-        recipe: Recipe | None = None,
-        **facts: Any,
-    ) -> tuple[Ticket, list[Epoch]]:
-        """The ticket of the largest |scores|, one score a unit, for methods that end with scores.
-
-        With allocation 'global' scores are compared across layers as they are. Norm statistics come from
-        `recipe.epochs` passes over the clean training images, with the mask on.
-        """
+    def masks(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The masks of the largest |scores|, one score a unit; with allocation 'global' scores are compared
+        across layers as they are."""
         slots = share_out(self.slots, scores) if self.recipe.allocation == "global" else self.slots
-        masks = {name: slot.weight_mask(scores[name].cpu()) for name, slot in slots.items()}
-        net = self.network(masks)
-        if weights is not None:
-            state = {name: masked(w, masks[name]) if name in masks else w for name, w in weights.items()}
-            net.load_state_dict({**net.state_dict(), **state})
+        return {name: slot.weight_mask(scores[name]) for name, slot in slots.items()}
+
+    def settled(
+        self, masks: Mapping[str, Tensor], *, weights: Mapping[str, Tensor] | None = None, **facts: Any
+    ) -> tuple[Ticket, list[Epoch]]:
+        """The ticket of these masks, for methods that learn no norm statistics on the way.
+
+        They come from `recipe.epochs` passes over the clean training images, with the mask on.
+        """
+        net = self.network(masks, weights)
         history = settle_norm(net, self)
-        return self.ticket(net, masks, history, weights=weights, recipe=recipe, **facts), history
+        for row in history:
+            self.watch(row)
+        return self.ticket(net, masks, history[-1], weights=weights, **facts), history
 
 
 Method = Callable[[Search], tuple[Ticket, list[Epoch]]]
@@ -151,5 +149,4 @@ def settle_norm(net: nn.Module, search: Search) -> list[Epoch]:
         with torch.enable_grad():
             accuracies = measured(net, search.lesson.select, recipe)
         history.append(Epoch(epoch, float(torch.stack(losses).mean()), *accuracies, lr=0.0))
-        search.watch(history[-1])
     return history

@@ -160,16 +160,17 @@ def found_ticket(
     recipe: Recipe,
     facts: Mapping[str, Any],
     *,
-    store_weights: bool = True,
+    store_weights: bool | None = True,
 ) -> Ticket:
     """The ticket that a method has found: `masks` over `weights`, all else as it is in `net`.
 
     Layers without a mask stay dense. Weights that a seed regenerates are not stored, others are unless
-    the user declined (`store_weights`).
+    the user declined (`store_weights`); None for weights that are not those of the seed.
     """
     full = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
     full |= {name: mask.cpu() for name, mask in masks.items()}
-    state, from_seed = net.state_dict(), seed_is_enough(recipe.init) and not recipe.origin
+    state = net.state_dict()
+    from_seed = seed_is_enough(recipe.init) and not recipe.origin and store_weights is not None
     rest = [name for name in build(spec).state_dict() if name not in weights]
     return Ticket(
         recipe=recipe,
@@ -178,7 +179,7 @@ def found_ticket(
         masks=full,
         buffers={name: state[name].detach().cpu().clone() for name in rest},
         random_digest=weights_digest(weights),
-        weights=None if from_seed or not store_weights else dict(weights),
+        weights=None if from_seed or store_weights is False else dict(weights),
         facts={**facts, "dense": [name for name in weights if name not in masks]},
     )
 
