@@ -62,6 +62,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "magnitude": "rstbench.tickets.saliency:magnitude",
         "snip": "rstbench.tickets.saliency:snip",
         "grasp": "rstbench.tickets.saliency:grasp",
+        "aws": "rstbench.tickets.signs:AWS",
+        "reconstruct": "rstbench.tickets.reconstruct:Reconstruct",
         "awt": "rstbench.tickets.kernel:AWT",
         "awt-moved": "rstbench.tickets.kernel:AWTMoved",
     },

@@ -22,7 +22,8 @@ class Card:
     """What a table says of a model. It takes no part in the identity of a result.
 
     family: what it shares with the same thing at other ratios and seeds, ratio: at which of them, as it
-    was written; each '' where there is none.
+    was written; each '' where there is none. made_seconds, made_mib: wall clock and peak memory of the
+    making, where it was measured.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Card:
     weights: tuple[float, ...] = ()  # probabilities of the members, for a switch
     family: str = ""
     ratio: str = ""
+    made_seconds: float | None = None
+    made_mib: float | None = None
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Card:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 HEAD = ["setting", "ratio", "method", "threat", "remaining", "kept_weights", "seeds", "images"]
+COSTS = ["made_seconds", "made_mib"]
 DENSE = "dense"  # the column of what has no ratio
 
 
@@ -15,8 +16,9 @@ def ratios(lines: list[dict[str, Any]], attacks: list[str]) -> pd.DataFrame:
     """One row a setting, ratio and threat: the mean over seeds of `clean`, of each attack and of `worst`,
     and beside each its sample standard deviation (`…_sd`, empty for one seed).
 
-    lines: rows of the leaderboard with the `setting` (the table of the study) and the `ratio` each was
-    made at. Seeds whose cell is empty are left out of that cell's mean.
+    The last columns are what the making cost, in the mean. lines: rows of the leaderboard with the
+    `setting` (the table of the study) and the `ratio` each was made at. Seeds whose cell is empty are left
+    out of that cell's mean.
     """
     frame = pd.DataFrame(lines)
     if frame.empty:
@@ -31,8 +33,11 @@ def ratios(lines: list[dict[str, Any]], attacks: list[str]) -> pd.DataFrame:
             values = part[measure].astype(float).dropna()
             row[measure] = round(values.mean(), 6) if len(values) else None
             row[f"{measure}_sd"] = round(values.std(ddof=1), 6) if len(values) > 1 else None
+        for cost in COSTS:
+            values = part[cost].astype(float).dropna() if cost in part else []
+            row[cost] = round(sum(values) / len(values), 1) if len(values) else None
         rows.append(row)
-    columns = [*HEAD, *(name for measure in measures for name in (measure, f"{measure}_sd"))]
+    columns = [*HEAD, *(name for measure in measures for name in (measure, f"{measure}_sd")), *COSTS]
     return pd.DataFrame(rows, columns=columns).astype({"kept_weights": "Int64"})
 
 

@@ -79,6 +79,8 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
     return {
         "setting": card.family,
         "ratio": card.ratio,
+        "made_seconds": card.made_seconds,
+        "made_mib": card.made_mib,
         "model": card.name,
         "kind": card.kind,
         "method": card.method,

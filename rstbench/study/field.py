@@ -10,6 +10,7 @@ from ..adapters.sources.own import checkpoint_entry, switch_entry, ticket_entry
 from ..errors import ModelFault
 from ..harness.progress import Progress
 from ..tickets.ticket import Ticket
+from .costs import FILE, read_costs
 from .crew import Yield
 from .jobs import Job
 from .make import Made
@@ -84,7 +85,11 @@ def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
 def _entry(made: Made, job: Job, mark: str) -> Entry:
     enter = ticket_entry if isinstance(made, Ticket) else checkpoint_entry
     entry = enter(made, job.name + mark)  # type: ignore[arg-type]
-    return replace(entry, card=replace(entry.card, family=job.family, ratio=job.ratio))
+    card = replace(entry.card, family=job.family, ratio=job.ratio)
+    cost = read_costs(job.path.parent / FILE).get(job.path.stem)
+    if cost and not cost.resumed:
+        card = replace(card, made_seconds=cost.seconds, made_mib=cost.peak_mib)
+    return replace(entry, card=card)
 
 
 def apart(entries: Iterable[Entry], progress: Progress) -> tuple[Entry, ...]:

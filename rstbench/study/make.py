@@ -28,6 +28,7 @@ from ..tickets.recipe import Recipe
 from ..tickets.search import Search, parse_method
 from ..tickets.ticket import Ticket
 from ..tickets.train import Checkpoint, train
+from .costs import FILE, metered
 from .jobs import Job
 
 Made = Ticket | Checkpoint
@@ -88,7 +89,9 @@ class Workshop:
         if job.path.exists():
             found = Ticket.load(job.path) if job.remaining else Checkpoint.load(job.path)
             return _same(found, begun, job.path)
-        made, history = (self._draw if job.remaining else self._train)(job, begun)
+        resumed = diary_of(job.path).exists()
+        with metered(job.path.parent / FILE, job.path.stem, self.device, resumed=resumed):
+            made, history = (self._draw if job.remaining else self._train)(job, begun)
         rows = [[row.epoch, *(round(v, 6) for v in _figures(row))] for row in history]
         made = replace(made, facts={**made.facts, "history": rows, "threads": torch.get_num_threads()})
         made.save(job.path)
@@ -98,7 +101,8 @@ class Workshop:
         recipe = begun.recipe
         weights = begun.weights or random_weights(prunable(build(begun.spec)), recipe.init, recipe.seed)
         method = parse_method(recipe.method)
-        total = recipe.epochs + getattr(method, "passes", 0)
+        longer = method.length(parse_remaining(job.remaining)) if hasattr(method, "length") else 0
+        total = recipe.epochs + longer
         with self.progress.stage(f"draw {job.name}", total, "epoch") as stage:
             search = Search(
                 begun.spec,
@@ -141,7 +145,7 @@ class Workshop:
         if job.size_of:
             ticket = _ticket(job.size_of)
             spec = narrowed(ticket.spec, ticket.kept_weights)
-            return _Begun(replace(recipe, network=spec.name, width=spec.width, norm=spec.norm), spec)
+            return _Begun(replace(recipe, **_network(spec)), spec)
         spec = spec_for(recipe, self.images(recipe.data)[0])
         return _Begun(recipe, spec, job.remaining or "1")
 
@@ -160,7 +164,9 @@ class _Begun:
 
 def spec_for(recipe: Recipe, images: Images) -> NetworkSpec:
     """The network of a recipe for these images."""
-    return NetworkSpec(recipe.network, images.shape, images.classes, recipe.width, recipe.norm)
+    return NetworkSpec(
+        recipe.network, images.shape, images.classes, recipe.width, recipe.norm, recipe.last_norm
+    )
 
 
 def diary_of(path: Path) -> Path:
@@ -205,9 +211,12 @@ def _from_model(job: Job, images: Images) -> _Begun:
 
 
 def _inheriting(recipe: Recipe, source: Made, digest: str) -> Recipe:
-    spec = source.spec
-    network: dict[str, Any] = {"network": spec.name, "width": spec.width, "norm": spec.norm}
-    return replace(recipe, **network, init=source.recipe.init, origin=digest[:16])
+    return replace(recipe, **_network(source.spec), init=source.recipe.init, origin=digest[:16])
+
+
+def _network(spec: NetworkSpec) -> dict[str, Any]:
+    """The settings of a recipe that name a network."""
+    return {"network": spec.name, "width": spec.width, "norm": spec.norm, "last_norm": spec.last_norm}
 
 
 def _ticket(reference: str) -> Ticket:

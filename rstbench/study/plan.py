@@ -14,6 +14,7 @@ from ..errors import BadFile, BadRequest, unknown
 from ..tickets.recipe import Recipe, recipe_for
 
 DEFAULT = ["pgd", "autoattack"]
+OF_NETWORK = ("network", "width", "norm", "last_norm")
 # What `evaluate` adds to the study it writes beside its results.
 _WRITTEN = ("run", "evidence")
 SHIPPED = files("rstbench") / "studies"
@@ -231,12 +232,12 @@ def refuse_mixed(settings: Mapping[str, Any], start: str, size_of: str, where: s
         raise BadRequest(f"{where}from and size-of exclude each other: one keeps the mask, one the size only")
     if settings.get("weights") and not start:
         raise BadRequest(f"{where}weights = {settings['weights']!r} goes with a ticket to start from")
-    refuse_fixed(settings if start or size_of else {}, where, ("network", "width", "norm"))
+    refuse_fixed(settings if start or size_of else {}, where, OF_NETWORK)
     refuse_fixed(settings if start else {}, where)
 
 
 def refuse_fixed(
-    settings: Mapping[str, Any], where: str, keys: tuple[str, ...] = ("network", "width", "norm", "init")
+    settings: Mapping[str, Any], where: str, keys: tuple[str, ...] = (*OF_NETWORK, "init")
 ) -> None:
     """Raises BadRequest for settings that what is begun from has fixed already."""
     for key in keys:
@@ -264,7 +265,7 @@ def _table(table: Mapping[str, Any], known: set[str], where: str) -> dict[str, A
 def _make_as_toml(make: Make, table: str) -> dict[str, Any]:
     known = _DRAW if table == "draw" else _TRAIN
     if make.size_of or names_a_file(make.start) or (make.start and table == "train"):
-        known = known - {"network", "width", "norm"} - (set() if make.size_of else {"init"})
+        known = known - {*OF_NETWORK} - (set() if make.size_of else {"init"})
     settings = {key: value for key, value in vars(make.recipe(0)).items() if key in known and value != ""}
     plain = {"name": make.name, **{key.replace("_", "-"): value for key, value in settings.items()}}
     if table == "draw":

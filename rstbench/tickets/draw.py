@@ -7,12 +7,13 @@ stochastic gradient descent on adversarial images; the weights never change.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from ..errors import BadRequest
+from .adversary import Adversary
 from .fit import Epoch, fit, kept_epoch
 from .mask import Popup, put_scores
 from .pattern import Slot, share_out
@@ -27,7 +28,7 @@ def edge_popup(search: Search) -> tuple[Ticket, list[Epoch]]:
     of the random start (`unmoved`). Raises BadRequest for a fraction outside (0, 1], ModelFault where the
     loss diverges.
     """
-    return _learnt(search, search.random_scores())
+    return learnt_scores(search, search.random_scores())
 
 
 def hydra(search: Search) -> tuple[Ticket, list[Epoch]]:
@@ -40,22 +41,42 @@ def hydra(search: Search) -> tuple[Ticket, list[Epoch]]:
         raise BadRequest("method hydra begins at trained weights; add --from checkpoint:FILE")
     if search.recipe.pattern not in ("element",) and ":" not in search.recipe.pattern:
         raise BadRequest(f"method hydra scores single weights, got pattern {search.recipe.pattern!r}")
-    return _learnt(search, {name: _hydra_scores(search.weights[name]) for name in search.slots})
+    return learnt_scores(search, {name: _hydra_scores(search.weights[name]) for name in search.slots})
 
 
 def _hydra_scores(weight: Tensor) -> Tensor:
     return math.sqrt(6 / weight[0].numel()) * weight / weight.abs().max()
 
 
-def _learnt(search: Search, scores: Mapping[str, Tensor]) -> tuple[Ticket, list[Epoch]]:
-    net, slots = search.network(), search.slots
+def learnt_scores(
+    search: Search,
+    scores: Mapping[str, Tensor],
+    *,
+    net: nn.Module | None = None,
+    adversary: Adversary | None = None,
+    more: Sequence[nn.Parameter] = (),
+) -> tuple[Ticket, list[Epoch]]:
+    """Learns scores that begin at these.
+
+    net: the search's network, where more hangs on it; adversary: in place of the recipe's; more: parameters
+    that are learnt beside the scores and forgotten at the end. Returns and raises as `edge_popup`.
+    """
+    net, slots = net or search.network(), search.slots
     popups = put_scores(net, slots, scores)
     allot = partial(_allot, popups, slots) if search.recipe.allocation == "global" else _nothing
     allot(Generator())
     begun = _masks(popups)
-    learnt = [popup.scores for popup in popups.values()]
+    for parameter in more:
+        parameter.requires_grad_(True)
     history = fit(
-        net, learnt, search.lesson, search.recipe, search.watch, before_step=allot, diary=search.diary
+        net,
+        [*(popup.scores for popup in popups.values()), *more],
+        search.lesson,
+        search.recipe,
+        search.watch,
+        before_step=allot,
+        adversary=adversary,
+        diary=search.diary,
     )
     allot(Generator())
     masks = _masks(popups)

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
+from fractions import Fraction
 
 import torch
 from torch import Generator, Tensor
@@ -108,6 +109,10 @@ class AWT:
     chunk: int = 8
     weight: float = 1e-3
     decay: float = 1e-5
+
+    def length(self, remaining: Fraction) -> int:
+        """Passes over the training images before the norm is settled."""
+        return self.passes
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         """Raises BadRequest for patterns other than single weights and kernels that would not fit."""

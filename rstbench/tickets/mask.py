@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import BadRequest
+from .networks import NetworkSpec, build
 
 
 def parse_remaining(text: str | float) -> Fraction:
@@ -129,6 +130,17 @@ def fix(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
         layer, weight = _owner(net, name)
         parametrize.register_parametrization(layer, "weight", Fixed(mask.to(weight.device)))
+
+
+def originals(net: nn.Module, spec: NetworkSpec) -> dict[str, Tensor]:
+    """The state of a network under parametrizations, by the plain network's names, on the CPU: parameters as
+    they are learnt, before any mask."""
+    found, state = net.state_dict(), {}
+    for name in build(spec).state_dict():
+        layer, _, leaf = name.rpartition(".")
+        inner = f"{layer}.parametrizations.{leaf}.original".lstrip(".")
+        state[name] = found[inner if inner in found else name].detach().cpu().contiguous().clone()
+    return state
 
 
 def _owner(net: nn.Module, name: str) -> tuple[nn.Module, Tensor]:

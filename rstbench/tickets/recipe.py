@@ -40,11 +40,12 @@ FORMS = {
 class Recipe:
     """Settings of a search over scores or of a training of weights, as stored in the files.
 
-    data: 'cifar10:train'; threat: 'Linf:8/255'; adversary: see `tickets.adversary`; pattern, allocation,
-    dense, floor, kept_count: see `tickets.pattern`; scale: the random weights are scaled as if the kept
-    fraction were the fan in (by 1/sqrt(k)); schedule of the learning rate over all steps: 'piecewise'
-    (times 0.1 at each of `drops`), 'cosine', 'one-cycle' or 'constant'; weight_decay acts on what is learnt,
-    scores or weights; attack_bn: mode of batch norm while the inner attack runs ('train' as in the paper, or
+    last_norm: batch norm on the logits; data: 'cifar10:train'; threat: 'Linf:8/255'; adversary: see
+    `tickets.adversary`; pattern, allocation, dense, floor, kept_count: see `tickets.pattern`; scale: the
+    random weights are scaled as if the kept fraction were the fan in (by 1/sqrt(k)); schedule of the learning
+    rate over all steps: 'piecewise' (times 0.1 at each of `drops`), 'cosine', 'one-cycle' or 'constant';
+    weight_decay acts on what is learnt, scores or weights; attack_bn: mode of batch norm while the inner
+    attack runs ('train' as in the paper, or
     'eval'); precision: 'bf16' computes the network in mixed precision; channels_last: memory order of the
     network; select: the epoch kept is the best on held-out training images ('validation'), the last, or,
     to repeat the paper, the best on the test set ('test'). weights: what the weights of a ticket begin
@@ -54,6 +55,7 @@ class Recipe:
     network: str = "conv4"
     width: float = 1.0
     norm: str = "batch"
+    last_norm: bool = False
     data: str = "digits:train"
     method: str = "rst"
     init: str = "signed_constant"

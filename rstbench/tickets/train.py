@@ -15,7 +15,7 @@ from ..errors import BadFile, BadRequest
 from ..harness.store import write_whole
 from .fit import Epoch, Lesson, Watch, fit, kept_epoch
 from .init import random_weights, weights_digest
-from .mask import fix, masked
+from .mask import fix, masked, originals
 from .networks import NetworkSpec, build, prunable
 from .recipe import Recipe
 from .ticket import Ticket, read_safetensors
@@ -127,13 +127,5 @@ def _start(net: nn.Module, recipe: Recipe, ticket: Ticket | None) -> dict[str, T
 
 def _plain_state(net: nn.Module, spec: NetworkSpec, ticket: Ticket | None) -> dict[str, Tensor]:
     """The state dict of the plain network: masks applied, no trace of the parametrization."""
-    found = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
-    plain = {}
-    for name in build(spec).state_dict():
-        if ticket and name in ticket.masks:
-            layer = name.removesuffix("weight").removesuffix(".")
-            original = found[f"{layer}.parametrizations.weight.original".lstrip(".")]
-            plain[name] = masked(original, ticket.masks[name]).contiguous().clone()
-        else:
-            plain[name] = found[name].contiguous().clone()
-    return plain
+    state, masks = originals(net, spec), ticket.masks if ticket else {}
+    return {name: masked(w, masks[name]) if name in masks else w for name, w in state.items()}

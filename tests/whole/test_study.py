@@ -63,9 +63,10 @@ def test_what_it_writes(finished):
         "leaderboard.csv", "transfer.csv", "switch.csv", "results", "tickets", "checkpoints", "study.toml",
     }  # fmt: skip
     assert sorted(p.name for p in (out / "tickets").iterdir()) == [
-        "history.csv", "rst-0.3-seed0.safetensors", "rst-0.6-seed0.safetensors",
+        "costs.jsonl", "history.csv", "rst-0.3-seed0.safetensors", "rst-0.6-seed0.safetensors",
     ]  # fmt: skip
-    assert [p.name for p in (out / "checkpoints").iterdir()] == ["dense-seed0.safetensors"]
+    made = sorted(p.name for p in (out / "checkpoints").iterdir())
+    assert made == ["costs.jsonl", "dense-seed0.safetensors"]
     lines = (out / "leaderboard.csv").read_text().splitlines()
     assert lines[0] == f"{HEAD},pgd:steps=3,autoattack:attacks=apgd-ce+apgd-t,{TAIL}"
     frame = pd.read_csv(out / "leaderboard.csv")
@@ -168,7 +169,7 @@ def test_killed_and_continued_it_ends_the_same(finished, tmp_path, moment):
     subprocess.run(command(out, "--quiet"), env=environment(), check=True, capture_output=True)
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     assert tables(out) == tables(whole)
-    for path in whole.glob("tickets/*"):
+    for path in (*whole.glob("tickets/*.safetensors"), whole / "tickets" / "history.csv"):
         assert (out / "tickets" / path.name).read_bytes() == path.read_bytes()
 
 

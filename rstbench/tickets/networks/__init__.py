@@ -17,7 +17,8 @@ class NetworkSpec:
     """A network without its weights.
 
     name: 'conv4'; width: multiplier of every hidden width; norm: 'batch' (batch norm without affine
-    parameters, the default), 'affine' or 'none'; shape: (channels, height, width) of an image.
+    parameters, the default), 'affine' or 'none'; last_norm: batch norm without affine parameters on the
+    logits, as in Liu et al. (NeurIPS 2022) for weights of +-1; shape: (channels, height, width) of an image.
     """
 
     name: str
@@ -25,6 +26,7 @@ class NetworkSpec:
     classes: int
     width: float = 1.0
     norm: str = "batch"
+    last_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.norm not in CHOICES["norm"]:
@@ -35,13 +37,14 @@ class NetworkSpec:
     def __str__(self) -> str:
         options = [f"width={self.width:g}"] if self.width != 1 else []
         options += [f"norm={self.norm}"] if self.norm != "batch" else []
+        options += ["last-norm"] if self.last_norm else []
         return f"{self.name}[{','.join(options)}]" if options else self.name
 
 
 def build(spec: NetworkSpec) -> nn.Module:
     """A fresh module of torch classes, weights of torch's own default. Raises BadRequest."""
     module: nn.Module = find("networks", spec.name.partition(":")[0])(spec)
-    return module
+    return nn.Sequential(module, nn.BatchNorm1d(spec.classes, affine=False)) if spec.last_norm else module
 
 
 def count(spec: NetworkSpec) -> int:

@@ -1,0 +1,84 @@
+"""What making a network costs: seconds and peak memory, in `costs.jsonl` beside what was made.
+
+Not in the made file itself, whose bytes depend on what it is and not on how long that took.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+FILE = "costs.jsonl"
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """seconds: wall clock; peak_mib: memory above that at the start, of the process or, on a GPU, of
+    tensors; None where it cannot be told. resumed: part of the work was done before, and is not in it."""
+
+    name: str
+    seconds: float
+    peak_mib: float | None
+    device: str
+    threads: int
+    resumed: bool = False
+
+
+@contextmanager
+def metered(path: Path, name: str, device: torch.device, *, resumed: bool) -> Iterator[None]:
+    """Adds a line to `path` with the cost of what happens meanwhile, unless it fails."""
+    before, began = _reset_peak(device), time.perf_counter()
+    yield
+    seconds, after = time.perf_counter() - began, _peak(device)
+    peak = None if before is None or after is None else round(max(0.0, after - before) / MIB, 1)
+    cost = Cost(name, round(seconds, 2), peak, str(device), torch.get_num_threads(), resumed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:  # one short line: appended whole, whoever else appends
+        file.write(json.dumps(asdict(cost)) + "\n")
+
+
+def read_costs(path: Path) -> dict[str, Cost]:
+    """The last whole line of each name; {} where there is no file."""
+    if not path.exists():
+        return {}
+    found = {}
+    for line in path.read_text().splitlines():
+        try:
+            cost = Cost(**json.loads(line))
+        except (ValueError, TypeError):
+            continue  # torn by a kill: a cost that is not known
+        found[cost.name] = cost
+    return found
+
+
+def _reset_peak(device: torch.device) -> float | None:
+    """Bytes in use now, from where peaks count."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return float(torch.cuda.memory_allocated(device))
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: forgets the peak so far
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _peak(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return _status("VmHWM")
+
+
+def _status(key: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)

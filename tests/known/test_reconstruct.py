@@ -1,0 +1,54 @@
+"""The search that must also give the image back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rstbench.errors import BadRequest
+from rstbench.tickets.adversary import Batch, parse_adversary
+from rstbench.tickets.draw import edge_popup
+from rstbench.tickets.recipe import recipe_for
+from rstbench.tickets.reconstruct import Features, Reconstruct, Reconstructing
+from rstbench.tickets.search import Search
+
+SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
+
+
+def test_the_loss_by_hand():
+    """A decoder that answers 1 for images of 0 adds weight * 1."""
+    net = torch.nn.Linear(3, 2)
+    features = Features()
+    net.register_forward_pre_hook(features.keep)
+    decoder = torch.nn.Linear(3, 3)
+    torch.nn.init.zeros_(decoder.weight)
+    torch.nn.init.ones_(decoder.bias)
+    x, y = torch.zeros(4, 3), torch.tensor([0, 1, 0, 1])
+    batch = Batch(net, x, y, None, None, torch.nn.functional.cross_entropy)
+    (plain,) = parse_adversary("none").losses(batch)
+    (more,) = Reconstructing(parse_adversary("none"), features, decoder, 0.5).losses(batch)
+    assert float((more - plain).detach()) == pytest.approx(0.5)
+
+
+def test_it_finds_another_mask_than_the_plain_search(spec, weights, lesson, tmp_path):
+    plain, _ = edge_popup(Search(spec, weights, "0.3", lesson, recipe_for(SMALL)))
+    recipe = recipe_for({**SMALL, "method": "reconstruct"})
+    found, history = Reconstruct()(Search(spec, weights, "0.3", lesson, recipe))
+    assert found.digest != plain.digest
+    assert found.buffers.keys() == plain.buffers.keys()  # no trace of the decoder
+    fixed, _ = Reconstruct(learnt=False)(Search(spec, weights, "0.3", lesson, recipe))
+    assert fixed.digest != found.digest
+    diary = tmp_path / ".d"
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Reconstruct()(Search(spec, weights, "0.3", lesson, recipe, watch=stop, diary=diary))
+    again, history_again = Reconstruct()(Search(spec, weights, "0.3", lesson, recipe, diary=diary))
+    assert (again.digest, history_again) == (found.digest, history)
+
+
+def test_a_wrong_weight(spec, weights, lesson):
+    with pytest.raises(BadRequest, match="must be positive"):
+        Reconstruct(weight=0)(Search(spec, weights, "0.3", lesson, recipe_for(SMALL)))

@@ -1,0 +1,115 @@
+"""Scores at initialisation against derivatives worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rstbench.errors import BadRequest
+from rstbench.tickets.draw import hydra
+from rstbench.tickets.init import random_weights
+from rstbench.tickets.networks import NetworkSpec, build, prunable
+from rstbench.tickets.recipe import recipe_for
+from rstbench.tickets.saliency import balanced, connection_sensitivity, gradient_flow, grasp, magnitude, snip
+from rstbench.tickets.search import Search
+
+SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 1, "batch": 32}
+H = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+W = torch.tensor([[1.0, -2.0]])
+
+
+def quadratic():
+    """L(w) = w H w^T / 2, so g = H w = (0, -5) and H g = (-5, -15)."""
+    net = nn.Linear(2, 1, bias=False)
+    net.weight.data.copy_(W)
+    return net, lambda: (net.weight @ H @ net.weight.T).squeeze() / 2
+
+
+def test_connection_sensitivity_by_hand():
+    net, loss = quadratic()
+    # |w g| = (0, 10), of which the sum is 10
+    assert connection_sensitivity(net, loss)["weight"].tolist() == [[0.0, 1.0]]
+
+
+def test_gradient_flow_on_a_quadratic():
+    net, loss = quadratic()
+    assert gradient_flow(net, [loss])["weight"].tolist() == [[-5.0, 30.0]]
+    # Two equal halves: g doubles and H g is summed over both, so four times as much.
+    assert gradient_flow(net, [loss, loss])["weight"].tolist() == [[-20.0, 120.0]]
+
+
+def test_removing_what_grasp_drops_first_costs_least_flow():
+    """Against the squared gradient after each removal, exactly: the first-order estimate ranks the same."""
+    net, loss = quadratic()
+    kept = gradient_flow(net, [loss])["weight"].flatten()
+    after = []
+    for place in range(2):
+        with_hole = W.clone()
+        with_hole[0, place] = 0
+        after.append(float((with_hole @ H).square().sum()))
+    assert int(kept.argmin()) == int(torch.tensor(after).argmax())
+
+
+def test_the_sample_is_balanced(lesson, generator):
+    x, y = balanced(lesson, generator, 5)
+    assert torch.bincount(y).tolist() == [5] * 10
+    assert sorted(y[:10].tolist()) == list(range(10))
+    assert x.shape == (50, 1, 8, 8)
+
+
+def search(lesson, remaining="0.3", **settings):
+    recipe = recipe_for({**SMALL, "init": "kaiming_normal", **settings})
+    spec = NetworkSpec("conv2", (1, 8, 8), 10, 0.1)
+    return Search(spec, random_weights(prunable(build(spec)), recipe.init, 0), remaining, lesson, recipe)
+
+
+def test_magnitude_keeps_the_largest(lesson):
+    one = search(lesson, method="magnitude")
+    ticket, _ = magnitude(one)
+    for name, mask in ticket.masks.items():
+        weight = one.weights[name].abs()
+        assert weight[mask].min() >= weight[~mask].max()
+        assert int(mask.sum()) == one.slots[name].kept
+    shared, _ = magnitude(search(lesson, method="magnitude", allocation="global"))
+    everywhere = torch.cat([one.weights[name].abs()[mask] for name, mask in shared.masks.items()])
+    dropped = torch.cat([one.weights[name].abs()[~mask] for name, mask in shared.masks.items()])
+    assert everywhere.min() >= dropped.max()
+    assert shared.kept_weights == ticket.kept_weights
+
+
+@pytest.mark.parametrize("method", [snip, grasp])
+@pytest.mark.parametrize("adversary", ["none", "pgd:steps=3", "trades:steps=2"])
+def test_saliencies_give_tickets_of_the_right_size(lesson, method, adversary):
+    one = search(lesson, method=method.__name__, adversary=adversary)
+    ticket, history = method(one)
+    assert one.recipe.allocation == "global"
+    assert ticket.kept_weights == sum(slot.kept for slot in one.slots.values())
+    again, _ = method(search(lesson, method=method.__name__, adversary=adversary))
+    assert again.digest == ticket.digest
+    assert len(history) == 1
+    assert all(ticket.random_network()[name].equal(one.weights[name]) for name in one.weights)
+
+
+def test_the_adversary_reaches_the_saliency(lesson):
+    clean, _ = snip(search(lesson, method="snip", adversary="none"))
+    adversarial, _ = snip(search(lesson, method="snip", adversary="pgd"))
+    assert clean.digest != adversarial.digest
+
+
+def test_wrong_requests(lesson):
+    with pytest.raises(BadRequest, match=r"all weights of 0.weight have the magnitude"):
+        magnitude(search(lesson, method="magnitude", init="binary"))
+    with pytest.raises(BadRequest, match="scores single weights, got pattern 'row'"):
+        snip(search(lesson, method="snip", pattern="row", allocation="uniform"))
+    with pytest.raises(BadRequest, match="begins at trained weights"):
+        hydra(search(lesson, method="hydra"))
+
+
+def test_hydra_begins_at_the_largest_trained_weights(lesson):
+    one = search(lesson, method="hydra", origin="abc", lr=1e-12, weight_decay=0.0)
+    ticket, _ = hydra(one)
+    for name, mask in ticket.masks.items():
+        weight = one.weights[name].abs()
+        assert weight[mask].min() >= weight[~mask].max()
+    assert ticket.unlearnt
