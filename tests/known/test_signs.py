@@ -32,12 +32,8 @@ def search(lesson):
 
 
 def test_the_rounds():
-    assert AWS().rounds(Fraction(1, 2)) == [
-        Fraction(4, 5),
-        Fraction(16, 25),
-        Fraction(64, 125),
-        Fraction(1, 2),
-    ]
+    fifths = [Fraction(4, 5), Fraction(16, 25), Fraction(64, 125)]
+    assert AWS().rounds(Fraction(1, 2)) == [*fifths, Fraction(1, 2)]
     assert AWS().rounds(Fraction(64, 100)) == [Fraction(4, 5), Fraction(64, 100)]
     assert AWS().rounds(Fraction(1)) == [Fraction(1)]
     assert AWS().length(Fraction(64, 100)) == 30
