@@ -65,6 +65,7 @@ def jobs_of(study: Study, seed: int, out: Path) -> list[Job]:
                 size_of=_reference(make, make.size_of, suffix),
                 family=make.name,
                 ratio=suffix.removeprefix("-"),
+                store_weights=not make.no_weights,
             )
     return [_placed(jobs, job) for job in _ordered(jobs)]
 

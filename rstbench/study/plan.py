@@ -20,7 +20,7 @@ _WRITTEN = ("run", "evidence")
 SHIPPED = files("rstbench") / "studies"
 _OF_RECIPE = {f.name for f in fields(Recipe)} - {"origin", "weights", "seed"}
 _OF_MASKS = {"method", "pattern", "allocation", "dense", "floor", "kept_count", "scale"}
-_DRAW = _OF_RECIPE | {"name", "remaining", "from"}
+_DRAW = _OF_RECIPE | {"name", "remaining", "from", "no_weights"}
 _TRAIN = (_OF_RECIPE - _OF_MASKS) | {"name", "from", "size_of", "weights"}
 _COMMON = _OF_RECIPE | {"remaining"}
 _MODEL = {"name", "ref"}
@@ -37,13 +37,15 @@ class Asked:
 @dataclass(frozen=True)
 class Make:
     """One [[draw]] or [[train]] table. start: what it begins from, size_of: the ticket whose number of
-    weights a dense network shall have; each a reference, or a name inside the study, or ''."""
+    weights a dense network shall have; each a reference, or a name inside the study, or ''. no_weights:
+    tickets never store their random weights, only the seed."""
 
     name: str
     settings: Mapping[str, Any]
     remaining: tuple[str, ...] = ()
     start: str = ""
     size_of: str = ""
+    no_weights: bool = False
 
     def recipe(self, seed: int) -> Recipe:
         return recipe_for({**self.settings, "seed": seed})
@@ -209,11 +211,13 @@ def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Ma
     name = _typed(plain, "name", str, where, plain.get("method", "rst"))
     start = _typed(plain, "from", str, where, "")
     refuse_fixed(plain if names_a_file(start) else {}, f"{where}: [[draw]] {name!r}: ")
-    plain = {**common, **{key: value for key, value in plain.items() if key not in ("name", "from")}}
+    no_weights = _typed(plain, "no_weights", bool, where, False)
+    own = {key: value for key, value in plain.items() if key not in ("name", "from", "no_weights")}
+    plain = {**common, **own}
     remaining = plain.pop("remaining", None)
     if not remaining or not isinstance(remaining, list):
         raise BadRequest(f"{where}: [[draw]] {name!r} wants remaining = [0.05, 0.1], got {remaining!r}")
-    return Make(name, plain, tuple(str(value) for value in remaining), start)
+    return Make(name, plain, tuple(str(value) for value in remaining), start, no_weights=no_weights)
 
 
 def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
@@ -270,7 +274,7 @@ def _make_as_toml(make: Make, table: str) -> dict[str, Any]:
     plain = {"name": make.name, **{key.replace("_", "-"): value for key, value in settings.items()}}
     if table == "draw":
         plain["remaining"] = list(make.remaining)
-    begun = {"from": make.start, "size-of": make.size_of}
+    begun = {"from": make.start, "size-of": make.size_of, "no-weights": make.no_weights}
     return plain | {key: value for key, value in begun.items() if value}
 
 

@@ -84,10 +84,11 @@ def test_what_does_not_go_together_is_refused(tables, message):
 
 def test_the_resolved_study_reads_the_same():
     first = study(
-        draw=[DRAW, {"name": "rtt", "from": "dense", "remaining": [0.5]}],
+        draw=[{**DRAW, "no-weights": True}, {"name": "rtt", "from": "dense", "remaining": [0.5]}],
         train=[{"name": "dense"}, {"name": "ft", "from": "rst", "weights": "reinit"}, {"size-of": "rst-0.1"}],
     )
     again = parse_study(first.as_toml(), "again")
+    assert [job.store_weights for job in jobs_of(again, 0, Path("o"))].count(False) == 2
     assert [vars(job) for job in jobs_of(first, 0, Path("o"))] == [
         vars(job) for job in jobs_of(again, 0, Path("o"))
     ]
