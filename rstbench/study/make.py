@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,17 @@ from torch import Tensor
 from ..adapters.entry import load_entry, module_digest
 from ..data import Images, load, parse, training_images
 from ..errors import BadRequest
-from ..harness.progress import Progress
+from ..harness.progress import Progress, Stage
 from ..harness.store import write_whole
 from ..threat import Threat
 from ..tickets.adversary import parse_adversary
-from ..tickets.fit import Epoch, Lesson, hold_out
+from ..tickets.fit import Epoch, Lesson, Watch, hold_out
 from ..tickets.init import random_weights, weights_digest
 from ..tickets.mask import parse_remaining
 from ..tickets.networks import NetworkSpec, build, narrowed, prunable
 from ..tickets.pattern import plan
 from ..tickets.recipe import Recipe
-from ..tickets.search import Search, parse_method
+from ..tickets.search import Search, check_method, parse_method
 from ..tickets.ticket import Ticket
 from ..tickets.train import Checkpoint, train
 from .costs import FILE, metered
@@ -63,8 +64,8 @@ class Workshop:
     def check(self, job: Job) -> None:
         """Raises BadRequest for what would fail only after the work has begun."""
         recipe, images = job.recipe, self.images(job.recipe.data)[0]
-        if not job.needs or job.needs.exists():
-            begun = self._begin(job)
+        begun = self._begin(job) if not job.needs or job.needs.exists() else None
+        if begun:
             recipe = begun.recipe
             if begun.spec.shape != images.shape or begun.spec.classes != images.classes:
                 raise BadRequest(
@@ -75,8 +76,10 @@ class Workshop:
         parse_adversary(recipe.adversary)
         shapes = {name: w.shape for name, w in prunable(build(spec_for(recipe, images))).items()}
         if job.remaining:
-            parse_method(recipe.method)
+            method = parse_method(recipe.method)
             plan(shapes, parse_remaining(job.remaining), recipe)
+            if begun:
+                check_method(method, self._search(job, begun, lambda row: None))
         if len(images) < recipe.batch // 2:
             raise BadRequest(f"{len(images)} training images are too few for batches of {recipe.batch}")
 
@@ -97,26 +100,28 @@ class Workshop:
         made.save(job.path)
         return made
 
+    def _search(self, job: Job, begun: _Begun, watch: Watch) -> Search:
+        recipe = begun.recipe
+        return Search(
+            begun.spec,
+            begun.weights or random_weights(prunable(build(begun.spec)), recipe.init, recipe.seed),
+            job.remaining,
+            self.lesson(recipe),
+            recipe,
+            device=self.device,
+            watch=watch,
+            start=begun.rest,
+            store_weights=job.store_weights,
+            diary=diary_of(job.path),
+        )
+
     def _draw(self, job: Job, begun: _Begun) -> tuple[Made, list[Epoch]]:
         recipe = begun.recipe
-        weights = begun.weights or random_weights(prunable(build(begun.spec)), recipe.init, recipe.seed)
         method = parse_method(recipe.method)
         longer = method.length(parse_remaining(job.remaining)) if hasattr(method, "length") else 0
         total = recipe.epochs + longer
         with self.progress.stage(f"draw {job.name}", total, "epoch") as stage:
-            search = Search(
-                begun.spec,
-                weights,
-                job.remaining,
-                self.lesson(recipe),
-                recipe,
-                device=self.device,
-                watch=lambda row: stage.advance(1, loss=row.loss, clean=row.clean, robust=row.robust),
-                start=begun.rest,
-                store_weights=job.store_weights,
-                diary=diary_of(job.path),
-            )
-            return method(search)
+            return method(self._search(job, begun, partial(_show, stage)))
 
     def _train(self, job: Job, begun: _Begun) -> tuple[Made, list[Epoch]]:
         with self.progress.stage(f"train {job.name}", begun.recipe.epochs, "epoch") as stage:
@@ -126,7 +131,7 @@ class Workshop:
                 begun.recipe,
                 ticket=begun.ticket,
                 device=self.device,
-                watch=lambda row: stage.advance(1, loss=row.loss, clean=row.clean, robust=row.robust),
+                watch=partial(_show, stage),
                 diary=diary_of(job.path),
             )
 
@@ -160,6 +165,10 @@ class _Begun:
     ticket: Ticket | None = None
     weights: Mapping[str, Tensor] | None = None
     rest: Mapping[str, Tensor] | None = None
+
+
+def _show(stage: Stage, row: Epoch) -> None:
+    stage.advance(1, loss=row.loss, clean=row.clean, robust=row.robust)
 
 
 def spec_for(recipe: Recipe, images: Images) -> NetworkSpec:

@@ -176,15 +176,21 @@ def parse_adversary(text: str) -> Adversary:
     return adversary
 
 
-def crafted(adversary: Adversary, batch: Batch) -> Tensor:
-    """Images crafted by an adversary whose images do not depend on what is learnt from them.
+Crafting = Nobody | InnerPGD | FGSM | FGSMRS
 
-    Raises BadRequest for the others, free and trades.
-    """
-    if not isinstance(adversary, Nobody | InnerPGD | FGSM | FGSMRS):
+
+def can_craft(adversary: Adversary) -> Crafting:
+    """An adversary whose images do not depend on what is learnt from them. Raises BadRequest for others."""
+    if not isinstance(adversary, Crafting):
         raise BadRequest(f"images can be crafted by none, fgsm, fgsm-rs and pgd, got {adversary}")
+    return adversary
+
+
+def crafted(adversary: Adversary, batch: Batch) -> Tensor:
+    """Images crafted in the mode that attacks see. Raises BadRequest as `can_craft`."""
+    crafting = can_craft(adversary)
     with batch.attacked():
-        return adversary.craft(batch)
+        return crafting.craft(batch)
 
 
 def _ascend(batch: Batch, adv: Tensor, step: float) -> Tensor:

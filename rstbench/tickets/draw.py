@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Generator, Tensor, nn
@@ -17,7 +18,7 @@ from .adversary import Adversary
 from .fit import Epoch, fit, kept_epoch
 from .mask import Popup, put_scores
 from .pattern import Slot, share_out
-from .search import Search
+from .search import Search, single_weights
 from .ticket import Ticket
 
 
@@ -31,17 +32,22 @@ def edge_popup(search: Search) -> tuple[Ticket, list[Epoch]]:
     return learnt_scores(search, search.random_scores())
 
 
-def hydra(search: Search) -> tuple[Ticket, list[Epoch]]:
-    """The same search with scores that begin at the trained weights: sqrt(6 / fan in) w / max |w|.
+@dataclass(frozen=True)
+class Hydra:
+    """`hydra`: the same search with scores that begin at the trained weights, sqrt(6 / fan in) w / max |w|.
 
     Source: Sehwag et al., "HYDRA: Pruning Adversarial Robust Neural Networks", NeurIPS 2020, and its code.
-    Raises BadRequest where the weights are random ones, whose magnitudes say nothing.
     """
-    if not search.recipe.origin:
-        raise BadRequest("method hydra begins at trained weights; add --from checkpoint:FILE")
-    if search.recipe.pattern not in ("element",) and ":" not in search.recipe.pattern:
-        raise BadRequest(f"method hydra scores single weights, got pattern {search.recipe.pattern!r}")
-    return learnt_scores(search, {name: _hydra_scores(search.weights[name]) for name in search.slots})
+
+    def check(self, search: Search) -> None:
+        """Raises BadRequest where the weights are random ones, whose magnitudes say nothing."""
+        single_weights(search)
+        if not search.recipe.origin:
+            raise BadRequest("method hydra begins at trained weights; add --from checkpoint:FILE")
+
+    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+        self.check(search)
+        return learnt_scores(search, {name: _hydra_scores(search.weights[name]) for name in search.slots})
 
 
 def _hydra_scores(weight: Tensor) -> Tensor:

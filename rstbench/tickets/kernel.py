@@ -21,10 +21,10 @@ from torch.func import functional_call, jacrev, jvp, vjp, vmap
 
 from ..errors import BadRequest, ModelFault
 from ..threat import Threat
-from .adversary import Batch, crafted, parse_adversary
+from .adversary import Batch, can_craft, crafted, parse_adversary
 from .diary import recall, record
 from .fit import Epoch, batches, measured
-from .search import Search, settle_norm
+from .search import Search, own_weights, settle_norm, single_weights
 from .ticket import Ticket
 
 Parameters = dict[str, Tensor]
@@ -114,8 +114,20 @@ class AWT:
         """Passes over the training images before the norm is settled."""
         return self.passes
 
+    def check(self, search: Search) -> None:
+        """Raises BadRequest for patterns, adversaries whose images depend on what is learnt from them, and,
+        with the figure, kernels that would not fit."""
+        single_weights(search)
+        can_craft(parse_adversary(search.recipe.adversary))
+        if self.kernel not in KERNELS:
+            raise BadRequest(f"kernel is one of {', '.join(KERNELS)}, got {self.kernel!r}")
+        for option in ("passes", "batch", "period", "probes", "chunk", "lr"):
+            if not getattr(self, option) > 0:
+                raise BadRequest(f"{option} of awt must be positive, got {getattr(self, option)}")
+        if self.kernel != "probe":
+            _check_memory(self, search.weights, search.spec.classes, search.device)
+
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
-        """Raises BadRequest for patterns other than single weights and kernels that would not fit."""
         masks, _, history = _transfer(self, search)
         ticket, settling = search.settled(masks)
         return ticket, _joined(history, settling)
@@ -125,10 +137,12 @@ class AWT:
 class AWTMoved(AWT):
     """`awt-moved`: the same search, and the weights as it moved them."""
 
-    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+    def check(self, search: Search) -> None:
         """Raises BadRequest as `awt` does, and where weights are scaled or may not be stored."""
-        if search.recipe.scale or not search.store_weights:
-            raise BadRequest("method awt-moved gives weights of its own: they are stored, and never scaled")
+        super().check(search)
+        own_weights(search)
+
+    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         masks, moved, history = _transfer(self, search)
         ticket, settling = search.settled(masks, weights=moved)
         return ticket, _joined(history, settling)
@@ -154,10 +168,7 @@ class _Transfer:
     """The search under way."""
 
     def __init__(self, how: AWT, search: Search) -> None:
-        if how.kernel not in KERNELS:
-            raise BadRequest(f"kernel is one of {', '.join(KERNELS)}, got {how.kernel!r}")
-        if any(slot.units != slot.shape for slot in search.slots.values()):
-            raise BadRequest(f"method awt scores single weights, got pattern {search.recipe.pattern!r}")
+        how.check(search)
         self.how, self.search = how, search
         self.net = search.network()
         settle_norm(self.net, search)
@@ -166,8 +177,6 @@ class _Transfer:
         self.teacher = {name: state[name] for name in search.weights}
         self.rest = {name: tensor for name, tensor in state.items() if name not in search.weights}
         self.student = {name: w.clone().requires_grad_(True) for name, w in self.teacher.items()}
-        if how.kernel != "probe":
-            _check_memory(how, self.teacher, search.spec.classes, search.device)
         self.generator = Generator().manual_seed(search.recipe.seed + _STREAM)
         # Equal magnitudes, as of signed constants, must not be chosen among by their place.
         self.jitter = {
@@ -294,7 +303,7 @@ def _contract(left: list[Tensor], right: list[Tensor]) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def _check_memory(how: AWT, weights: Parameters, classes: int, device: str | torch.device) -> None:
+def _check_memory(how: AWT, weights: Mapping[str, Tensor], classes: int, device: str | torch.device) -> None:
     """Raises BadRequest, with the figure, where one block of an explicit kernel would not fit.
 
     A block holds the Jacobians of `chunk` images on both sides, of the student with its graph (about twice

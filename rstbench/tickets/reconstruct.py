@@ -36,10 +36,13 @@ class Reconstruct:
     weight: float = 1.0
     learnt: bool = True
 
-    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+    def check(self, search: Search) -> None:
         """Raises BadRequest for a weight that is not positive."""
         if not 0 < self.weight < math.inf:
             raise BadRequest(f"weight of the reconstruction must be positive, got {self.weight:g}")
+
+    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+        self.check(search)
         net = search.network()
         last = net.get_submodule(list(prunable(net))[-1].removesuffix("weight").removesuffix("."))
         features = Features()

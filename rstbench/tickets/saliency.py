@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,7 +20,7 @@ from ..threat import Threat
 from .adversary import Batch, parse_adversary
 from .fit import Epoch, Lesson
 from .networks import prunable
-from .search import Search
+from .search import Search, single_weights
 from .ticket import Ticket
 
 PER_CLASS = 10
@@ -35,44 +36,61 @@ def random(search: Search) -> tuple[Ticket, list[Epoch]]:
     return search.settled(search.masks(scaled))
 
 
-def magnitude(search: Search) -> tuple[Ticket, list[Epoch]]:
-    """The largest weights. Raises BadRequest where all of a layer are equally large."""
-    weights = _single(search, "magnitude")
-    for name, weight in weights.items():
-        if bool((weight.abs() == weight.abs().flatten()[0]).all()):
-            raise BadRequest(
-                f"method magnitude: all weights of {name} have the magnitude {float(weight.abs().max()):g}; "
-                f"choose another init, such as kaiming_normal, or begin at trained weights"
-            )
-    return search.settled(search.masks(weights))
+@dataclass(frozen=True)
+class Magnitude:
+    """`magnitude`: the largest weights."""
+
+    def check(self, search: Search) -> None:
+        """Raises BadRequest where all weights of a layer are equally large, and for patterns."""
+        single_weights(search)
+        for name in search.slots:
+            sizes = search.weights[name].abs()
+            if bool((sizes == sizes.flatten()[0]).all()):
+                raise BadRequest(
+                    f"method magnitude: all weights of {name} have the magnitude {float(sizes.max()):g}; "
+                    f"choose another init, such as kaiming_normal, or begin at trained weights"
+                )
+
+    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+        self.check(search)
+        return search.settled(search.masks({name: search.used[name] for name in search.slots}))
 
 
-def snip(search: Search) -> tuple[Ticket, list[Epoch]]:
-    """The largest |w dL/dw|, each divided by the sum of all.
+@dataclass(frozen=True)
+class Snip:
+    """`snip`: the largest |w dL/dw|, each divided by the sum of all.
 
     Source: Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019. With
     an adversary in the recipe, L is the loss it gives.
     """
-    weights = _single(search, "snip")
-    net, x, y = _sampled(search)
-    found = connection_sensitivity(net, lambda: _loss(search, net, x, y, cross_entropy))
-    return search.settled(search.masks({name: found[name] for name in weights}))
+
+    check = staticmethod(single_weights)
+
+    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+        self.check(search)
+        net, x, y = _sampled(search)
+        found = connection_sensitivity(net, lambda: _loss(search, net, x, y, cross_entropy))
+        return search.settled(search.masks({name: found[name] for name in search.slots}))
 
 
-def grasp(search: Search) -> tuple[Ticket, list[Epoch]]:
-    """Keeps what preserves gradient flow: the smallest -w (H g), H and g of the loss at initialisation.
+@dataclass(frozen=True)
+class Grasp:
+    """`grasp`: what preserves gradient flow, the smallest -w (H g), H and g of the loss at initialisation.
 
     Source: Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020,
     and its code: logits divided by 200, the sample in two halves, the Hessian product summed over them. The
     code's fresh Xavier weights for linear layers while scoring are not repeated here. With an adversary in
     the recipe, the loss is the one it gives.
     """
-    weights = _single(search, "grasp")
-    net, x, y = _sampled(search)
-    halves = [slice(0, None, 2), slice(1, None, 2)]
-    losses = [partial(_loss, search, net, x[half], y[half], _tempered) for half in halves]
-    found = gradient_flow(net, losses)
-    return search.settled(search.masks(_ranked({name: found[name] for name in weights})))
+
+    check = staticmethod(single_weights)
+
+    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+        self.check(search)
+        net, x, y = _sampled(search)
+        halves = [slice(0, None, 2), slice(1, None, 2)]
+        found = gradient_flow(net, [partial(_loss, search, net, x[h], y[h], _tempered) for h in halves])
+        return search.settled(search.masks(_ranked({name: found[name] for name in search.slots})))
 
 
 def _tempered(logits: Tensor, y: Tensor) -> Tensor:
@@ -103,13 +121,6 @@ def gradient_flow(net: nn.Module, losses: Sequence[Callable[[], Tensor]]) -> dic
         for place, product in enumerate(torch.autograd.grad(along, leaves)):  # type: ignore[arg-type]
             products[place] += product
     return {name: (w * p).detach() for (name, w), p in zip(weights.items(), products, strict=True)}
-
-
-def _single(search: Search, method: str) -> dict[str, Tensor]:
-    """The weights to choose among, where each has a score of its own. Raises BadRequest for patterns."""
-    if any(slot.units != slot.shape for slot in search.slots.values()):
-        raise BadRequest(f"method {method} scores single weights, got pattern {search.recipe.pattern!r}")
-    return {name: search.used[name] for name in search.slots}
 
 
 def _sampled(search: Search) -> tuple[nn.Module, Tensor, Tensor]:

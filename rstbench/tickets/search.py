@@ -1,7 +1,9 @@
 """What a method of finding masks is given, and what it gives back.
 
-A method is a callable `(search) -> (ticket, history)`, named in the group `rstbench.methods`; one that is
-a dataclass takes the options in its name (`awt:probes=4`).
+A method is a callable `(search) -> (ticket, history)`, named in the group `rstbench.methods`. One that is a
+dataclass takes the options in its name (`awt:probes=4`); one with a method `check(search)` refuses there,
+before any work, what it cannot do; one with `length(remaining)` says how many epochs come on top of the
+recipe's.
 """
 
 from __future__ import annotations
@@ -132,6 +134,30 @@ def parse_method(text: str) -> Method:
     if given:
         raise BadRequest(f"the method {name!r} has no options, got {text!r}")
     return factory
+
+
+def check_method(method: Method, search: Search) -> None:
+    """Raises BadRequest for what a method cannot do."""
+    check: Callable[[Search], None] = getattr(method, "check", lambda search: None)
+    check(search)
+
+
+def single_weights(search: Search) -> None:
+    """Raises BadRequest where one score would decide on several weights."""
+    if any(slot.units != slot.shape for slot in search.slots.values()):
+        name = search.recipe.method.partition(":")[0]
+        raise BadRequest(f"method {name} scores single weights, got pattern {search.recipe.pattern!r}")
+
+
+def own_weights(search: Search) -> None:
+    """Raises BadRequest where a method that gives weights of its own could not give them."""
+    name = search.recipe.method.partition(":")[0]
+    if not search.store_weights:
+        raise BadRequest(
+            f"method {name} gives weights of its own, which no seed regenerates: they are stored"
+        )
+    if search.recipe.scale:
+        raise BadRequest(f"method {name} gives weights of its own, which are never scaled; leave scale out")
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from .fit import Epoch, fit
 from .init import random_weights
 from .mask import fix, originals, parse_remaining
 from .networks import build, prunable
-from .search import Search
+from .search import Search, own_weights, single_weights
 from .ticket import Ticket
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -69,19 +69,18 @@ class AWS:
     epochs: int = 10
     drop: Fraction = Fraction(1, 5)
 
-    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+    def check(self, search: Search) -> None:
         """Raises BadRequest without affine norm, for patterns, and where weights may not be stored."""
-        recipe, spec = search.recipe, search.spec
-        if spec.norm != "affine":
-            raise BadRequest(
-                f"method aws interpolates norm parameters; norm must be affine, not {spec.norm!r}"
-            )
-        if any(slot.units != slot.shape for slot in search.slots.values()):
-            raise BadRequest(f"method aws ranks single weights, got pattern {recipe.pattern!r}")
-        if not search.store_weights or recipe.scale:
-            raise BadRequest("method aws gives weights of its own: they are stored, and never scaled")
-        if not 0 < self.drop < 1:
-            raise BadRequest(f"drop is a fraction between 0 and 1, got {self.drop}")
+        if search.spec.norm != "affine":
+            found = search.spec.norm
+            raise BadRequest(f"method aws interpolates norm parameters; norm must be affine, not {found!r}")
+        single_weights(search)
+        own_weights(search)
+        if not 0 < self.drop < 1 or self.warmup < 0 or self.epochs < 1:
+            raise BadRequest(f"aws wants 0 < drop < 1, warmup from 0 and epochs from 1, got {self}")
+
+    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+        self.check(search)
         state, masks, history = self._pruned(search)
         signed = {
             name: weight.abs() * torch.where(state[name].cpu() < 0, -1.0, 1.0)

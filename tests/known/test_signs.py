@@ -97,12 +97,12 @@ def test_killed_and_continued(search, tmp_path):
     ("settings", "message"),
     [
         ({"norm": "batch"}, "norm must be affine, not 'batch'"),
-        ({"pattern": "kernel", "allocation": "uniform"}, "ranks single weights"),
+        ({"pattern": "kernel", "allocation": "uniform"}, "scores single weights"),
         ({"scale": True}, "never scaled"),
     ],
 )
 def test_wrong_requests(search, settings, message):
     with pytest.raises(BadRequest, match=message):
         AWS(**QUICK)(search(**settings))
-    with pytest.raises(BadRequest, match="drop is a fraction between 0 and 1"):
+    with pytest.raises(BadRequest, match="aws wants 0 < drop < 1"):
         AWS(drop=Fraction(1))(search())

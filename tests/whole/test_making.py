@@ -134,6 +134,15 @@ def test_a_network_of_the_size_of_a_ticket(cli, made, tmp_path):
         (["train", "--size-of", "TICKET", "--width", "0.5"], "width is that of"),
         (["train", "--size-of", "TICKET", "--weights", "inherit"], "goes with a ticket to start from"),
         (["train", "--size-of", "nothing"], "no ticket file nothing"),
+        (["draw", "--method", "aws", "--norm", "batch"], "norm must be affine, not 'batch'"),
+        (["draw", "--method", "hydra"], "begins at trained weights"),
+        (["draw", "--method", "magnitude"], "choose another init"),
+        (["draw", "--method", "awt:kernel=full,chunk=1000000"], "GiB at chunk=1000000"),
+        (
+            ["draw", "--method", "snip", "--pattern", "row", "--allocation", "uniform"],
+            "scores single weights",
+        ),
+        (["draw", "--method", "awt-moved", "--no-weights"], "they are stored"),
         (["draw", "--workers", "0"], "wants a whole number from 1"),
     ],
 )
