@@ -151,7 +151,7 @@ def report(args: argparse.Namespace) -> int:
 
 def list_names(args: argparse.Namespace) -> int:
     """Prints what can be named, and which package offers it; settings of a recipe with their values."""
-    from .study.plan import shipped
+    from .study.reading import shipped
     from .tickets.recipe import CHOICES, FORMS, NAMED
 
     own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES}
@@ -179,7 +179,8 @@ VERBS = {
 
 def _study(args: argparse.Namespace) -> tuple[Study, list[Entry] | None]:
     """What `evaluate` was given: one study, or models, which come loaded."""
-    from .study.plan import narrowed, read_study
+    from .study.plan import narrowed
+    from .study.reading import read_study
     from .study.run import adhoc
 
     what = args.what or ["digits"]

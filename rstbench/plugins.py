@@ -64,8 +64,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "grasp": "rstbench.tickets.saliency:Grasp",
         "aws": "rstbench.tickets.signs:AWS",
         "reconstruct": "rstbench.tickets.reconstruct:Reconstruct",
-        "awt": "rstbench.tickets.kernel:AWT",
-        "awt-moved": "rstbench.tickets.kernel:AWTMoved",
+        "awt": "rstbench.tickets.awt:AWT",
+        "awt-moved": "rstbench.tickets.awt:AWTMoved",
     },
 }
 _SINGULAR = {

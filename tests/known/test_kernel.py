@@ -8,8 +8,9 @@ from torch import nn
 from torch.func import functional_call
 
 from rstbench.errors import BadRequest
-from rstbench.tickets import kernel
-from rstbench.tickets.kernel import AWT, AWTMoved, kernel_distances, kernel_times, tangent_kernel
+from rstbench.tickets import awt
+from rstbench.tickets.awt import AWT, AWTMoved
+from rstbench.tickets.kernel import kernel_distances, kernel_times, tangent_kernel
 from rstbench.tickets.recipe import recipe_for
 from rstbench.tickets.search import Search, parse_method
 from rstbench.tickets.ticket import Ticket
@@ -106,7 +107,7 @@ def test_gradients_reach_the_student(small, kind):
 def transfer(spec, weights, lesson):
     def make(remaining, **options):
         recipe = recipe_for({**SMALL, "method": "awt", "adversary": "pgd:steps=2"})
-        return kernel._Transfer(AWT(**{**QUICK, **options}), Search(spec, weights, remaining, lesson, recipe))
+        return awt._Transfer(AWT(**{**QUICK, **options}), Search(spec, weights, remaining, lesson, recipe))
 
     return make
 
@@ -166,7 +167,7 @@ def test_killed_and_continued(spec, weights, lesson, tmp_path):
 
 
 def test_a_kernel_that_would_not_fit_is_refused_with_the_figure(transfer, monkeypatch):
-    monkeypatch.setattr(kernel, "_free_memory", lambda device: 2**20)
+    monkeypatch.setattr(awt, "_free_memory", lambda device: 2**20)
     with pytest.raises(BadRequest, match=r"kernel=full needs about 0\.\d GiB at chunk=500, 0\.0 are free"):
         transfer("0.3", kernel="full", chunk=500)
     transfer("0.3", kernel="probe", chunk=500)

@@ -8,7 +8,7 @@ import pytest
 
 from rstbench.errors import BadRequest
 from rstbench.study.jobs import jobs_of
-from rstbench.study.plan import parse_study
+from rstbench.study.reading import parse_study
 from rstbench.tickets.adversary import ADVERSARIES, parse_adversary
 from rstbench.tickets.init import INITS
 from rstbench.tickets.recipe import CHOICES, FORMS

@@ -16,7 +16,7 @@ from rstbench import plugins
 from rstbench.adapters.entry import load_entry, module_digest
 from rstbench.attacks import Crafted
 from rstbench.errors import BadFile, BadRequest, ModelFault
-from rstbench.study.plan import parse_study, read_study
+from rstbench.study.reading import parse_study, read_study
 from rstbench.study.run import Options, canonical_study, run_study
 from rstbench.tickets.switch import Switch
 from rstbench.tickets.ticket import Ticket

@@ -1,0 +1,255 @@
+"""Masks that keep the dense network's outputs and its mixed tangent kernel: AWT.
+
+Shi et al., "Finding Dynamics Preserving Adversarial Winning Tickets", AISTATS 2022, has no published code.
+What is here follows its abstract and the derivation that networks with equal outputs and equal mixed
+kernels Theta(x, z) = J(x) J(z)^T, x clean and z adversarial, learn alike under adversarial training; the loss
+and its constants are those of its ancestor, Liu and Zenke, "Finding trainable sparse networks through Neural
+Tangent Transfer", ICML 2020, and its code. Whether the paper normalises the same way is unconfirmed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, replace
+from fractions import Fraction
+
+import torch
+from torch import Generator, Tensor
+from torch.func import functional_call
+
+from ..errors import BadRequest, ModelFault
+from ..threat import Threat
+from .adversary import Batch, can_craft, crafted, parse_adversary
+from .diary import recall, record
+from .fit import Epoch, batches, measured
+from .kernel import KERNELS, Parameters, kernel_distances
+from .search import Search, own_weights, settle_norm, single_weights
+from .ticket import Ticket
+
+_STREAM = 3_000_017
+
+
+@dataclass(frozen=True)
+class AWT:
+    """`awt`: the mask found by the search, over the original weights.
+
+    Student weights begin at the random ones; `passes` over the training images move those that the mask
+    keeps (Adam, `lr`), so that on adversarial images, crafted against the dense network by the recipe's
+    adversary, outputs and mixed kernel stay the dense network's. Every `period` steps the mask becomes that
+    of the largest weights anew. weight, decay: of the kernel's term and, over the density, of the kept
+    weights' squares. Norm layers hold the dense network's statistics, from one pass, in eval mode.
+    """
+
+    passes: int = 20
+    batch: int = 64
+    lr: float = 5e-4
+    period: int = 100
+    kernel: str = "probe"
+    probes: int = 4
+    chunk: int = 8
+    weight: float = 1e-3
+    decay: float = 1e-5
+
+    def length(self, remaining: Fraction) -> int:
+        """Passes over the training images before the norm is settled."""
+        return self.passes
+
+    def check(self, search: Search) -> None:
+        """Raises BadRequest for patterns, adversaries whose images depend on what is learnt from them, and,
+        with the figure, kernels that would not fit."""
+        single_weights(search)
+        can_craft(parse_adversary(search.recipe.adversary))
+        if self.kernel not in KERNELS:
+            raise BadRequest(f"kernel is one of {', '.join(KERNELS)}, got {self.kernel!r}")
+        for option in ("passes", "batch", "period", "probes", "chunk", "lr"):
+            if not getattr(self, option) > 0:
+                raise BadRequest(f"{option} of awt must be positive, got {getattr(self, option)}")
+        if self.kernel != "probe":
+            _check_memory(self, search.weights, search.spec.classes, search.device)
+
+    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+        masks, _, history = _transfer(self, search)
+        ticket, settling = search.settled(masks)
+        return ticket, _joined(history, settling)
+
+
+@dataclass(frozen=True)
+class AWTMoved(AWT):
+    """`awt-moved`: the same search, and the weights as it moved them."""
+
+    def check(self, search: Search) -> None:
+        """Raises BadRequest as `awt` does, and where weights are scaled or may not be stored."""
+        super().check(search)
+        own_weights(search)
+
+    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
+        masks, moved, history = _transfer(self, search)
+        ticket, settling = search.settled(masks, weights=moved)
+        return ticket, _joined(history, settling)
+
+
+def _transfer(how: AWT, search: Search) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Epoch]]:
+    """(masks, student weights on the CPU, one row a pass)."""
+    run = _Transfer(how, search)
+    if search.diary and search.diary.exists():
+        run.restore()
+    while len(run.history) < how.passes:
+        run.one_pass()
+        if search.diary:
+            run.record()
+        search.watch(run.history[-1])
+    if search.diary:
+        search.diary.unlink(missing_ok=True)
+    moved = {name: run.student[name].detach().cpu() for name in search.weights}
+    return run.masks, moved, run.history
+
+
+class _Transfer:
+    """The search under way."""
+
+    def __init__(self, how: AWT, search: Search) -> None:
+        how.check(search)
+        self.how, self.search = how, search
+        self.net = search.network()
+        settle_norm(self.net, search)
+        self.net.eval()
+        state = {name: tensor.detach() for name, tensor in self.net.state_dict().items()}
+        self.teacher = {name: state[name] for name in search.weights}
+        self.rest = {name: tensor for name, tensor in state.items() if name not in search.weights}
+        self.student = {name: w.clone().requires_grad_(True) for name, w in self.teacher.items()}
+        self.generator = Generator().manual_seed(search.recipe.seed + _STREAM)
+        # Equal magnitudes, as of signed constants, must not be chosen among by their place.
+        self.jitter = {
+            name: 1 + 1e-6 * torch.rand(w.shape, generator=self.generator).to(w)
+            for name, w in self.teacher.items()
+        }
+        self.masks = self._by_magnitude()
+        self.optimiser = torch.optim.Adam(self.student.values(), how.lr)
+        self.steps = 0
+        self.history: list[Epoch] = []
+
+    def logits(self, weights: Parameters, x: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self.net, {**self.rest, **weights}, (x,))
+        return logits
+
+    def one_pass(self) -> None:
+        """Over the training images once, then the selection images."""
+        how, recipe = self.how, self.search.recipe
+        total, count = 0.0, 0
+        size = min(how.batch, len(self.search.lesson.train))
+        for x, y in batches(self.search.lesson.train, recipe, self.generator, size):
+            total, count = total + self._step(x.to(self.search.device), y.to(self.search.device)), count + 1
+        mean = total / count
+        if not math.isfinite(mean):
+            raise ModelFault(f"the distance to the dense network is {mean}; try a lower lr than {how.lr:g}")
+        student = self.search.network()
+        student.load_state_dict({**self.rest, **self._masked()})
+        accuracies = measured(student, self.search.lesson.select, recipe)
+        self.history.append(Epoch(len(self.history) + 1, mean, *accuracies, lr=how.lr))
+
+    def _step(self, x: Tensor, y: Tensor) -> float:
+        """One step of Adam; the distance before it."""
+        how, recipe = self.how, self.search.recipe
+        loss = torch.nn.functional.cross_entropy
+        batch = Batch(self.net, x, y, Threat.parse(recipe.threat), self.generator, loss, "eval")
+        adv = crafted(parse_adversary(recipe.adversary), batch)
+        gradients = [torch.zeros_like(weight) for weight in self.student.values()]
+        total = 0.0
+        for part in self._distances(x, adv):
+            # The kernel of a single layer does not depend on its weights.
+            found = torch.autograd.grad(part, list(self.student.values()), allow_unused=True)
+            for place, gradient in enumerate(found):
+                if gradient is not None:
+                    gradients[place] += gradient
+            total += float(part.detach())
+        for weight, gradient in zip(self.student.values(), gradients, strict=True):
+            weight.grad = gradient
+        self.optimiser.step()
+        self.steps += 1
+        last = how.passes * (len(self.search.lesson.train) // min(how.batch, len(self.search.lesson.train)))
+        if self.steps % how.period == 0 and self.steps <= last - how.period:
+            self.masks = self._by_magnitude()
+        return total
+
+    def _distances(self, x: Tensor, adv: Tensor) -> Iterator[Tensor]:
+        """Parts of the loss, each with its own graph."""
+        how, half = self.how, len(x) // 2
+        with torch.no_grad():
+            wanted = self.logits(self.teacher, adv)
+        yield (self.logits(self._masked(), adv) - wanted).square().mean()
+        parts = kernel_distances(
+            how.kernel,
+            (lambda weights, images: self.logits(_applied(weights, self.masks), images), self.student),
+            (self.logits, self.teacher),
+            x[:half],
+            adv[half : 2 * half],
+            chunk=how.chunk,
+            probes=how.probes,
+            generator=self.generator,
+        )
+        yield from (how.weight * part for part in parts)
+        kept = sum(int(mask.sum()) for mask in self.masks.values())
+        density = kept / sum(mask.numel() for mask in self.masks.values())
+        yield how.decay / density * sum(w.square().sum() for w in self._masked().values())  # type: ignore[misc]
+
+    def _masked(self) -> Parameters:
+        return _applied(self.student, self.masks)
+
+    def _by_magnitude(self) -> dict[str, Tensor]:
+        scores = {name: (self.student[name] * self.jitter[name]).detach() for name in self.search.slots}
+        return self.search.masks(scores)
+
+    def record(self) -> None:
+        state = {
+            "student": {name: weight.detach() for name, weight in self.student.items()},
+            "masks": self.masks,
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "steps": self.steps,
+            "history": [astuple(row) for row in self.history],
+        }
+        assert self.search.diary
+        record(self.search.diary, self.search.recipe, state)
+
+    def restore(self) -> None:
+        assert self.search.diary
+        state = recall(self.search.diary, self.search.recipe, self.search.device)
+        with torch.no_grad():
+            for name, weight in self.student.items():
+                weight.copy_(state["student"][name])
+        self.masks = state["masks"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        self.steps, self.history = state["steps"], [Epoch(*row) for row in state["history"]]
+
+
+def _applied(weights: Parameters, masks: Mapping[str, Tensor]) -> Parameters:
+    return {name: w * masks[name] if name in masks else w for name, w in weights.items()}
+
+
+def _joined(history: list[Epoch], settling: list[Epoch]) -> list[Epoch]:
+    """One history: the search, then the passes that settle the norm."""
+    return [*history, *(replace(row, epoch=len(history) + row.epoch) for row in settling)]
+
+
+def _check_memory(how: AWT, weights: Mapping[str, Tensor], classes: int, device: str | torch.device) -> None:
+    """Raises BadRequest, with the figure, where one block of an explicit kernel would not fit.
+
+    A block holds the Jacobians of `chunk` images on both sides, of the student with its graph (about twice
+    as much again) and of the teacher.
+    """
+    needed = 6 * how.chunk * classes * sum(w.numel() for w in weights.values()) * 4
+    free = _free_memory(torch.device(device))
+    if needed > free:
+        raise BadRequest(
+            f"kernel={how.kernel} needs about {needed / 2**30:.1f} GiB at chunk={how.chunk}, "
+            f"{free / 2**30:.1f} are free; use kernel=probe or a smaller chunk"
+        )
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
