@@ -103,7 +103,7 @@ def board(folder):
         ),
         (
             ["draw", "--data", "digits", "--remaining", "0.1", "--init", "x", "--out", "t"],
-            "no initialisation",
+            "no init named 'x'",
         ),
         (["draw", "--data", "digits", "--remaining", "0.1", "--width", "0", "--out", "t"], "width"),
         (["draw", "--data", "digits:test", "--remaining", "0.1", "--out", "t"], "training images"),

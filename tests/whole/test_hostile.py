@@ -277,7 +277,7 @@ def test_saving_images_later_keeps_the_first_answer(tmp_path):
         ({"draw": [{"remaining": [0.1], "name": "../../esc"}]}, "a name is made of"),
         ({"draw": [{"remaining": [0.1], "name": ["a"]}]}, "name wants a str"),
         ({"train": [{"from": 5}]}, "from wants a str"),
-        ({"train": [{"from": "x.safetensors", "network": "conv4"}]}, "that of the ticket"),
+        ({"train": [{"from": "x.safetensors", "network": "conv4"}]}, "that of the network"),
         ({"attacks": ["clean"]}, "no attack named 'clean'"),
         ({"threats": ["L2:1e400"]}, "a threat must read"),
         ({"name": "a/b"}, "a name is made of"),

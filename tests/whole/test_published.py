@@ -12,10 +12,15 @@ from rstbench.cli import main
 from rstbench.tickets.ticket import Ticket
 
 PUBLISHED = Path(__file__).parent.parent.parent / "leaderboards"
-FOLDERS = sorted(path.parent for path in PUBLISHED.glob("*/study.toml"))
+FOLDERS = sorted(path.parent for path in PUBLISHED.glob("**/study.toml"))
+WITH_TICKETS = [folder for folder in FOLDERS if list(folder.glob("tickets/*.safetensors"))]
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def name_of(folder):
+    return str(folder.relative_to(PUBLISHED))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
 def test_the_tables_follow_from_the_evidence(folder, tmp_path, capsys):
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy)
@@ -27,7 +32,7 @@ def test_the_tables_follow_from_the_evidence(folder, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("rank")
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", WITH_TICKETS, ids=name_of)
 def test_the_tickets_are_whole_and_of_one_network(folder):
     tickets = [Ticket.load(path) for path in sorted(folder.glob("tickets/*.safetensors"))]
     assert tickets
@@ -41,8 +46,10 @@ def test_the_tickets_are_whole_and_of_one_network(folder):
 
 
 def test_every_column_is_explained():
+    shared = (PUBLISHED / "digits" / "README.md").read_text()
     for folder in FOLDERS:
-        text = (folder / "README.md").read_text()
+        readme = next(path for path in (folder / "README.md", folder.parent / "README.md") if path.exists())
+        text = shared + readme.read_text()
         for path in folder.glob("*.csv"):
             for column in pd.read_csv(path, nrows=0).columns:
                 assert f"`{column}`" in text, f"{path.name}: {column}"
