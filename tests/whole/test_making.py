@@ -239,3 +239,55 @@ def test_what_begins_from_a_failure_is_named_too(tmp_path, cli, workers):
     assert "dense: the loss is" in (first + second)
     board = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
     assert sorted(board["model"]) == ["ft-0.3", "ft-0.6", "rst-0.3", "rst-0.6"]
+
+
+METHODS = {
+    "rst": {},
+    "reconstruct": {"method": "reconstruct"},
+    "binary": {"init": "binary", "allocation": "p:0.1", "last-norm": True},
+    "hydra": {"method": "hydra", "from": "dense"},
+    "snip": {"method": "snip"},
+    "grasp": {"method": "grasp", "adversary": "none"},
+    "awt": {"method": "awt:passes=1,batch=16,probes=1,period=2,lr=0.05"},
+    "awt-moved": {"method": "awt-moved:passes=1,batch=16,kernel=trace,chunk=4,period=2,lr=0.05"},
+    "aws": {"method": "aws:warmup=1,epochs=1"},
+    "magnitude": {"method": "magnitude"},
+    "random": {"method": "random"},
+}
+
+
+def test_every_method_in_one_study(tmp_path, cli):
+    """Found, trained, exported, attacked, and its cost told."""
+    import tomli_w
+
+    study = {
+        "data": "digits:test",
+        "threats": ["Linf:0.1"],
+        "attacks": ["pgd:steps=2"],
+        "images": 40,
+        "transfer": True,
+        "common": {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 1, "batch": 32,
+                   "init": "kaiming_normal", "adversary": "pgd:steps=2", "remaining": [0.3, 0.5]},
+        "draw": [{"name": name, **settings} for name, settings in METHODS.items()],
+        "train": [{"name": "dense"}, *({"name": f"{name}-trained", "from": name} for name in METHODS)],
+    }  # fmt: skip
+    (tmp_path / "s.toml").write_text(tomli_w.dumps(study))
+    done = cli("evaluate", "s.toml", "--quiet", "--out", "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    board = pd.read_csv(tmp_path / "out" / "leaderboard.csv").set_index("model")
+    assert len(board) == 1 + 4 * len(METHODS)
+    found = {f"{name}-0.3": board.loc[f"{name}-0.3", "method"] for name in METHODS}
+    assert found.pop("binary-0.3") == "rst"
+    assert all(method == name.removesuffix("-0.3") for name, method in found.items())
+    kept = board.loc[[f"{name}-0.5" for name in METHODS if name not in ("aws", "binary")], "kept_weights"]
+    assert kept.nunique() == 1  # the same number of weights for all; aws keeps its last layer whole
+    assert (board.loc[[f"{n}-trained-0.5" for n in METHODS], "kept_weights"].to_numpy()
+            == board.loc[[f"{n}-0.5" for n in METHODS], "kept_weights"].to_numpy()).all()  # fmt: skip
+    costs = pd.read_csv(tmp_path / "out" / "ratios.csv").set_index(["setting", "ratio"])
+    assert (costs["made_seconds"] > 0).all()
+    assert costs["made_mib"].notna().all()
+    matrix = pd.read_csv(tmp_path / "out" / "transfer.csv")
+    assert {"awt-0.3", "aws-0.5"} <= set(matrix["target"])
+    exported = cli("export", "out/tickets/binary-0.3-seed0.safetensors", "--out", "b.pt")
+    assert exported.returncode == 0, exported.stderr
+    assert "1.running_mean" in torch.load(tmp_path / "b.pt", weights_only=True)

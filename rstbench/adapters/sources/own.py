@@ -28,8 +28,9 @@ def ticket_entry(found: Ticket, name: str) -> Entry:
 def method_of(recipe: Recipe) -> str:
     """How a ticket was found, for the tables: 'edge-popup' is the search without an adversary, 'rtt' the
     same search among trained weights (robust trained tickets), whatever they were trained for."""
-    if recipe.method != "rst":
-        return recipe.method
+    name = recipe.method.partition(":")[0]
+    if name != "rst":
+        return name
     if recipe.origin:
         return "rtt"
     return "rst" if recipe.adversary != "none" else "edge-popup"
