@@ -27,7 +27,6 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
     verb.add_argument("--attack", action="append", help="pgd, pgd:steps=50, autoattack (repeatable)")
     _asking(verb)
     verb.add_argument("--save-adversarials", action="store_true", help="keep all crafted images")
-    _workers(verb)
 
     verb = _verb(
         verbs,
@@ -120,6 +119,7 @@ def _asking(verb: argparse.ArgumentParser) -> None:
         "--batch-size", default="auto", help="images crafted at once; part of a result's identity"
     )
     verb.add_argument("--limit", type=_positive, default=0, help="images, rounded up to whole batches")
+    _workers(verb)
     _common(verb)
 
 
@@ -155,7 +155,7 @@ def _workers(verb: argparse.ArgumentParser) -> None:
         "--workers",
         type=_positive,
         default=1,
-        help="networks made at once, each in a process with its share of the threads",
+        help="made and attacked at once, each in a process with its share of the threads",
     )
 
 

@@ -14,7 +14,7 @@ import torch
 
 from ..data import Images
 from .request import Request
-from .shard import Answer
+from .shard import Answer, Shard
 from .store import Store, write_whole
 from .trial import CLEAN, Trial
 
@@ -26,10 +26,10 @@ class Keeper:
         self.root = root
         self.folder = root / "adversarials"
 
-    def keep(self, answer: Answer) -> None:
-        trial = answer.shard.trials[0]
+    def keep(self, shard: Shard, answer: Answer) -> None:
+        trial = shard.trials[0]
         if answer.images is not None and trial.attack != CLEAN:
-            write_whole(self._part(trial, answer.shard.start), _bytes(answer.images.float()))
+            write_whole(self._part(trial, shard.start), _bytes(answer.images.float()))
 
     def has(self, trial: Trial, start: int) -> bool:
         """Whether the images of a shard are still there."""

@@ -13,13 +13,13 @@ from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..threat import Threat
 from .executors import Executor, Local
-from .progress import Progress, Silent, Stage
+from .progress import Progress, Silent
 from .shard import Answer, Shard, run
 from .store import Store
 from .trial import CLEAN, Trial
 
 BATCH = {"cpu": 100, "cuda": 500}
-Keep = Callable[[Answer], None]
+Keep = Callable[[Shard, Answer], None]
 
 
 @dataclass(frozen=True)
@@ -109,75 +109,135 @@ def ask(
     A model that fails on clean images is asked nothing more. `keep` sees every answer with its
     images; `has` says whether it still holds those of a shard, else the shard is run again.
     """
-    progress = progress or Silent()
-    faults: list[ModelFault] = []
-    broken: set[str] = set()
-    for question in questions:
-        if question.source.digest in broken:
-            continue
-        targets = tuple(t for t in question.targets if t.digest not in broken)
-        question = replace(question, targets=targets)
-        shards = list(_missing(question, setting, store, has))
-        if not targets or not shards:
-            continue
-        with progress.stage(question.name, len(setting.data), "image") as stage:
-            done = len(setting.data) - sum(len(shard.images) for shard in shards)
-            stage.advance(done)
-            try:
-                _answer(shards, question, setting, store, stage, keep)
-            except ModelFault as fault:
-                faults.append(fault)
-                if question.attack == CLEAN:
-                    broken.add(question.source.digest)
-    return faults
+    asking = _Asking(setting, store, progress or Silent(), keep, has)
+    executor = setting.executor
+    # Clean images take no time, and tell who is asked no more.
+    alone = [q for q in questions if q.attack == CLEAN or executor.width == 1]
+    for question in alone:
+        asking.ask([question], question.name, Local())
+    together = [q for q in questions if q.attack != CLEAN and executor.width > 1]
+    asking.ask(together, f"{len(together)} attacks, {executor.width} at a time", executor)
+    return asking.faults
 
 
-def _answer(
-    shards: list[Shard], question: Question, setting: Setting, store: Store, stage: Stage, keep: Keep | None
-) -> None:
-    names = {entry.digest: entry.card for entry in (question.source, *question.targets)}
-    label = "clean" if question.attack == CLEAN else "robust"
-    weights = dict(zip(question.source.card.members, question.source.card.weights, strict=True))
-    weights = weights or {question.source.digest: 1.0}
-    right = seen = 0.0
-    for answer in setting.executor.map(run, shards):
-        for trial in answer.shard.trials:
+@dataclass
+class _Asking:
+    """Questions under way. broken: models that failed on clean images."""
+
+    setting: Setting
+    store: Store
+    progress: Progress
+    keep: Keep | None
+    has: Callable[[Trial, int], bool]
+    faults: list[ModelFault] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+
+    def ask(self, questions: Sequence[Question], name: str, executor: Executor) -> None:
+        """One stage: the shards of all questions, as many at a time as the executor takes."""
+        setting, failed = self.setting, set[int]()
+        open_questions = [
+            replace(question, targets=tuple(t for t in question.targets if t.digest not in self.broken))
+            for question in questions
+            if question.source.digest not in self.broken
+        ]
+        gaps = [
+            (place, gap)
+            for place, question in enumerate(open_questions)
+            for gap in _gaps(question, setting, self.store, self.has)
+        ]
+        if not gaps:
+            return
+        owner: dict[int, int] = {}
+
+        def shards() -> Iterator[Shard]:
+            for place, gap in gaps:
+                if place not in failed:  # a question that has failed is asked no more
+                    shard = _shard(open_questions[place], setting, gap)
+                    owner[id(shard)] = place
+                    yield shard
+
+        score = {place: _Score(question) for place, question in enumerate(open_questions)}
+        total = len(open_questions) * len(setting.data)
+        with self.progress.stage(name, total, "image") as stage:
+            stage.advance(total - sum(gap.length for _, gap in gaps))
+            for shard, answer in executor.map(run, shards()):
+                place = owner.pop(id(shard))
+                if isinstance(answer, ModelFault):
+                    if place not in failed:
+                        self._fail(answer, open_questions[place])
+                    failed.add(place)
+                    continue
+                self._write(shard, answer, open_questions[place])
+                stage.advance(len(shard.images), **score[place].add(shard, answer))
+
+    def _fail(self, fault: ModelFault, question: Question) -> None:
+        self.faults.append(fault)
+        if question.attack == CLEAN:
+            self.broken.add(question.source.digest)
+
+    def _write(self, shard: Shard, answer: Answer, question: Question) -> None:
+        cards = {entry.digest: entry.card for entry in (question.source, *question.targets)}
+        for trial in shard.trials:
             tally = answer.tallies[trial.key]
-            right += weights.get(trial.target, 0) * tally.bits.count("1")
-            cards = {trial.source: names[trial.source], trial.target: names[trial.target]}
-            if not _knows(store.read(trial.key), tally.start, len(tally.bits)):
-                store.add(trial, tally, cards, setting.data.name)
-        seen += len(answer.shard.images)
-        if keep is not None:
-            keep(answer)
-        stage.advance(len(answer.shard.images), **{label: right / seen})
+            both = {trial.source: cards[trial.source], trial.target: cards[trial.target]}
+            if not _knows(self.store.read(trial.key), tally.start, len(tally.bits)):
+                self.store.add(trial, tally, both, self.setting.data.name)
+        if self.keep is not None:
+            self.keep(shard, answer)
 
 
-def _missing(
+class _Score:
+    """The accuracy of a question so far, for the eye."""
+
+    def __init__(self, question: Question) -> None:
+        card = question.source.card
+        self.label = "clean" if question.attack == CLEAN else "robust"
+        self.weights = dict(zip(card.members, card.weights, strict=True)) or {question.source.digest: 1.0}
+        self.right = self.seen = 0.0
+
+    def add(self, shard: Shard, answer: Answer) -> dict[str, float]:
+        for trial in shard.trials:
+            self.right += self.weights.get(trial.target, 0) * answer.tallies[trial.key].bits.count("1")
+        self.seen += len(shard.images)
+        return {self.label: self.right / self.seen}
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """Images [start, start + length) that some targets have not judged yet."""
+
+    start: int
+    length: int
+    lacking: tuple[tuple[Entry, Trial], ...]
+
+
+def _gaps(
     question: Question, setting: Setting, store: Store, has: Callable[[Trial, int], bool]
-) -> Iterator[Shard]:
-    """The shards that some target has not judged yet, with those targets only."""
+) -> Iterator[_Gap]:
     trials = question.trials(setting.data, setting.batch)
     known = {trial.key: store.read(trial.key) for trial in trials}
-    attack = None if question.attack == CLEAN else parse_attack(question.attack)[1]
     for start in range(0, len(setting.data), setting.batch):
-        images = setting.data.take(torch.arange(start, min(start + setting.batch, len(setting.data))))
-        lacking = [
+        length = min(setting.batch, len(setting.data) - start)
+        lacking = tuple(
             (target, trial)
             for target, trial in zip(question.targets, trials, strict=True)
-            if not _knows(known[trial.key], start, len(images)) or not has(trial, start)
-        ]
+            if not _knows(known[trial.key], start, length) or not has(trial, start)
+        )
         if lacking:
-            yield Shard(
-                question.source,
-                tuple(target for target, _ in lacking),
-                tuple(trial for _, trial in lacking),
-                attack,
-                question.threat or Threat.parse("Linf:0"),
-                images,
-                start,
-                setting.device,
-            )
+            yield _Gap(start, length, lacking)
+
+
+def _shard(question: Question, setting: Setting, gap: _Gap) -> Shard:
+    return Shard(
+        question.source,
+        tuple(target for target, _ in gap.lacking),
+        tuple(trial for _, trial in gap.lacking),
+        None if question.attack == CLEAN else parse_attack(question.attack)[1],
+        question.threat or Threat.parse("Linf:0"),
+        setting.data.take(torch.arange(gap.start, gap.start + gap.length)),
+        gap.start,
+        setting.device,
+    )
 
 
 def _knows(record: object, start: int, length: int) -> bool:

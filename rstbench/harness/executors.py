@@ -2,21 +2,142 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_end
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from ..errors import ModelFault
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
 
 class Executor(Protocol):
-    """Runs a function over tasks; answers come as they are done, in any order."""
+    """Runs a function over tasks, `width` at a time."""
 
-    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer]: ...
+    @property
+    def width(self) -> int: ...
+
+    def map(
+        self, function: Callable[[Task], Answer], tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Answer | ModelFault]]:
+        """Each task with its answer, or with the fault it raised, as they are done, in any order. Tasks are
+        taken as they are needed."""
 
 
+@dataclass(frozen=True)
 class Local:
     """One after another, in this process."""
 
-    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer]:
-        return map(function, tasks)
+    width: int = 1
+
+    def map(
+        self, function: Callable[[Task], Answer], tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Answer | ModelFault]]:
+        for task in tasks:
+            try:
+                yield task, function(task)
+            except ModelFault as fault:
+                yield task, fault
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Several at a time on this machine, each in a process with its share of the threads.
+
+    What cannot be sent to a process, such as a model of a user's file, is run in this one.
+    """
+
+    width: int
+
+    def map(
+        self, function: Callable[[Task], Answer], tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Answer | ModelFault]]:
+        waiting, running = iter(tasks), dict[Future[Any], Task]()
+        with processes(self.width) as pool:
+            while True:
+                for task in waiting:
+                    parcel = _packed(task)
+                    if parcel is None:
+                        yield from Local().map(function, [task])
+                        continue
+                    running[pool.submit(_work, function, parcel)] = task
+                    if len(running) >= self.width:
+                        break
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    task = running.pop(future)
+                    try:
+                        answer = future.result()
+                    except ModelFault as fault:
+                        answer = fault
+                    if isinstance(answer, _Strange):
+                        yield from Local().map(function, [task])
+                    else:
+                        yield task, answer
+
+
+@contextmanager
+def processes(
+    workers: int, begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes share this one's threads evenly, leave an interrupt to it and end with it.
+
+    begin: called with `arguments` in each process first. When the block fails, running work is given up.
+    """
+    threads = max(1, torch.get_num_threads() // workers)
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawn, _begin, (threads, begin, arguments))
+    try:
+        yield pool
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Strange:
+    """The answer of a process that cannot unpack its task."""
+
+
+def _packed(task: object) -> bytes | None:
+    try:
+        return pickle.dumps(task)
+    except Exception:  # of whatever a user's class does when it is pickled
+        return None
+
+
+def _work(function: Callable[[Any], Any], parcel: bytes) -> Any:
+    try:
+        task = pickle.loads(parcel)
+    except Exception:
+        return _Strange()
+    return function(task)
+
+
+def _begin(threads: int, begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's affair
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    torch.set_num_threads(threads)
+    if begin is not None:
+        begin(*arguments)
+
+
+def _end_with(sentinel: int) -> None:
+    wait_for_end([sentinel])
+    os._exit(1)

@@ -52,7 +52,6 @@ class Shard:
 class Answer:
     """Tallies by trial key, and the crafted images (on the CPU)."""
 
-    shard: Shard
     tallies: dict[str, Tally] = field(default_factory=dict)
     images: Tensor | None = None
 
@@ -89,7 +88,7 @@ def run(shard: Shard) -> Answer:
         tallies[own_trial.key] = Tally(
             shard.start, as_bits(right), stages, tuple(sorted(raised)), **vars(where)
         )
-    return Answer(shard, tallies, adv.cpu())
+    return Answer(tallies, adv.cpu())
 
 
 def _craft(shard: Shard, attack: Attack, cost: Cost, x: Tensor, y: Tensor, seed: int) -> Crafted:

@@ -14,6 +14,7 @@ from ..data import download, load, parse
 from ..errors import BadRequest, ModelFault
 from ..harness.adversarials import Keeper
 from ..harness.bench import Setting, ask, pick_batch, pick_device, whole_shards
+from ..harness.executors import Local, Processes
 from ..harness.progress import Progress, Silent
 from ..harness.store import Store
 from ..reporters.evidence import Evidence
@@ -38,7 +39,7 @@ class Options:
     root: Path = Path(".")
     save_adversarials: bool = False
     download: bool = False
-    workers: int = 1  # networks made at once
+    workers: int = 1  # networks made, and shards attacked, at once
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def settle(study: Study, options: Options) -> tuple[Setting, int]:
         raise BadRequest(f"{data.name} has {len(data)} images, {wanted} are asked for")
     batch = pick_batch(options.batch, device)
     whole = whole_shards(options.limit or wanted, batch, len(data))
-    return Setting(data.first(whole), batch, device), whole if options.limit else wanted
+    executor = Processes(options.workers) if options.workers > 1 else Local()
+    return Setting(data.first(whole), batch, device, executor), whole if options.limit else wanted
 
 
 def _check(job: Job, setting: Setting, shop: Workshop) -> None:

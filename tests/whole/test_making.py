@@ -208,6 +208,10 @@ def test_side_by_side_gives_what_one_by_one_gives(tmp_path):
     assert len(contents(alone)) == 2 * (2 + 1 + 1 + 2)
     assert same(contents(alone), contents(several))
     assert "mean of 2 seeds" in out
+    boards = [
+        pd.read_csv(folder / "out" / "leaderboard.csv").drop(columns="seconds") for folder in (alone, several)
+    ]
+    pd.testing.assert_frame_equal(*boards)
     frame = pd.read_csv(several / "out" / "ratios.csv").set_index(["setting", "ratio"])
     assert frame["seeds"].tolist() == [2] * 6
     board = pd.read_csv(several / "out" / "leaderboard.csv").set_index("model")
@@ -239,6 +243,28 @@ def test_what_begins_from_a_failure_is_named_too(tmp_path, cli, workers):
     assert "dense: the loss is" in (first + second)
     board = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
     assert sorted(board["model"]) == ["ft-0.3", "ft-0.6", "rst-0.3", "rst-0.6"]
+
+
+def test_models_of_a_users_file_are_attacked_beside_others(tmp_path, cli, made):
+    """They cannot be sent to another process: they stay in the first, and the rest goes on meanwhile."""
+    (tmp_path / "m.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Own(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        torch.manual_seed(0)\n"
+        "        self.fc = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n        return self.fc(x.flatten(1))\n"
+        "def net():\n    return Own()\n"
+        "class Bad(Own):\n    def forward(self, x):\n        return super().forward(x)[:, :7]\n"
+        "def bad():\n    return Bad()\n"
+    )
+    asked = ["evaluate", "file:m.py:net", "file:m.py:bad", f"ticket:{made / 'conv2-0.3.safetensors'}"]
+    asked += ["--attack", "pgd:steps=2", "--limit", "40", "--batch-size", "10"]
+    alone = cli(*asked, "--out", "alone", env={"OMP_NUM_THREADS": "1"})
+    several = cli(*asked, "--out", "several", "--workers", "2", env={"OMP_NUM_THREADS": "2"})
+    assert (alone.returncode, several.returncode) == (1, 1)
+    assert "has 7 classes, the data 10" in several.stderr.splitlines()[-1]
+    assert several.stdout == alone.stdout
+    assert "2 at a time" in several.stderr
 
 
 METHODS = {
