@@ -24,7 +24,7 @@ DONE, FAULTS, REFUSED, INTERRUPTED = 0, 1, 2, 130
 WARNINGS_OF_OTHERS = (
     # Third parties' warnings that say nothing to a user of this tool, by message.
     "pkg_resources is deprecated",
-    "`torch.jit.script` is deprecated",
+    "`torch.jit",
 )
 
 
@@ -186,14 +186,13 @@ def _study(args: argparse.Namespace) -> tuple[Study, list[Entry] | None]:
     what = args.what or ["digits"]
     studies = [text for text in what if text.endswith(".toml") or ":" not in text]
     if not studies:
-        return adhoc(what, args.attack or [], args.threat or [], args.data, args.seed or 0)
+        return adhoc(what, args.attack or [], args.threat or [], args.data, args.seed or 0, _root(args))
     if len(what) > 1:
         raise BadRequest(f"one study at a time, or models only; got {' '.join(what)}")
     return narrowed(read_study(what[0]), args.attack or [], args.threat or [], args.data), None
 
 
 def _options(args: argparse.Namespace, name: str) -> Options:
-    from .data import data_root
     from .study.run import Options
 
     return Options(
@@ -201,11 +200,17 @@ def _options(args: argparse.Namespace, name: str) -> Options:
         device=args.device,
         batch=getattr(args, "batch_size", "auto"),
         limit=getattr(args, "limit", 0),
-        root=data_root(args.data_root),
+        root=_root(args),
         save_adversarials=getattr(args, "save_adversarials", False),
         download=args.download,
         workers=getattr(args, "workers", 1),
     )
+
+
+def _root(args: argparse.Namespace) -> Path:
+    from .data import data_root
+
+    return data_root(args.data_root)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -25,6 +25,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "file": f"{SOURCES}.code:file",
         "python": f"{SOURCES}.code:python",
         "robustbench": f"{SOURCES}.zoo:robustbench",
+        "torchvision": f"{SOURCES}.library:torchvision",
+        "timm": f"{SOURCES}.library:timm",
+        "weights": f"{SOURCES}.weights:weights",
+        "bundled": f"{SOURCES}.bundled:bundled",
     },
     "data": {
         "digits": "rstbench.data.digits:digits",

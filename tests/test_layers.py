@@ -26,7 +26,7 @@ LAYERS = [
     ["tickets.ticket", "tickets.fit"],
     ["tickets.search", "tickets.train"],
     ["tickets.draw", "tickets.saliency", "tickets.awt", "tickets.signs", "tickets.reconstruct"],
-    ["adapters.accelerate", "adapters.describe", "adapters.entry"],
+    ["adapters.accelerate", "adapters.describe", "adapters.normalise", "adapters.state", "adapters.entry"],
     ["adapters.export", "adapters.sources"],
     ["harness.shard", "harness.executors"],
     ["harness.bench", "harness.adversarials"],

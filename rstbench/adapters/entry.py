@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..harness.trial import Card
 from ..plugins import find, parse_reference
 from ..tickets.recipe import Recipe
 from .describe import describe
+from .normalise import normalised
 
 # Packages whose versions are in the record: their text is no part of a model's identity.
 _LIBRARIES = ("torch", "torchvision", "rstbench")
@@ -59,12 +61,18 @@ def enter(
     return Entry(module, card, digest, resumable, recipe)
 
 
-def load_entry(text: str) -> Entry:
-    """`source:id[options]` as an entry. Raises BadRequest for what cannot be named, found or built."""
+def load_entry(text: str, images: Images | None = None) -> Entry:
+    """`source:id[options]` as an entry. Raises BadRequest for what cannot be named, found or built.
+
+    images: what it will be asked about; sources that want to know `classes` or `shape` are told.
+    `[normalize=…]` behind any reference puts the normalisation before the model.
+    """
     reference = parse_reference(text)
     source: Callable[..., Any] = find("models", reference.source)
+    options: dict[str, Any] = {**_hints(source, images), **reference.options}
+    normalisation = options.pop("normalize", "")
     try:
-        found = source(reference.id, **reference.options)
+        found = source(reference.id, **options)
     except TypeError as error:
         # Only a refused signature is the request's fault; deeper ones belong to the source.
         if reference.options and "unexpected keyword argument" in str(error):
@@ -74,9 +82,25 @@ def load_entry(text: str) -> Entry:
         raise
     except (Exception, SystemExit) as error:
         raise BadRequest(f"{text!r} cannot be made: {error!r}") from error
-    if isinstance(found, Entry):
-        return found
-    return enter(found, Card(text, "external"))
+    entry = found if isinstance(found, Entry) else enter(found, Card(text, "external"))
+    return _behind(normalisation, entry) if normalisation else entry
+
+
+def _hints(source: Callable[..., Any], images: Images | None) -> dict[str, Any]:
+    if images is None:
+        return {}
+    wanted = inspect.signature(source).parameters
+    told = {"classes": images.classes, "shape": images.shape}
+    return {name: value for name, value in told.items() if name in wanted}
+
+
+def _behind(normalisation: str, entry: Entry) -> Entry:
+    """The entry with a normalisation as its first layer; another model than without."""
+    if entry.members:
+        raise BadRequest(f"{entry.card.name}: the members of a switch are networks of [0, 1] pixels")
+    card = replace(entry.card, name=f"{entry.card.name}[normalize={normalisation}]")
+    made = enter(normalised(entry.module, normalisation), card, made_by=entry.digest)
+    return replace(made, resumable=made.resumable and entry.resumable)
 
 
 def named_apart(entries: list[tuple[str, Entry]]) -> list[Entry]:

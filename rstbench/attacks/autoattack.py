@@ -14,11 +14,14 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from ..errors import ModelFault
+from ..errors import BadFile, ModelFault
 from ..threat import Threat
 from .attack import Crafted
 from .mixture import mean_log_probability
@@ -201,3 +204,25 @@ def alias_for_robustbench() -> None:
 
     sys.modules.setdefault("autoattack", pyautoattack)
     sys.modules.setdefault("autoattack.state", pyautoattack.state)
+
+
+def example_resnet() -> nn.Module:
+    """The CIFAR-10 ResNet-18 that AutoAttack ships with its examples, naturally trained, in eval mode.
+
+    Raises BadFile where this installation lacks it.
+    """
+    folder = Path(str(files("pyautoattack"))) / "examples"
+    try:
+        spec = spec_from_file_location("pyautoattack_example_resnet", folder / "resnet.py")
+        if spec is None or spec.loader is None:
+            raise FileNotFoundError(folder)
+        module = sys.modules[spec.name] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        state = torch.load(folder / "model_test.pt", weights_only=True, map_location="cpu")
+    except OSError as error:
+        raise BadFile(
+            f"this installation of pyautoattack comes without its example network: {error}"
+        ) from None
+    net: nn.Module = module.ResNet18()
+    net.load_state_dict(state)
+    return net.requires_grad_(False).eval()

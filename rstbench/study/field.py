@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..adapters.entry import Entry, load_entry, named_apart
 from ..adapters.sources.own import checkpoint_entry, switch_entry, ticket_entry
+from ..data import Images
 from ..errors import ModelFault
 from ..harness.progress import Progress
 from ..tickets.ticket import Ticket
@@ -34,11 +35,11 @@ class Field:
         return tuple(judges.values())
 
 
-def given_models(study: Study) -> list[Entry]:
-    """The models that a study names, loaded."""
+def given_models(study: Study, images: Images | None = None) -> list[Entry]:
+    """The models that a study names, loaded to be asked about these images."""
     found = []
     for name, reference in study.models:
-        entry = load_entry(reference)
+        entry = load_entry(reference, images)
         card = replace(entry.card, name=name) if name else entry.card
         found.append((reference, replace(entry, card=card)))
     return named_apart(found)

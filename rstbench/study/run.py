@@ -65,7 +65,7 @@ def run_study(
     if options.download:
         download([study.data, *(job.recipe.data for job in jobs)], options.root)
     setting, images = settle(study, options)
-    given = given_models(study) if given is None else given
+    given = given_models(study, setting.data) if given is None else given
     workshop = Workshop(options.root, setting.device, progress)
     for job in teams[0]:
         _check(job, setting, workshop)
@@ -139,7 +139,12 @@ def _check(job: Job, setting: Setting, shop: Workshop) -> None:
 
 
 def adhoc(
-    models: Sequence[str], attacks: Sequence[str], threats: Sequence[str], data: str | None, seed: int
+    models: Sequence[str],
+    attacks: Sequence[str],
+    threats: Sequence[str],
+    data: str | None,
+    seed: int,
+    root: Path,
 ) -> tuple[Study, list[Entry]]:
     """A study of models given by reference, and those models; data and threats that are not given are
     those of their recipes.
@@ -149,7 +154,7 @@ def adhoc(
     named = tuple(("", text) for text in models)
     asked = tuple(Asked(attack) for attack in attacks) or Study.attacks
     study = Study("adhoc", data or "", tuple(threats), asked, seeds=(seed,), models=named)
-    entries = given_models(study)
+    entries = given_models(study, load(study.data, root) if data else None)
     recipes = [entry.recipe for entry in entries if entry.recipe]
     if not threats:
         study = replace(study, threats=(_common("--threat", {recipe.threat for recipe in recipes}),))

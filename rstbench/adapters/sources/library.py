@@ -1,0 +1,75 @@
+"""Networks of torchvision and timm: with weights that lie on this machine, or with a seeded random start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...errors import BadFile, BadRequest, unknown
+from ...harness.trial import Card
+from ..entry import Entry, enter
+from ..normalise import layer
+from ..state import put_state, read_state
+
+
+def torchvision(id: str, classes: str | int = "", seed: str | int = 0) -> Entry:
+    """`torchvision:resnet18[classes=10,seed=0]`: a random start; `torchvision:resnet50/IMAGENET1K_V2`: the
+    library's weights where torch.hub keeps them, behind their own normalisation."""
+    from torchvision import models
+
+    name, slash, weights = id.partition("/")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown("torchvision network", name, known)
+    text = f"torchvision:{id}"
+    if not slash:
+        return _random(partial(models.get_model, name, weights=None), text, classes, seed)
+    enum = models.get_model_weights(name)
+    if weights not in enum.__members__:
+        raise unknown(f"weights of {name}", weights, enum.__members__)
+    chosen = enum[weights]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
+    if not path.is_file():
+        raise BadFile(f"no file {path}; put what {chosen.url} gives there")
+    module = put_state(models.get_model(name, weights=None), read_state(path), text)
+    presets = chosen.transforms()
+    first = layer(tuple(presets.mean), tuple(presets.std))
+    return enter(nn.Sequential(first, module).eval(), Card(text, "external"), made_by=id)
+
+
+def timm(id: str, classes: str | int = "", seed: str | int = 0, checkpoint: str = "") -> Entry:
+    """`timm:NAME[classes=10,seed=0]`: a random start; `[checkpoint=FILE]`: with the weights of a file."""
+    import timm as library
+
+    if id not in library.list_models():
+        raise unknown("timm network", id, library.list_models())
+    build, text = partial(library.create_model, id, pretrained=False), f"timm:{id}"
+    if not checkpoint:
+        return _random(build, text, classes, seed)
+    state = read_state(Path(checkpoint))
+    if not classes:
+        # The last matrix tells; only it is looked at.
+        matrices = [value for value in state.values() if value.dim() == 2]
+        classes = len(matrices[-1]) if matrices else ""
+    module = put_state(build(num_classes=_classes(classes, text)), state, text)
+    return enter(module, Card(text, "external"), made_by=id)
+
+
+def _random(build: Callable[..., nn.Module], text: str, classes: str | int, seed: str | int) -> Entry:
+    if not str(seed).isdigit():
+        raise BadRequest(f"seed is a whole number from 0, got {seed!r}")
+    with torch.random.fork_rng():
+        torch.manual_seed(int(seed))
+        module = build(num_classes=_classes(classes, text)).requires_grad_(False).eval()
+    return enter(module, Card(f"{text}[seed={seed}]", "external"), made_by=f"{text}|{seed}")
+
+
+def _classes(classes: str | int, text: str) -> int:
+    if not str(classes).isdigit() or int(classes) == 0:
+        given = f", got {classes!r}" if classes else ""
+        raise BadRequest(f"{text} has no weights: its number of classes is missing, [classes=10]{given}")
+    return int(classes)

@@ -1,0 +1,58 @@
+"""Bare state dicts: `weights:FILE[arch=NETWORK]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import BadRequest
+from ...harness.trial import Card
+from ...tickets.networks import NetworkSpec, build
+from ..entry import Entry, enter, load_entry
+from ..state import put_state, read_state
+
+
+def weights(
+    id: str,
+    arch: str = "",
+    width: str = "1",
+    norm: str = "batch",
+    classes: str | int = "",
+    shape: str | Sequence[int] = "",
+) -> Entry:
+    """`weights:FILE[arch=resnet18,norm=affine]` for a network of this tool, `[arch=timm:NAME]` or
+    `[arch=torchvision:NAME]` for a library's.
+
+    classes and shape (channels x height x width, such as 3x32x32) are those of the data unless given.
+    Raises BadRequest with the first names that differ.
+    """
+    if not arch:
+        raise BadRequest(f"weights:{id} are weights only; name their network, [arch=resnet18]")
+    state, text = read_state(Path(id)), f"weights:{id}[arch={arch}]"
+    if arch.partition(":")[0] in ("torchvision", "timm"):
+        random = load_entry(f"{arch}[classes={classes}]" if classes else arch)
+        return enter(put_state(random.module, state, text), Card(text, "external"), made_by=text)
+    spec = NetworkSpec(arch, _shape(shape, text), _number(classes, "classes", text), _width(width), norm)
+    card = Card(text, "external", network=str(spec))
+    return enter(put_state(build(spec), state, text), card, made_by=str(spec))
+
+
+def _shape(shape: str | Sequence[int], text: str) -> tuple[int, int, int]:
+    parts = shape.split("x") if isinstance(shape, str) else list(shape)
+    if len(parts) != 3 or not all(str(part).isdigit() and int(part) for part in parts):
+        raise BadRequest(f"{text}: the shape of an image is missing; add shape=3x32x32, or --data")
+    channels, height, breadth = (int(part) for part in parts)
+    return channels, height, breadth
+
+
+def _number(value: str | int, name: str, text: str) -> int:
+    if not str(value).isdigit() or int(value) == 0:
+        raise BadRequest(f"{text}: {name} is missing; add {name}=10, or --data")
+    return int(value)
+
+
+def _width(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadRequest(f"width is a number, got {text!r}") from None

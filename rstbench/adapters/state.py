@@ -1,0 +1,95 @@
+"""State dicts out of files, without running what is in them."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadFile, BadRequest
+
+# Under which key training code keeps the weights in its checkpoints.
+NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+PREFIXES = ("module.", "model.", "_orig_mod.")
+MOST_NAMED = 3
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, or of what `torch.save` wrote, by name.
+
+    Nested checkpoints are opened, the prefixes of DataParallel and torch.compile taken off. Raises BadFile
+    for files that are missing, damaged, hold no tensors, or would run code.
+    """
+    path = path.expanduser()
+    if not path.is_file():
+        raise BadFile(f"no file {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise BadFile(f"{path} is no whole safetensors file: {error}") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the answer is below
+            found: Any = torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) or "Unsupported" in str(error):
+            raise BadFile(
+                f"{path} holds more than tensors, and loading it would run code; save its state dict alone "
+                f"(torch.save(model.state_dict(), …)), or load it in a file of your own: file:PATH.py:factory"
+            ) from None
+        raise BadFile(f"{path} is damaged: {_line(error)}") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise BadFile(f"{path} is no whole file of torch.save: {_line(error)}") from None
+    return _plain(found, path)
+
+
+def put_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> nn.Module:
+    """The module with this state, all names and shapes fitting. Raises BadRequest that names the others."""
+    own = module.state_dict()
+    lacking = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    strange = [name for name in state if name not in own]
+    wrong = [
+        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    for names, problem in ((lacking, "lacks"), (strange, "also has"), (wrong, "has of another shape")):
+        if names:
+            listed = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
+            raise BadRequest(f"{what}: the file {problem} {listed}; choose another arch")
+    module.load_state_dict({**own, **state})
+    return module.requires_grad_(False).eval()
+
+
+def _plain(found: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
+        inner = next((found[key] for key in NESTED if isinstance(found.get(key), Mapping)), None)
+        if inner is None:
+            break
+        found = inner
+    if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
+        raise BadFile(f"{path} holds no state dict, but {_kind(found)}")
+    state = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _kind(found: Any) -> str:
+    if isinstance(found, Mapping):
+        return f"a dictionary of {', '.join(map(str, list(found)[:5]))}" if found else "an empty dictionary"
+    return f"a {type(found).__name__}"
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [repr(error)])[0][:200]
