@@ -5,11 +5,15 @@ Not in the made file itself, whose bytes depend on what it is and not on how lon
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -34,6 +38,7 @@ class Cost:
 @contextmanager
 def metered(path: Path, name: str, device: torch.device, *, resumed: bool) -> Iterator[None]:
     """Adds a line to `path` with the cost of what happens meanwhile, unless it fails."""
+    _warm_up(device)
     before, began = _reset_peak(device), time.perf_counter()
     yield
     seconds, after = time.perf_counter() - began, _peak(device)
@@ -58,16 +63,34 @@ def read_costs(path: Path) -> dict[str, Cost]:
     return found
 
 
+@cache
+def _warm_up(device: torch.device) -> None:
+    """What torch loads at its first convolution and step is no cost of whoever comes first."""
+    net = torch.nn.Conv2d(1, 4, 3).to(device)
+    net(torch.zeros(2, 1, 8, 8, device=device)).sum().backward()
+    torch.optim.SGD(net.parameters(), 0.1).step()
+
+
 def _reset_peak(device: torch.device) -> float | None:
     """Bytes in use now, from where peaks count."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return float(torch.cuda.memory_allocated(device))
+    _give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: forgets the peak so far
     except OSError:
         return None
     return _status("VmRSS")
+
+
+def _give_back() -> None:
+    """Memory that earlier work of this process has freed goes back to the system, where glibc can do that:
+    kept for later use, it would hide what comes."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _peak(device: torch.device) -> float | None:
