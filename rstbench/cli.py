@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import make_parser
-from .errors import BadRequest, RstbenchError, unknown
+from .errors import BadRequest, ModelFault, RstbenchError, unknown
 from .plugins import BUILTIN, names
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def draw(args: argparse.Namespace) -> int:
         start=args.start or "",
         store=not args.no_weights,
     )
-    _print_made(made)
-    return DONE
+    return _made(*made)
 
 
 def train(args: argparse.Namespace) -> int:
@@ -120,8 +119,7 @@ def train(args: argparse.Namespace) -> int:
         start=args.start or "",
         size_of=args.size_of or "",
     )
-    _print_made(made)
-    return DONE
+    return _made(*made)
 
 
 def export(args: argparse.Namespace) -> int:
@@ -152,14 +150,15 @@ def report(args: argparse.Namespace) -> int:
 def list_names(args: argparse.Namespace) -> int:
     """Prints what can be named, and which package offers it; settings of a recipe with their values."""
     from .study.reading import shipped
-    from .tickets.recipe import CHOICES, FORMS, NAMED
+    from .tickets.recipe import CHOICES, FORMS, NAMED, Recipe
 
-    own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES}
+    flags = {f.name: ("false", "true") for f in fields(Recipe) if f.type == "bool"}
+    own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES, **flags}
     extra = {kind: [(name, "rstbench") for name in known if name] for kind, known in own.items()}
     kinds = [*BUILTIN, *extra]
     asked = (args.kind or "").replace("-", "_")
     if asked and asked not in kinds:
-        raise unknown("kind of name", args.kind, kinds)
+        raise unknown("kind of name", args.kind, [kind.replace("_", "-") for kind in kinds])
     for kind in [asked] if asked else kinds:
         for name, package in extra[kind] if kind in extra else names(kind):
             print(f"{kind.replace('_', '-')}\t{name}\t{package}")
@@ -231,14 +230,19 @@ def _progress(args: argparse.Namespace) -> Progress:
 
 
 def _finish(outcome: Outcome) -> int:
-    for fault in outcome.faults:
-        _complain(fault)
-    return FAULTS if outcome.faults else DONE
+    return _told(outcome.faults)
 
 
-def _print_made(made: Sequence[tuple[Path, str]]) -> None:
+def _made(made: Sequence[tuple[Path, str]], faults: Sequence[ModelFault]) -> int:
     for path, summary in made:
         print(f"{path}\t{summary}")
+    return _told(faults)
+
+
+def _told(faults: Sequence[ModelFault]) -> int:
+    for fault in faults:
+        _complain(fault)
+    return FAULTS if faults else DONE
 
 
 def _complain(error: object) -> None:

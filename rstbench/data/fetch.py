@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import BadFile
-from .images import parse
+from .images import load, parse
 
 CLASSES = {
     "mnist": "MNIST",
@@ -18,16 +18,30 @@ CLASSES = {
 
 
 def download(texts: Iterable[str], root: Path) -> None:
-    """Puts the named data sets under `root`, where they are not there yet.
+    """Puts the named data sets under `root`, training and test images, where they cannot be read there yet.
 
     Names that torchvision does not know are left alone. Raises BadFile where the download fails.
     """
-    for source, split in sorted({parse(text)[0:3:2] for text in texts if parse(text)[0] in CLASSES}):
-        from torchvision import datasets
+    for source in sorted({parse(text)[0] for text in texts} & set(CLASSES)):
+        for split in ("train", "test"):
+            if not _readable(f"{source}:{split}", root):
+                _fetch(source, split, root)
 
-        kind = getattr(datasets, CLASSES[source])
-        which = {"split": split} if source == "svhn" else {"train": split == "train"}
-        try:
-            kind(str(root), download=True, **which)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise BadFile(f"{source} cannot be downloaded to {root}: {error}") from None
+
+def _readable(text: str, root: Path) -> bool:
+    try:
+        load(text, root)
+    except BadFile:
+        return False
+    return True
+
+
+def _fetch(source: str, split: str, root: Path) -> None:
+    from torchvision import datasets
+
+    kind = getattr(datasets, CLASSES[source])
+    which = {"split": split} if source == "svhn" else {"train": split == "train"}
+    try:
+        kind(str(root), download=True, **which)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadFile(f"{source} cannot be downloaded to {root}: {error}") from None

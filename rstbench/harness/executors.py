@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_end
@@ -101,6 +102,11 @@ def processes(
     pool = ProcessPoolExecutor(workers, spawn, _begin, (threads, begin, arguments))
     try:
         yield pool
+    except BrokenProcessPool:
+        raise ModelFault(
+            "a worker process was killed, perhaps for want of memory; the same command goes on where it "
+            "stopped, with fewer --workers if need be"
+        ) from None
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()

@@ -55,6 +55,8 @@ def jobs_of(study: Study, seed: int, out: Path) -> list[Job]:
     jobs: dict[str, Job] = {}
     for make in (*study.draws, *study.trains):
         for suffix, remaining in _members(make, ratios):
+            if make.name + suffix in jobs:
+                raise BadRequest(f"two things would be named {make.name + suffix!r}; rename a table")
             folder = "tickets" if make.remaining else "checkpoints"
             jobs[make.name + suffix] = Job(
                 name=make.name + suffix,
@@ -67,7 +69,7 @@ def jobs_of(study: Study, seed: int, out: Path) -> list[Job]:
                 ratio=suffix.removeprefix("-"),
                 store_weights=not make.no_weights,
             )
-    return [_placed(jobs, job) for job in _ordered(jobs)]
+    return [_placed(jobs, job) for job in _ordered(jobs, list(ratios))]
 
 
 def _members(make: Make, ratios: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
@@ -82,7 +84,7 @@ def _reference(make: Make, text: str, suffix: str) -> str:
     return text if make.remaining or not text or ":" in text else text + suffix
 
 
-def _ordered(jobs: dict[str, Job]) -> Iterator[Job]:
+def _ordered(jobs: dict[str, Job], ratios: list[str]) -> Iterator[Job]:
     """Each job after the one it begins from."""
     done: set[str] = set()
 
@@ -97,7 +99,7 @@ def _ordered(jobs: dict[str, Job]) -> Iterator[Job]:
             others = [other for other in jobs.values() if bool(other.remaining) != bool(job.remaining)]
             known = {other.name: other for other in others}
             if name not in known:
-                names = {*known, *(other.family for other in others)}
+                names = {*known, *(ratios if wanted == "ticket" else ())}
                 raise BadRequest(f"{job.family}: {unknown(f'{wanted} of this study', name, names)}")
             yield from visit(known[name], (*path, job.name))
         done.add(job.name)

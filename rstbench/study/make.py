@@ -80,8 +80,9 @@ class Workshop:
             plan(shapes, parse_remaining(job.remaining), recipe)
             if begun:
                 check_method(method, self._search(job, begun, lambda row: None))
-        if len(images) < recipe.batch // 2:
-            raise BadRequest(f"{len(images)} training images are too few for batches of {recipe.batch}")
+        learning = len(self.lesson(recipe).train)
+        if learning < max(2, recipe.batch // 2):
+            raise BadRequest(f"{learning} training images are too few for batches of {recipe.batch}")
 
     def make(self, job: Job) -> Made:
         """What lies in the file of a job, made now unless it is there.
@@ -197,6 +198,8 @@ def _from_model(job: Job, images: Images) -> _Begun:
     """Trained weights: a checkpoint of this tool, or any model whose state dict the network can take."""
     source, _, file = job.start.partition(":")
     recipe = job.recipe
+    if recipe.scale:
+        raise BadRequest("scale is for random weights; trained ones are taken as they are")
     if not job.store_weights:
         raise BadRequest("trained weights follow from no seed: a ticket drawn from them stores them")
     if source == "checkpoint":

@@ -129,6 +129,8 @@ def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Ma
     remaining = plain.pop("remaining", None)
     if not remaining or not isinstance(remaining, list):
         raise BadRequest(f"{where}: [[draw]] {name!r} wants remaining = [0.05, 0.1], got {remaining!r}")
+    if len({str(value).rstrip("0") for value in remaining}) < len(remaining):
+        raise BadRequest(f"{where}: [[draw]] {name!r}: a remaining ratio is named twice: {remaining}")
     return Make(name, plain, tuple(str(value) for value in remaining), start, no_weights=no_weights)
 
 
@@ -149,8 +151,15 @@ def _model(table: Mapping[str, Any], where: str) -> tuple[str, str]:
 
 def _table(table: Mapping[str, Any], known: set[str], where: str) -> dict[str, Any]:
     """The keys of a table, written as the long options are, as names of settings."""
-    _only(table, {key.replace("_", "-") for key in known} | known, where)
-    return {key.replace("-", "_"): value for key, value in table.items()}
+    plain = {key.replace("-", "_"): value for key, value in table.items()}
+    _only(
+        {key.replace("_", "-"): value for key, value in plain.items()},
+        {k.replace("_", "-") for k in known},
+        where,
+    )
+    if len(plain) < len(table):
+        raise BadRequest(f"{where}: a key is written twice, with - and with _")
+    return plain
 
 
 def _only(plain: Mapping[str, Any], known: set[str], where: str) -> None:

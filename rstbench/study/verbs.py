@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import download
-from ..errors import BadRequest
+from ..errors import BadRequest, ModelFault
 from ..harness.bench import pick_device
 from ..harness.progress import Progress
 from ..harness.store import Store
@@ -21,7 +21,8 @@ from .make import Made, Workshop, write_history
 from .plan import names_a_file, refuse_fixed, refuse_mixed
 from .run import Options
 
-Listed = list[tuple[Path, str]]
+# (file, summary) of each that was made, and what failed.
+Listed = tuple[list[tuple[Path, str]], list[ModelFault]]
 
 
 def draw_tickets(
@@ -33,7 +34,7 @@ def draw_tickets(
     start: str = "",
     store: bool = True,
 ) -> Listed:
-    """Draws one ticket a ratio into `out/<network>-<remaining>.safetensors`; (path, summary) of each.
+    """Draws one ticket a ratio into `out/<network>-<remaining>.safetensors`; what was made, and what failed.
 
     start: the model whose trained weights to choose from, '' for random ones.
     """
@@ -43,8 +44,11 @@ def draw_tickets(
         raise BadRequest(f"a remaining ratio is named twice: {', '.join(remaining)}")
     start = _file_of(start, "checkpoint")
     refuse_fixed(settings if names_a_file(start) else {}, "")
-    network = Checkpoint.load(_path(start)).spec.name if names_a_file(start) else settings.get("network")
-    recipe = recipe_for({**settings, **({"network": network} if network else {})})
+    if names_a_file(start):
+        trained = Checkpoint.load(_path(start))
+        # The same seed holds out the same images: none that the weights were learnt on selects the epoch.
+        settings = {"seed": trained.recipe.seed, **settings, "network": trained.spec.name}
+    recipe = recipe_for(dict(settings))
     jobs = [
         Job(name, options.out / f"{name}.safetensors", recipe, ratio, start, store_weights=store)
         for ratio in remaining
@@ -62,7 +66,8 @@ def train_network(
     name = recipe_for({**settings, "method": "training"}).network.replace(":", "-")
     if begun := start or size_of:
         ticket = Ticket.load(_path(_file_of(begun, "ticket")))
-        settings = {"data": ticket.recipe.data, "threat": ticket.recipe.threat, **settings}
+        own = ticket.recipe
+        settings = {"data": own.data, "threat": own.threat, "seed": own.seed, **settings}
         end = "narrow" if size_of else settings.get("weights") or "inherit"
         name = f"{ticket.spec.name.replace(':', '-')}-{ticket.remaining}-{end}"
     recipe = recipe_for({**settings, "method": "training"})
@@ -83,9 +88,8 @@ def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Listed:
         # The folder may hold what earlier commands made; their histories stay.
         others = _others(options.out, {job.path for job in jobs})
         write_history(options.out, sorted([*others, *named], key=lambda pair: pair[0]))
-    for fault in done.faults.values():
-        raise fault
-    return [(job.path, _summary(done.made[job.path])) for job in jobs]
+    made = [(job.path, _summary(done.made[job.path])) for job in jobs if job.path in done.made]
+    return made, list(done.faults.values())
 
 
 def _others(out: Path, mine: set[Path]) -> list[tuple[str, Made]]:

@@ -7,6 +7,7 @@ RST paper, unless the recipe says `attack_bn = "eval"`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -171,8 +172,8 @@ def parse_adversary(text: str) -> Adversary:
         **read_options(ADVERSARIES[name], name, parse_options(options, text))
     )
     for option in ("steps", "step", "m", "beta"):
-        if not getattr(adversary, option, 1) > 0:
-            raise BadRequest(f"{option} must be positive, got {text!r}")
+        if not 0 < getattr(adversary, option, 1) < math.inf:
+            raise BadRequest(f"{option} must be positive and finite, got {text!r}")
     return adversary
 
 

@@ -83,8 +83,14 @@ def fit(
         for row in run.history:
             watch(row)
     while len(run.history) < recipe.epochs:
-        with _repeatable():
-            run.epoch()
+        with _repeatable(), torch.random.fork_rng(devices=_gpus(run.device)):
+            torch.manual_seed(recipe.seed + len(run.history))  # for what draws globally, such as dropout
+            try:
+                run.epoch()
+            except ModelFault:
+                if diary:
+                    diary.unlink(missing_ok=True)  # the same again would fail again
+                raise
         if diary:
             run.record(diary)
         watch(run.history[-1])
@@ -93,6 +99,10 @@ def fit(
     if diary:
         diary.unlink(missing_ok=True)
     return run.history
+
+
+def _gpus(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
 
 
 @contextmanager

@@ -72,6 +72,11 @@ def plan(shapes: Mapping[str, Sequence[int]], remaining: Fraction, recipe: Recip
     chosen = {name: tuple(shape) for name, shape in shapes.items() if name not in dense}
     if not chosen:
         raise BadRequest("every layer is dense: there is nothing to choose")
+    if recipe.allocation == "global" and (recipe.floor or recipe.scale):
+        setting = "floor" if recipe.floor else "scale"
+        raise BadRequest(f"{setting} needs a ratio for each layer, and allocation global fixes none")
+    if pattern == "filter" and recipe.floor:
+        raise BadRequest("floor keeps a weight of every output, pattern filter drops whole outputs")
     if match := re.fullmatch(r"(\d+):(\d+)", pattern):
         return _n_of_m(chosen, int(match[1]), int(match[2]), remaining, recipe)
     if pattern not in FORMS["pattern"][:-1]:
@@ -157,6 +162,10 @@ def _n_of_m(
 ) -> dict[str, Slot]:
     if not 0 < n <= m:
         raise BadRequest(f"pattern N:M keeps N of M weights, 0 < N <= M, got {recipe.pattern}")
+    if Fraction(n, m) != Fraction(str(n / m)):
+        raise BadRequest(
+            f"pattern {recipe.pattern} keeps {n}/{m}, which no decimal writes; M is 2, 4, 5, 8, …"
+        )
     if remaining != Fraction(n, m):
         fixed = float(Fraction(n, m))
         raise BadRequest(f"pattern {recipe.pattern} keeps {fixed:g} of the weights, got {float(remaining):g}")
@@ -172,6 +181,9 @@ def _n_of_m(
 
 def _exponent(text: str) -> float:
     try:
-        return float(text)
+        exponent = float(text)
     except ValueError:
-        raise BadRequest(f"allocation p reads 'p:0.1', got 'p:{text}'") from None
+        exponent = math.nan
+    if not 0 <= exponent <= 1:
+        raise BadRequest(f"allocation p reads 'p:0.1', from 0 (equal counts) to 1 (uniform), got 'p:{text}'")
+    return exponent

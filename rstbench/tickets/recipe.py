@@ -25,6 +25,8 @@ CHOICES = {
 FORMS = {
     "pattern": ("element", "row", "kernel", "filter", "N:M"),
     "allocation": ("uniform", "p:0.1", "global"),
+    "threat": ("Linf:8/255", "L2:0.5", "L1:12"),
+    "drops": ("1/2+3/4",),
     "adversary": (
         "none",
         "fgsm",
@@ -101,6 +103,8 @@ class Recipe:
         for name in ("epochs", "batch", "lr", "width"):
             if not 0 < getattr(self, name) < math.inf:
                 raise BadRequest(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if self.momentum >= 1:
+            raise BadRequest(f"momentum must be below 1, got {self.momentum:g}")
         for name in ("momentum", "weight_decay", "seed"):
             if not 0 <= getattr(self, name) < 2**31:
                 raise BadRequest(f"{name.replace('_', '-')} must be from 0 on, got {getattr(self, name)}")

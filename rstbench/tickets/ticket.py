@@ -142,8 +142,10 @@ class Ticket:
         slots = plan(shapes, parse_remaining(self.remaining), self.recipe)
         wanted = {n: slots[n].kept_weights if n in slots else mask.numel() for n, mask in self.masks.items()}
         found = {name: int(mask.sum()) for name, mask in self.masks.items()}
-        if self.recipe.allocation == "global":
-            wanted, found = {"it": sum(wanted.values())}, {"it": sum(found.values())}
+        if self.recipe.allocation == "global":  # what is shared among the layers are units
+            size = {name: slot.kept_weights // slot.kept for name, slot in slots.items()}
+            wanted = {"it": sum(count // size.get(name, 1) for name, count in wanted.items())}
+            found = {"it": sum(count // size.get(name, 1) for name, count in found.items())}
         for name, count in found.items():
             if count != wanted[name]:
                 raise BadFile(
@@ -185,15 +187,19 @@ def found_ticket(
 
 
 def scaled_weights(weights: Mapping[str, Tensor], recipe: Recipe, remaining: str) -> dict[str, Tensor]:
-    """The weights as the ticket uses them: with `scale`, as if drawn for the fan in that is kept.
+    """The weights as the ticket uses them: with `scale`, as if drawn for the kept fan in.
 
     The right sense: sqrt(2 / (k fan_in)) is the random weight times 1/sqrt(k). The RST code multiplies
     the fan in by 1 - k.
     """
     if not recipe.scale:
         return dict(weights)
-    factor = 1 / math.sqrt(parse_remaining(remaining))
-    return {name: weight * factor for name, weight in weights.items()}
+    fraction = parse_remaining(remaining)
+    slots = plan({name: tuple(weight.shape) for name, weight in weights.items()}, fraction, recipe)
+    kept = {name: slot.kept_weights / slot.weights for name, slot in slots.items()}
+    if recipe.allocation == "uniform":
+        kept = dict.fromkeys(slots, float(fraction))  # as written, whatever rounding does to a count
+    return {name: weight / math.sqrt(kept.get(name, 1.0)) for name, weight in weights.items()}
 
 
 def read_safetensors(path: Path, format: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

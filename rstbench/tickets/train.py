@@ -18,7 +18,7 @@ from .init import random_weights, weights_digest
 from .mask import fix, masked, originals
 from .networks import NetworkSpec, build, prunable
 from .recipe import Recipe
-from .ticket import Ticket, read_safetensors
+from .ticket import Ticket, read_safetensors, scaled_weights
 
 FORMAT = "rstbench-checkpoint-1"
 
@@ -91,8 +91,8 @@ def train(
     """Trains all weights of a random network, or those a ticket keeps, its mask fixed.
 
     With a ticket, recipe.weights says what its weights begin as: 'inherit' (as they are), 'reinit'
-    (fresh ones of the same initialisation), 'reinit-kaiming' (Kaiming normal, as the paper's code
-    does, which also changes the family). Norm statistics begin as the ticket's.
+    (fresh ones of the same initialisation, scaled where the ticket's are), 'reinit-kaiming' (Kaiming normal,
+    as the paper's code does, which also changes the family). Norm statistics begin as the ticket's.
     Raises ModelFault where the loss diverges.
     """
     net = build(spec)
@@ -118,11 +118,12 @@ def train(
 
 def _start(net: nn.Module, recipe: Recipe, ticket: Ticket | None) -> dict[str, Tensor]:
     if ticket and recipe.weights == "inherit":
-        return ticket.random_network()
+        return scaled_weights(ticket.random_network(), ticket.recipe, ticket.remaining)
     kind = "kaiming_normal" if recipe.weights == "reinit-kaiming" else recipe.init
     # A reinitialised ticket must not find its own weights again under the same seed.
     seed = recipe.seed + 1_000 if ticket else recipe.seed
-    return random_weights(prunable(net), kind, seed)
+    fresh = random_weights(prunable(net), kind, seed)
+    return scaled_weights(fresh, ticket.recipe, ticket.remaining) if ticket else fresh
 
 
 def _plain_state(net: nn.Module, spec: NetworkSpec, ticket: Ticket | None) -> dict[str, Tensor]:

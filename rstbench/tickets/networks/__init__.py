@@ -43,7 +43,10 @@ class NetworkSpec:
 
 def build(spec: NetworkSpec) -> nn.Module:
     """A fresh module of torch classes, weights of torch's own default. Raises BadRequest."""
-    module: nn.Module = find("networks", spec.name.partition(":")[0])(spec)
+    # What no mask chooses from, such as the attention of a transformer, must not depend on global state.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: nn.Module = find("networks", spec.name.partition(":")[0])(spec)
     return nn.Sequential(module, nn.BatchNorm1d(spec.classes, affine=False)) if spec.last_norm else module
 
 

@@ -24,7 +24,10 @@ def torchvision(spec: NetworkSpec) -> nn.Module:
     if spec.shape[0] != 3:
         raise BadRequest(f"{spec.name} takes 3 channels, the images have {spec.shape[0]}")
     try:
-        net = models.get_model(name, weights=None, num_classes=spec.classes)
+        # Networks with auxiliary heads answer with several logits while they learn.
+        several = name in ("googlenet", "inception_v3")
+        plain = {"aux_logits": False, "init_weights": False} if several else {}
+        net = models.get_model(name, weights=None, num_classes=spec.classes, **plain)
         _plain(net, spec)
         return traced(net)
     except (TypeError, ValueError, RuntimeError) as error:
