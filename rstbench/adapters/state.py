@@ -52,6 +52,32 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _plain(found, path)
 
 
+def by_order(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of other names under the module's own, where both hold the same shapes in the same order.
+
+    Matrices and kernels are matched among themselves, and vectors among themselves; a 1x1 kernel may stand
+    for a matrix. The state as it is, where they do not match.
+    """
+    own = {name: tensor for name, tensor in module.state_dict().items() if tensor.dim()}
+    found = {name: tensor for name, tensor in state.items() if tensor.dim()}
+    renamed: dict[str, Tensor] = {}
+    for wide in (True, False):
+        mine = [(name, tensor) for name, tensor in own.items() if (tensor.dim() > 1) == wide]
+        theirs = [tensor for tensor in found.values() if (tensor.dim() > 1) == wide]
+        if [_core(tensor.shape) for _, tensor in mine] != [_core(tensor.shape) for tensor in theirs]:
+            return dict(state)
+        renamed |= {name: t.reshape(tensor.shape) for (name, tensor), t in zip(mine, theirs, strict=True)}
+    return renamed
+
+
+def _core(shape: torch.Size) -> tuple[int, ...]:
+    """A shape without the trailing ones of a 1x1 kernel."""
+    sizes = list(shape)
+    while len(sizes) > 2 and sizes[-1] == 1:
+        sizes.pop()
+    return tuple(sizes)
+
+
 def put_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> nn.Module:
     """The module with this state, all names and shapes fitting. Raises BadRequest that names the others."""
     own = module.state_dict()

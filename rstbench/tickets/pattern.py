@@ -112,7 +112,7 @@ def layer_counts(sizes: Mapping[str, int], remaining: Fraction, recipe: Recipe) 
     """Units to keep in each layer; at least one. For 'global' the uniform counts, to start from."""
     kind, _, exponent = recipe.allocation.partition(":")
     if kind == "p":
-        ratios = p_rule(sizes, remaining, _exponent(exponent))
+        ratios = p_rule(sizes, remaining, p_exponent(exponent))
         return {name: max(1, min(size, round(ratios[name] * size))) for name, size in sizes.items()}
     if recipe.allocation not in ("uniform", "global"):
         raise unknown("allocation", recipe.allocation, FORMS["allocation"])
@@ -179,7 +179,8 @@ def _n_of_m(
     return {name: Slot(s, s, math.prod(s) * n // m, group=m) for name, s in fitting.items()}
 
 
-def _exponent(text: str) -> float:
+def p_exponent(text: str) -> float:
+    """The exponent of the p-rule. Raises BadRequest outside [0, 1]."""
     try:
         exponent = float(text)
     except ValueError:
