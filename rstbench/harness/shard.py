@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from .. import __version__
 from ..adapters.accelerate import crafting_copy
 from ..adapters.entry import Entry, at_rest, untouched
+from ..adapters.normalise import fits_better
 from ..attacks import Attack, Crafted, mean_log_probability
 from ..data import Images
 from ..errors import ModelFault
@@ -127,6 +128,8 @@ def _judge(target: Entry, adv: Tensor, y: Tensor, shard: Shard, seed: int) -> tu
     if clean:
         if float(((again - logits).norm(dim=1) / logits.norm(dim=1).clamp_min(1e-12)).max()) > SAME:
             flags.add("random-output")
+        if target.card.kind == "external" and shard.start == 0 and fits_better(target.module, adv, y):
+            flags.add("normalisation-doubtful")
         if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
             flags.add("probabilities-not-logits")
     # The argmax of NaN is class 0: it must not look robust.

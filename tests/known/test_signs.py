@@ -98,7 +98,7 @@ def test_killed_and_continued(search, tmp_path):
     [
         ({"norm": "batch"}, "norm must be affine, not 'batch'"),
         ({"pattern": "kernel", "allocation": "uniform"}, "scores single weights"),
-        ({"scale": True}, "never scaled"),
+        ({"scale": True, "allocation": "uniform"}, "never scaled"),
     ],
 )
 def test_wrong_requests(search, settings, message):

@@ -173,8 +173,8 @@ def test_download_fetches_once_and_checks(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/cifar.tar.gz")
     monkeypatch.setattr(CIFAR10, "filename", "cifar.tar.gz")
     monkeypatch.setattr(CIFAR10, "tgz_md5", packed)
-    monkeypatch.setattr(CIFAR10, "train_list", [])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    for split in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR10, split, [["test_batch", sums["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
     root = tmp_path / "root"
     root.mkdir()

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import models
 
 from rstbench.adapters.entry import load_entry
-from rstbench.adapters.normalise import KNOWN, normalised
+from rstbench.adapters.normalise import KNOWN, fits_better, normalised
 from rstbench.adapters.state import read_state
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
@@ -188,3 +188,28 @@ def test_the_bundled_network_reaches_its_accuracy(data_root):
 def test_no_other_bundled_network():
     with pytest.raises(BadRequest, match="no bundled model named 'resnet'"):
         load_entry("bundled:resnet")
+
+
+class Expects(nn.Module):
+    """A network that was trained on images normalised to [-1, 1]."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x * 0.5 + 0.5)
+
+
+def test_a_likely_mistake_is_noticed(lesson):
+    from rstbench.tickets.recipe import recipe_for
+    from rstbench.tickets.train import train
+
+    recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 8, "batch": 16, "adversary": "none"})
+    inner = train(NetworkSpec("conv2", (1, 8, 8), 10, 0.1), lesson, recipe)[0].module()
+    x, y = load("digits:test:100").at(slice(None))
+    assert fits_better(Expects(inner), x, y) == "half"
+    assert fits_better(normalised(Expects(inner), "mnist"), x, y) == "half"
+    assert fits_better(normalised(Expects(inner), "half"), x, y) == ""
+    assert fits_better(inner, x, y) == ""
+    assert fits_better(nn.Linear(3, 3), x, y) == ""
