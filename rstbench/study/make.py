@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ class Workshop:
         resumed = diary_of(job.path).exists()
         with metered(job.path.parent / FILE, job.path.stem, self.device, resumed=resumed):
             made, history = (self._draw if job.remaining else self._train)(job, begun)
-        rows = [[row.epoch, *(round(v, 6) for v in _figures(row))] for row in history]
+        rows = [[row.epoch, *(round(value, 6) for value in astuple(row)[1:])] for row in history]
         made = replace(made, facts={**made.facts, "history": rows, "threads": torch.get_num_threads()})
         made.save(job.path)
         return made
@@ -236,10 +236,6 @@ def _ticket(reference: str) -> Ticket:
     if colon and source != "ticket":
         raise BadRequest(f"a training begins from ticket:FILE, got {reference!r}")
     return Ticket.load(Path(file if colon else reference).expanduser())
-
-
-def _figures(row: Epoch) -> tuple[float, float, float, float]:
-    return row.loss, row.clean, row.robust, row.lr
 
 
 def _same(found: Made, begun: _Begun, path: Path) -> Made:

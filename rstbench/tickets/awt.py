@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 
 import torch
 from torch import Generator, Tensor
 from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from ..errors import BadRequest, ModelFault
 from ..threat import Threat
@@ -71,8 +72,7 @@ class AWT:
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         masks, _, history = _transfer(self, search)
-        ticket, settling = search.settled(masks)
-        return ticket, _joined(history, settling)
+        return search.settled(masks, before=history)
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ class AWTMoved(AWT):
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         masks, moved, history = _transfer(self, search)
-        ticket, settling = search.settled(masks, weights=moved)
-        return ticket, _joined(history, settling)
+        return search.settled(masks, weights=moved, before=history)
 
 
 def _transfer(how: AWT, search: Search) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Epoch]]:
@@ -95,6 +94,8 @@ def _transfer(how: AWT, search: Search) -> tuple[dict[str, Tensor], dict[str, Te
     run = _Transfer(how, search)
     if search.diary and search.diary.exists():
         run.restore()
+        for row in run.history:
+            search.watch(row)
     while len(run.history) < how.passes:
         run.one_pass()
         if search.diary:
@@ -112,6 +113,11 @@ class _Transfer:
     def __init__(self, how: AWT, search: Search) -> None:
         how.check(search)
         self.how, self.search = how, search
+        self.threat = Threat.parse(search.recipe.threat)
+        self.adversary = parse_adversary(search.recipe.adversary)
+        self.size = min(how.batch, len(search.lesson.train))
+        # No new mask in the last period: what it keeps has to settle.
+        self.last_masks = how.passes * (len(search.lesson.train) // self.size) - how.period
         self.net = search.network()
         settle_norm(self.net, search)
         self.net.eval()
@@ -138,8 +144,7 @@ class _Transfer:
         """Over the training images once, then the selection images."""
         how, recipe = self.how, self.search.recipe
         total, count = 0.0, 0
-        size = min(how.batch, len(self.search.lesson.train))
-        for x, y in batches(self.search.lesson.train, recipe, self.generator, size):
+        for x, y in batches(self.search.lesson.train, recipe, self.generator, self.size):
             total, count = total + self._step(x.to(self.search.device), y.to(self.search.device)), count + 1
         mean = total / count
         if not math.isfinite(mean):
@@ -151,10 +156,8 @@ class _Transfer:
 
     def _step(self, x: Tensor, y: Tensor) -> float:
         """One step of Adam; the distance before it."""
-        how, recipe = self.how, self.search.recipe
-        loss = torch.nn.functional.cross_entropy
-        batch = Batch(self.net, x, y, Threat.parse(recipe.threat), self.generator, loss, "eval")
-        adv = crafted(parse_adversary(recipe.adversary), batch)
+        batch = Batch(self.net, x, y, self.threat, self.generator, cross_entropy, "eval")
+        adv = crafted(self.adversary, batch)
         gradients = [torch.zeros_like(weight) for weight in self.student.values()]
         total = 0.0
         for part in self._distances(x, adv):
@@ -168,8 +171,7 @@ class _Transfer:
             weight.grad = gradient
         self.optimiser.step()
         self.steps += 1
-        last = how.passes * (len(self.search.lesson.train) // min(how.batch, len(self.search.lesson.train)))
-        if self.steps % how.period == 0 and self.steps <= last - how.period:
+        if self.steps % self.how.period == 0 and self.steps <= self.last_masks:
             self.masks = self._by_magnitude()
         return total
 
@@ -227,11 +229,6 @@ class _Transfer:
 
 def _applied(weights: Parameters, masks: Mapping[str, Tensor]) -> Parameters:
     return {name: w * masks[name] if name in masks else w for name, w in weights.items()}
-
-
-def _joined(history: list[Epoch], settling: list[Epoch]) -> list[Epoch]:
-    """One history: the search, then the passes that settle the norm."""
-    return [*history, *(replace(row, epoch=len(history) + row.epoch) for row in settling)]
 
 
 def _check_memory(how: AWT, weights: Mapping[str, Tensor], classes: int, device: str | torch.device) -> None:

@@ -8,8 +8,8 @@ recipe's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -109,17 +109,22 @@ class Search:
         return {name: slot.weight_mask(scores[name]) for name, slot in slots.items()}
 
     def settled(
-        self, masks: Mapping[str, Tensor], *, weights: Mapping[str, Tensor] | None = None, **facts: Any
+        self,
+        masks: Mapping[str, Tensor],
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        before: Sequence[Epoch] = (),
     ) -> tuple[Ticket, list[Epoch]]:
         """The ticket of these masks, for methods that learn no norm statistics on the way.
 
-        They come from `recipe.epochs` passes over the clean training images, with the mask on.
+        They come from `recipe.epochs` passes over the clean training images, with the mask on. before: the
+        epochs that found the masks; the passes are numbered on from them.
         """
         net = self.network(masks, weights)
-        history = settle_norm(net, self)
-        for row in history:
+        passes = [replace(row, epoch=len(before) + row.epoch) for row in settle_norm(net, self)]
+        for row in passes:
             self.watch(row)
-        return self.ticket(net, masks, history[-1], weights=weights, **facts), history
+        return self.ticket(net, masks, passes[-1], weights=weights), [*before, *passes]
 
 
 Method = Callable[[Search], tuple[Ticket, list[Epoch]]]

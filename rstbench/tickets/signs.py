@@ -86,9 +86,7 @@ class AWS:
             name: weight.abs() * torch.where(state[name].cpu() < 0, -1.0, 1.0)
             for name, weight in search.weights.items()
         }
-        ticket, settling = search.settled(masks, weights=signed)
-        rows = [replace(row, epoch=len(history) + row.epoch) for row in settling]
-        return ticket, [*history, *rows]
+        return search.settled(masks, weights=signed, before=history)
 
     def rounds(self, remaining: Fraction) -> list[Fraction]:
         """Kept fractions after each round; the last is the ticket's."""
