@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from .errors import BadRequest
+from .plugins import BUILTIN
 from .tickets.recipe import CHOICES
 
 
@@ -78,10 +79,21 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
     )
     _making(verb)
 
-    verb = _verb(verbs, "export", functions, "rstbench export tickets/conv4-0.1.safetensors --out conv4.pt")
-    verb.add_argument("ticket", metavar="TICKET")
-    verb.add_argument("--to", choices=["state_dict"], default="state_dict")
-    verb.add_argument("--out", required=True, metavar="FILE")
+    verb = _verb(
+        verbs, "export", functions, "rstbench export tickets/conv4-0.1.safetensors --to onnx --out conv4.onnx"
+    )
+    verb.add_argument("model", metavar="TICKET", help="a ticket's or checkpoint's file, or a reference")
+    verb.add_argument(
+        "--to", default="state_dict", help=f"{', '.join(BUILTIN['exports'])} (default: state_dict)"
+    )
+    verb.add_argument("--fold", action="store_true", help="fold batch norm into the layers before it")
+    verb.add_argument("--compressed", action="store_true", help="write weights without their zeros (CSR)")
+    verb.add_argument("--results", metavar="DIR", help="the run whose figures go with it (default: its own)")
+    verb.add_argument("--data", help="whose shape and classes bare weights take: weights:FILE[…]")
+    verb.add_argument("--data-root", metavar="DIR", help="default: $RSTBENCH_DATA, else ~/.cache/rstbench")
+    verb.add_argument(
+        "--out", required=True, metavar="PATH", help="a file, or a folder for robustbench, hub-folder"
+    )
 
     verb = _verb(verbs, "report", functions, "rstbench report runs/digits")
     verb.add_argument("folders", nargs="+", metavar="DIR")

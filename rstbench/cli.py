@@ -123,16 +123,20 @@ def train(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    """Writes a ticket as the plain state dict of a dense network, with its recipe beside."""
-    from .adapters.export import export_state_dict
-    from .tickets.ticket import Ticket
+    """Writes a ticket or checkpoint in a form that needs no part of this tool."""
+    from .study.parcels import export_model
 
-    path, out = Path(args.ticket.removeprefix("ticket:")).expanduser(), Path(args.out).expanduser()
-    ticket = Ticket.load(path)
-    if out.exists() and out.samefile(path):
-        raise BadRequest(f"{out} is the ticket itself; choose another --out")
-    beside = export_state_dict(ticket, out)
-    print(f"{out}\n{beside}")
+    files = export_model(
+        args.model,
+        args.to,
+        Path(args.out).expanduser(),
+        fold=args.fold,
+        compressed=args.compressed,
+        results=args.results,
+        data=args.data,
+        root=_root(args),
+    )
+    print("\n".join(map(str, files)))
     return DONE
 
 
@@ -185,7 +189,8 @@ def _study(args: argparse.Namespace) -> tuple[Study, list[Entry] | None]:
     what = args.what or ["digits"]
     studies = [text for text in what if text.endswith(".toml") or ":" not in text]
     if not studies:
-        return adhoc(what, args.attack or [], args.threat or [], args.data, args.seed or 0, _root(args))
+        asked = (args.attack or [], args.threat or [], args.data, args.seed or 0)
+        return adhoc(what, *asked, _root(args), download=args.download)
     if len(what) > 1:
         raise BadRequest(f"one study at a time, or models only; got {' '.join(what)}")
     return narrowed(read_study(what[0]), args.attack or [], args.threat or [], args.data), None

@@ -17,6 +17,7 @@ from typing import Any
 from .errors import BadRequest, unknown
 
 SOURCES = "rstbench.adapters.sources"
+EXPORTS = "rstbench.adapters.exports"
 BUILTIN: dict[str, dict[str, str]] = {
     "models": {
         "ticket": f"{SOURCES}.own:ticket",
@@ -29,6 +30,16 @@ BUILTIN: dict[str, dict[str, str]] = {
         "timm": f"{SOURCES}.library:timm",
         "weights": f"{SOURCES}.weights:weights",
         "bundled": f"{SOURCES}.bundled:bundled",
+        "hub": f"{SOURCES}.hub:hub",
+        "onnx": f"{SOURCES}.graph:onnx",
+    },
+    "exports": {
+        "state_dict": f"{EXPORTS}.state_dict:state_dict",
+        "torch-export": f"{EXPORTS}.program:torch_export",
+        "onnx": f"{EXPORTS}.graph:onnx",
+        "robustbench": f"{EXPORTS}.zoo:robustbench",
+        "hub-folder": f"{EXPORTS}.hub:hub_folder",
+        "ticket": f"{EXPORTS}.ticket:ticket",
     },
     "data": {
         "digits": "rstbench.data.digits:digits",
@@ -74,6 +85,7 @@ BUILTIN: dict[str, dict[str, str]] = {
 }
 _SINGULAR = {
     "models": "model source",
+    "exports": "export format",
     "data": "data set",
     "attacks": "attack",
     "networks": "network",

@@ -20,6 +20,8 @@ from ..errors import BadRequest, ModelFault
 from ..harness.trial import Card
 from ..plugins import find, parse_reference
 from ..tickets.recipe import Recipe
+from ..tickets.ticket import Ticket
+from ..tickets.train import Checkpoint
 from .describe import describe
 from .normalise import normalised
 
@@ -30,14 +32,20 @@ _LIBRARIES = ("torch", "torchvision", "rstbench")
 @dataclass(frozen=True)
 class Entry:
     """module: images in [0, 1] to logits; digest: its identity; resumable: whether all that defines
-    it could be read; recipe: how it was made, where this tool made it; members: for a switch."""
+    it could be read; made: the ticket or checkpoint it is, where that is known; members: for a switch."""
 
     module: nn.Module
     card: Card
     digest: str
     resumable: bool = True
-    recipe: Recipe | None = None
+    made: Ticket | Checkpoint | None = None
     members: tuple[Entry, ...] = ()
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How it was made; of a switch, its first member."""
+        made = self.members[0].made if self.members else self.made
+        return made.recipe if made else None
 
 
 def enter(
@@ -46,7 +54,7 @@ def enter(
     *,
     files: Iterable[Path] = (),
     made_by: str = "",
-    recipe: Recipe | None = None,
+    made: Ticket | Checkpoint | None = None,
 ) -> Entry:
     """An entry for any module; `files` are the user's files that made it, `made_by` the options given.
 
@@ -58,18 +66,19 @@ def enter(
         digest, resumable = module_digest(module, files, made_by)
     except (ValueError, RuntimeError) as error:  # a lazy module has no weights before its first images
         raise BadRequest(f"{card.name} cannot be read: {error}") from error
-    return Entry(module, card, digest, resumable, recipe)
+    return Entry(module, card, digest, resumable, made)
 
 
-def load_entry(text: str, images: Images | None = None) -> Entry:
+def load_entry(text: str, images: Images | None = None, *, download: bool = False) -> Entry:
     """`source:id[options]` as an entry. Raises BadRequest for what cannot be named, found or built.
 
-    images: what it will be asked about; sources that want to know `classes` or `shape` are told.
+    images: what it will be asked about; download: whether what is missing may be fetched. Sources that want
+    to know `classes`, `shape` or `download` are told.
     `[normalize=…]` behind any reference puts the normalisation before the model.
     """
     reference = parse_reference(text)
     source: Callable[..., Any] = find("models", reference.source)
-    options: dict[str, Any] = {**_hints(source, images), **reference.options}
+    options: dict[str, Any] = {**_hints(source, images, download), **reference.options}
     normalisation = options.pop("normalize", "")
     try:
         found = source(reference.id, **options)
@@ -86,11 +95,11 @@ def load_entry(text: str, images: Images | None = None) -> Entry:
     return _behind(normalisation, entry) if normalisation else entry
 
 
-def _hints(source: Callable[..., Any], images: Images | None) -> dict[str, Any]:
-    if images is None:
-        return {}
+def _hints(source: Callable[..., Any], images: Images | None, download: bool) -> dict[str, Any]:
     wanted = inspect.signature(source).parameters
-    told = {"classes": images.classes, "shape": images.shape}
+    told: dict[str, Any] = {"download": download}
+    if images is not None:
+        told |= {"classes": images.classes, "shape": images.shape}
     return {name: value for name, value in told.items() if name in wanted}
 
 

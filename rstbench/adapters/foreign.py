@@ -9,14 +9,22 @@ Known forms, told by their names:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import BadRequest
+from ..tickets.init import weights_digest
 from ..tickets.mask import masked, parse_remaining
+from ..tickets.networks import NetworkSpec, build, prunable
 from ..tickets.pattern import p_exponent, p_rule
+from ..tickets.recipe import recipe_for
+from ..tickets.ticket import Ticket
+from .state import by_order
 
 SCORES = (".scores", ".popup_scores")
 ORIGINAL, MASK = ".weight_orig", ".weight_mask"
@@ -27,10 +35,33 @@ def is_foreign(state: Mapping[str, Tensor]) -> bool:
     return any(name.endswith((*SCORES, MASK)) for name in state)
 
 
-def dense_state(
-    state: Mapping[str, Tensor], remaining: str = "", allocation: str = "uniform"
-) -> dict[str, Tensor]:
-    """The state dict of the dense network with dropped weights 0, names as they were without the masks.
+@dataclass(frozen=True)
+class Foreign:
+    """state: of the dense network before any mask, names as they were without the masks; masks: of the
+    weights that have one, by the same names, true where kept; pattern: what one score decides on, '' where
+    masks were stored."""
+
+    state: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    pattern: str = ""
+
+    def dense(self) -> dict[str, Tensor]:
+        """The state dict with dropped weights 0."""
+        return {n: masked(t, self.masks[n]) if n in self.masks else t for n, t in self.state.items()}
+
+    def like(self, module: nn.Module) -> Foreign:
+        """The same under the names of a module, matched by order where they are others."""
+        own = set(module.state_dict())
+        if set(self.state) <= own:
+            return self
+        marked = {n: self.masks.get(n, torch.ones(t.shape)).float() for n, t in self.state.items()}
+        state, masks = by_order(module, self.state), by_order(module, marked)
+        masks = {name: masks[name].bool() for name in prunable(module) if name in masks}
+        return Foreign(state, masks, self.pattern)
+
+
+def read_foreign(state: Mapping[str, Tensor], remaining: str = "", allocation: str = "uniform") -> Foreign:
+    """What another project's checkpoint keeps of which weights.
 
     remaining: the kept fraction (what the RST code calls prune-rate; the rows of others may mean the dropped
     one); allocation: 'uniform', or 'p:0.1' for binary subnetworks. Raises BadRequest where scores need a
@@ -38,7 +69,7 @@ def dense_state(
     """
     scores = {name.rpartition(".")[0]: s for name, s in state.items() if name.endswith(SCORES)}
     kept = _kept_fractions(scores, remaining, allocation) if scores else {}
-    dense: dict[str, Tensor] = {}
+    full, masks = dict[str, Tensor](), dict[str, Tensor]()
     for name, tensor in state.items():
         layer = name.rpartition(".")[0]
         if name.endswith((*SCORES, MASK)):
@@ -47,12 +78,73 @@ def dense_state(
             mask = state.get(f"{layer}{MASK}")
             if mask is None or mask.shape != tensor.shape:
                 raise BadRequest(f"{name} has no mask of its shape beside it")
-            dense[f"{layer}.weight"] = masked(tensor, mask.bool())
-        elif name == f"{layer}.weight" and layer in scores:
-            dense[name] = masked(tensor, published_mask(scores[layer], kept[layer], tensor, name))
+            full[f"{layer}.weight"], masks[f"{layer}.weight"] = tensor, mask.bool()
         else:
-            dense[name] = tensor
-    return dense
+            full[name] = tensor
+            if name == f"{layer}.weight" and layer in scores:
+                masks[name] = published_mask(scores[layer], kept[layer], tensor, name)
+    # On 1x1 kernels every pattern looks alike.
+    wide = [s for layer, s in scores.items() if math.prod(full[f"{layer}.weight"].shape[2:]) > 1]
+    dims = (wide or list(scores.values()) or [torch.empty(0)])[0].dim()
+    return Foreign(full, masks, _PATTERNS.get(dims, "element") if scores else "")
+
+
+_PATTERNS = {1: "filter", 2: "kernel", 3: "row", 4: "element"}
+
+
+def as_ticket(found: Foreign, spec: NetworkSpec, remaining: str, settings: Mapping[str, Any]) -> Ticket:
+    """The ticket it is, with its random weights stored.
+
+    found: under the names of the spec's network; settings: those of the recipe that are known (`recipe`,
+    `data`, `threat`, `adversary`, …); which init and pattern it was, its weights and scores tell. Raises
+    BadRequest where the file keeps masks only, or its weights are no random start.
+    """
+    if not found.pattern:
+        raise BadRequest(
+            "the file holds masks without scores: no search over a random network is known of it"
+        )
+    weights = {name: found.state[name].float() for name in prunable(build(spec))}
+    recipe = recipe_for(
+        {
+            **settings,
+            "init": settings.get("init") or _init_of(weights),
+            "network": spec.name,
+            "width": spec.width,
+            "norm": spec.norm,
+            "last_norm": spec.last_norm,
+            "pattern": found.pattern,
+            "kept_count": "authors",
+        }
+    )
+    full = {
+        name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()
+    } | found.masks
+    rest = {name: tensor for name, tensor in build(spec).state_dict().items() if name not in weights}
+    ticket = Ticket(
+        recipe=recipe,
+        spec=spec,
+        remaining=remaining,
+        masks=full,
+        buffers={name: found.state.get(name, tensor) for name, tensor in rest.items()},
+        random_digest=weights_digest(weights),
+        weights=weights,
+        facts={"dense": [name for name in weights if name not in found.masks], "imported": True},
+    )
+    try:
+        ticket.check_counts()
+    except BadRequest as error:
+        raise BadRequest(f"the masks are not those of the recipe: {error}; name its settings") from None
+    return ticket
+
+
+def _init_of(weights: Mapping[str, Tensor]) -> str:
+    """Which init drew these weights, as far as they tell: one magnitude a layer is a signed constant."""
+    sizes = {name: weight.abs() for name, weight in weights.items()}
+    if not all(torch.allclose(size, size.flatten()[0]) for size in sizes.values()):
+        raise BadRequest("the weights are no signed constants: name their start, init=kaiming_normal")
+    if all(torch.allclose(size, torch.ones(())) for size in sizes.values()):
+        return "binary"
+    return "signed_constant"
 
 
 def published_mask(scores: Tensor, kept: float, weight: Tensor, name: str = "weight") -> Tensor:

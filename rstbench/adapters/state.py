@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadFile, BadRequest
+from .csr import expanded
 
 # Under which key training code keeps the weights in its checkpoints.
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
@@ -22,7 +23,8 @@ MOST_NAMED = 3
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file, or of what `torch.save` wrote, by name.
 
-    Nested checkpoints are opened, the prefixes of DataParallel and torch.compile taken off. Raises BadFile
+    Nested checkpoints are opened, the prefixes of DataParallel and torch.compile taken off, compressed
+    weights (see `csr`) expanded. Raises BadFile
     for files that are missing, damaged, hold no tensors, or would run code.
     """
     path = path.expanduser()
@@ -33,7 +35,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return dict(load_file(path))
+            return expanded(load_file(path))
         except (SafetensorError, OSError) as error:
             raise BadFile(f"{path} is no whole safetensors file: {error}") from None
     try:
@@ -108,7 +110,7 @@ def _plain(found: Any, path: Path) -> dict[str, Tensor]:
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+    return expanded(state)
 
 
 def _kind(found: Any) -> str:

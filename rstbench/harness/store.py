@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -121,6 +122,24 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, files: Mapping[str, bytes], marker: str) -> None:
+    """Writes a folder of files under a temporary name, then renames it.
+
+    A folder that holds the file `marker` is one of these, and is replaced. Raises BadRequest for another.
+    """
+    if path.exists() and not (path / marker).is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise BadRequest(f"{path} exists and is no earlier export; choose another --out")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        for name, content in files.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_bytes(content)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def as_plain(value: Any) -> Any:

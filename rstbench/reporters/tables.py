@@ -36,6 +36,11 @@ def lines_of(evidence: Evidence) -> list[dict[str, Any]]:
     return [line for row in evidence.request.rows if (line := _line(evidence, row))]
 
 
+def rows_of(evidence: Evidence, model: str) -> list[dict[str, Any]]:
+    """The lines on one model, by its digest."""
+    return [line for row in evidence.request.rows if row.model == model and (line := _line(evidence, row))]
+
+
 def attacks_of(evidence: Evidence) -> list[str]:
     """Every attack that some row asks for, in the order of the study."""
     return list(dict.fromkeys(attack for row in evidence.request.rows for attack in row.attacks))

@@ -29,7 +29,7 @@ def run_transfer(
 ) -> Outcome:
     """n models cost n craftings and n² judgements. Raises BadRequest for AutoAttack, whose images are
     not maximum-loss, and for switches, which are no single source."""
-    study, loaded = adhoc(models, attacks, threats, data, seed, options.root)
+    study, loaded = adhoc(models, attacks, threats, data, seed, options.root, download=options.download)
     study = canonical_study(study)
     if options.download:
         download([study.data], options.root)

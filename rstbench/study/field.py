@@ -35,11 +35,11 @@ class Field:
         return tuple(judges.values())
 
 
-def given_models(study: Study, images: Images | None = None) -> list[Entry]:
-    """The models that a study names, loaded to be asked about these images."""
+def given_models(study: Study, images: Images | None = None, *, download: bool = False) -> list[Entry]:
+    """The models that a study names, loaded to be asked about these images; fetched where that is allowed."""
     found = []
     for name, reference in study.models:
-        entry = load_entry(reference, images)
+        entry = load_entry(reference, images, download=download)
         card = replace(entry.card, name=name) if name else entry.card
         found.append((reference, replace(entry, card=card)))
     return named_apart(found)

@@ -10,7 +10,8 @@ import pandas as pd
 
 from ..adapters.entry import Entry
 from ..attacks import parse_attack
-from ..data import download, load, parse
+from ..data import download as fetching
+from ..data import load, parse
 from ..errors import BadRequest, ModelFault
 from ..harness.adversarials import Keeper
 from ..harness.bench import Setting, ask, pick_batch, pick_device, whole_shards
@@ -63,9 +64,9 @@ def run_study(
     teams = [jobs_of(study, seed, options.out) for seed in study.seeds]
     jobs = [job for team in teams for job in team]
     if options.download:
-        download([study.data, *(job.recipe.data for job in jobs)], options.root)
+        fetching([study.data, *(job.recipe.data for job in jobs)], options.root)
     setting, images = settle(study, options)
-    given = given_models(study, setting.data) if given is None else given
+    given = given_models(study, setting.data, download=options.download) if given is None else given
     workshop = Workshop(options.root, setting.device, progress)
     for job in teams[0]:
         _check(job, setting, workshop)
@@ -145,6 +146,8 @@ def adhoc(
     data: str | None,
     seed: int,
     root: Path,
+    *,
+    download: bool = False,
 ) -> tuple[Study, list[Entry]]:
     """A study of models given by reference, and those models; data and threats that are not given are
     those of their recipes.
@@ -153,8 +156,9 @@ def adhoc(
     """
     named = tuple(("", text) for text in models)
     asked = tuple(Asked(attack) for attack in attacks) or Study.attacks
+    fetching([data] if data and download else [], root)
     study = Study("adhoc", data or "", tuple(threats), asked, seeds=(seed,), models=named)
-    entries = given_models(study, load(study.data, root) if data else None)
+    entries = given_models(study, load(study.data, root) if data else None, download=download)
     recipes = [entry.recipe for entry in entries if entry.recipe]
     if not threats:
         study = replace(study, threats=(_common("--threat", {recipe.threat for recipe in recipes}),))

@@ -113,6 +113,8 @@ def layer_counts(sizes: Mapping[str, int], remaining: Fraction, recipe: Recipe) 
     kind, _, exponent = recipe.allocation.partition(":")
     if kind == "p":
         ratios = p_rule(sizes, remaining, p_exponent(exponent))
+        if recipe.kept_count == "authors":
+            return {name: max(1, size - int((1 - ratios[name]) * size)) for name, size in sizes.items()}
         return {name: max(1, min(size, round(ratios[name] * size))) for name, size in sizes.items()}
     if recipe.allocation not in ("uniform", "global"):
         raise unknown("allocation", recipe.allocation, FORMS["allocation"])

@@ -127,17 +127,16 @@ class Ticket:
                 weights or None,
                 about["facts"],
             )
-            ticket._check_counts(path)
+            ticket.check_counts()
             ticket.random_network()
         except (KeyError, TypeError, ValueError) as error:
             raise BadFile(f"{path} is a damaged ticket: {error!r}") from error
-        except BadFile:
-            raise
         except BadRequest as error:
             raise BadFile(f"{path}: {error}") from error
         return ticket
 
-    def _check_counts(self, path: Path) -> None:
+    def check_counts(self) -> None:
+        """Raises BadFile where a layer keeps another number of weights than the recipe says."""
         shapes = {name: tuple(mask.shape) for name, mask in self.masks.items()}
         slots = plan(shapes, parse_remaining(self.remaining), self.recipe)
         wanted = {n: slots[n].kept_weights if n in slots else mask.numel() for n, mask in self.masks.items()}
@@ -148,9 +147,7 @@ class Ticket:
             found = {"it": sum(count // size.get(name, 1) for name, count in found.items())}
         for name, count in found.items():
             if count != wanted[name]:
-                raise BadFile(
-                    f"{path} is damaged: {name} keeps {count} weights, its recipe says {wanted[name]}"
-                )
+                raise BadFile(f"damaged: {name} keeps {count} weights, its recipe says {wanted[name]}")
 
 
 def found_ticket(

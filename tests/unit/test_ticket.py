@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Generator
 from torch.nn.utils import parametrize
 
-from rstbench.adapters.export import export_state_dict
 from rstbench.data import load
 from rstbench.errors import BadFile, ModelFault
 from rstbench.tickets.draw import edge_popup
@@ -152,18 +151,6 @@ def test_drawing_repeats_bit_by_bit(spec, weights, lesson, small_tickets):
     assert again.digest == small_tickets[0].digest
     other, _ = edge_popup(Search(spec, weights, "0.3", lesson, replace(recipe_for(SMALL), seed=1)))
     assert other.digest != again.digest
-
-
-def test_export_is_a_plain_state_dict(small_tickets, tmp_path):
-    beside = export_state_dict(small_tickets[0], tmp_path / "a.pt")
-    state = torch.load(tmp_path / "a.pt", weights_only=True)
-    net = build(small_tickets[0].spec)
-    net.load_state_dict(state)
-    x, _ = load("digits:test:8").at(slice(None))
-    assert net.eval()(x).equal(small_tickets[0].module()(x))
-    assert '"remaining": "0.3"' in beside.read_text()
-    export_state_dict(small_tickets[0], tmp_path / "a.safetensors")
-    assert load_file(tmp_path / "a.safetensors").keys() == state.keys()
 
 
 @pytest.mark.parametrize(("how", "same"), [("inherit", True), ("reinit", False), ("reinit-kaiming", False)])

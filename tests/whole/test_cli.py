@@ -216,7 +216,7 @@ def test_draw_export_train_transfer(cli, tmp_path):
     assert cli("draw", *common, "--remaining", "0.3", "--seed", "1", "--out", "t", "--quiet").returncode == 2
 
     exported = cli("export", files[0], "--out", "plain.pt")
-    assert exported.stdout.splitlines() == ["plain.pt", "plain.pt.json"]
+    assert exported.stdout.splitlines() == ["plain.pt", "plain_network.py", "plain.pt.json"]
     assert torch.load(tmp_path / "plain.pt", weights_only=True)
 
     tuned = cli("train", "--from", files[0], "--data", "digits:train:128", "--epochs", "1", "--batch", "32",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from ...harness.trial import Card
 from ..entry import Entry, enter
 from ..normalise import layer
 from ..state import put_state, read_state
+from .hub import hub
 
 
-def torchvision(id: str, classes: str | int = "", seed: str | int = 0) -> Entry:
+def torchvision(id: str, classes: str | int = "", seed: str | int = 0, download: bool = False) -> Entry:
     """`torchvision:resnet18[classes=10,seed=0]`: a random start; `torchvision:resnet50/IMAGENET1K_V2`: the
     library's weights where torch.hub keeps them, behind their own normalisation."""
     from torchvision import models
@@ -34,16 +36,26 @@ def torchvision(id: str, classes: str | int = "", seed: str | int = 0) -> Entry:
     chosen = enum[weights]
     path = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
     if not path.is_file():
-        raise BadFile(f"no file {path}; put what {chosen.url} gives there")
+        if not download:
+            raise BadFile(f"no file {path}; put what {chosen.url} gives there, or add --download")
+        _fetch(chosen.url, path)
     module = put_state(models.get_model(name, weights=None), read_state(path), text)
     presets = chosen.transforms()
     first = layer(tuple(presets.mean), tuple(presets.std))
     return enter(nn.Sequential(first, module).eval(), Card(text, "external"), made_by=id)
 
 
-def timm(id: str, classes: str | int = "", seed: str | int = 0, checkpoint: str = "") -> Entry:
-    """`timm:NAME[classes=10,seed=0]`: a random start; `[checkpoint=FILE]`: with the weights of a file."""
+def timm(
+    id: str, classes: str | int = "", seed: str | int = 0, checkpoint: str = "", download: bool = False
+) -> Entry:
+    """`timm:NAME[classes=10,seed=0]`: a random start; `[checkpoint=FILE]`: with the weights of a file;
+    `timm:NAME/TAG`: the library's weights, which are the hub's `timm/NAME.TAG`."""
     import timm as library
+
+    if "/" in id:
+        name, _, tag = id.partition("/")
+        entry = hub(f"timm/{name}.{tag}", download)
+        return replace(entry, card=replace(entry.card, name=f"timm:{id}"))
 
     if id not in library.list_models():
         raise unknown("timm network", id, library.list_models())
@@ -57,6 +69,15 @@ def timm(id: str, classes: str | int = "", seed: str | int = 0, checkpoint: str 
         classes = len(matrices[-1]) if matrices else ""
     module = put_state(build(num_classes=_classes(classes, text)), state, text)
     return enter(module, Card(text, "external"), made_by=id)
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Puts a file of torchvision's server where torch.hub keeps it; its name ends in its hash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+    except (OSError, RuntimeError) as error:
+        raise BadFile(f"{url} cannot be fetched: {error}") from None
 
 
 def _random(build: Callable[..., nn.Module], text: str, classes: str | int, seed: str | int) -> Entry:

@@ -58,7 +58,7 @@ def _entry(found: Ticket | Checkpoint, name: str, kind: str, method: str) -> Ent
         total_weights=found.total_weights,
         flags=_flags(found),
     )
-    return enter(found.module(), card, recipe=found.recipe)
+    return enter(found.module(), card, made=found)
 
 
 def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
@@ -104,4 +104,4 @@ def switch_entry(members: Sequence[Entry], name: str, made: Switch | None = None
     )
     digest = hashlib.sha256(repr(("switch", digests, module.weights)).encode()).hexdigest()
     resumable = all(member.resumable for member in members)
-    return Entry(module, card, digest, resumable, members[0].recipe, tuple(members))
+    return Entry(module, card, digest, resumable, None, tuple(members))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
-
-from ...errors import BadRequest
+from ...errors import BadRequest, unknown
 from ...harness.trial import Card
 from ...tickets.networks import NetworkSpec, build, prunable
+from ...tickets.recipe import Recipe
 from ..entry import Entry, enter, load_entry
-from ..foreign import dense_state, is_foreign
-from ..state import by_order, put_state, read_state
+from ..foreign import Foreign, as_ticket, is_foreign, read_foreign
+from ..state import put_state, read_state
+from .own import ticket_entry
 
 
 def weights(
@@ -24,6 +26,9 @@ def weights(
     shape: str | Sequence[int] = "",
     remaining: str = "",
     allocation: str = "uniform",
+    last_norm: str = "false",
+    recipe: str = "",
+    **settings: str,
 ) -> Entry:
     """`weights:FILE[arch=resnet18,norm=affine]` for a network of this tool, `[arch=timm:NAME]` or
     `[arch=torchvision:NAME]` for a library's.
@@ -31,32 +36,49 @@ def weights(
     classes and shape (channels x height x width, such as 3x32x32) are those of the data unless given. Files
     that hold scores or masks beside the weights, as other projects' tickets do, become dense (see
     `adapters.foreign`); scores need the kept fraction, `[remaining=0.05]`. Other names are matched by order.
-    Raises BadRequest with the first names that differ.
+    With `[recipe=paper-cifar,data=cifar10]`, and more settings of a recipe, scores over a random network of
+    this tool become a `Ticket`. Raises BadRequest with the first names that differ.
     """
     if not arch:
         raise BadRequest(f"weights:{id} are weights only; name their network, [arch=resnet18]")
     state, text = read_state(Path(id)), f"weights:{id}[arch={arch}]"
-    if is_foreign(state):
-        state = dense_state(state, remaining, allocation)
-    elif remaining:
-        raise BadRequest(f"{text}: remaining goes with files that hold scores, this one has none")
+    if not is_foreign(state) and (remaining or recipe):
+        raise BadRequest(f"{text}: remaining and recipe go with files that hold scores, this one has none")
+    if settings and not recipe:
+        raise BadRequest(f"{text}: {', '.join(settings)} go with recipe=NAME, or are unknown")
+    found = read_foreign(state, remaining, allocation) if is_foreign(state) else Foreign(state, {})
     if arch.partition(":")[0] in ("torchvision", "timm"):
         random = load_entry(f"{arch}[classes={classes}]" if classes else arch)
-        fitting = _fitting(random.module, state, text)
+        fitting = put_state(random.module, found.like(random.module).dense(), text)
         return enter(fitting, Card(text, "external"), made_by=text)
-    spec = NetworkSpec(arch, _shape(shape, text), _number(classes, "classes", text), _width(width), norm)
-    module = _fitting(build(spec), state, text)
+    size = (_shape(shape, text), _number(classes, "classes", text), _width(width), norm)
+    spec = NetworkSpec(arch, *size, last_norm=last_norm == "true")
+    module = build(spec)
+    found = found.like(module)
+    put_state(module, found.dense(), text)
+    if recipe:
+        made = as_ticket(
+            found, spec, remaining, {**_typed(settings), "recipe": recipe, "allocation": allocation}
+        )
+        return ticket_entry(made, Path(id).stem)
     total = sum(weight.numel() for weight in prunable(module).values())
     kept = sum(int(weight.count_nonzero()) for weight in prunable(module).values())
     card = Card(text, "external", "", str(spec), round(kept / total, 6), kept, total)
     return enter(module, card, made_by=str(spec))
 
 
-def _fitting(module: nn.Module, state: dict[str, Tensor], text: str) -> nn.Module:
-    """The module with the state, by names, or by order where the names are others."""
-    if set(state) - set(module.state_dict()):
-        state = by_order(module, state)
-    return put_state(module, state, text)
+def _typed(settings: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of a recipe out of their text. Raises BadRequest for unknown names."""
+    kinds: dict[str, Any] = {f.name: type(f.default) for f in fields(Recipe)}
+    typed: dict[str, Any] = {}
+    for name, value in ((name.replace("-", "_"), value) for name, value in settings.items()):
+        if name not in kinds:
+            raise unknown("setting", name, kinds)
+        try:
+            typed[name] = value == "true" if kinds[name] is bool else kinds[name](value)
+        except ValueError:
+            raise BadRequest(f"{name} wants a {kinds[name].__name__}, got {value!r}") from None
+    return typed
 
 
 def _shape(shape: str | Sequence[int], text: str) -> tuple[int, int, int]:

@@ -37,10 +37,11 @@ def import_robustbench() -> ModuleType:
     return zoo
 
 
-def robustbench(id: str) -> nn.Module:
+def robustbench(id: str, download: bool = False) -> nn.Module:
     """A zoo model from `MODELS/<dataset>/<threat>/<name>.pt`, MODELS being $RSTBENCH_MODELS or ./models.
 
-    Raises BadFile where the file is missing: RobustBench would download it at once.
+    Raises BadFile where the file is missing and `download` is false: RobustBench would fetch it at once. A
+    download that gives no weights is removed again.
     """
     parts = id.split("/")
     if len(parts) != 3:
@@ -59,7 +60,19 @@ def robustbench(id: str) -> nn.Module:
         raise unknown(
             "zoo model", id, [key for key in known if key.startswith(f"{dataset}/{threat}/")] or known
         )
-    if not path.is_file():
-        raise BadFile(f"no file {path}; put the zoo's checkpoint there, or set RSTBENCH_MODELS to its folder")
-    model: nn.Module = zoo.utils.load_model(name, model_dir=str(folder), dataset=dataset, threat_model=threat)
-    return model
+    fetched = not path.is_file()
+    if fetched and not download:
+        raise BadFile(
+            f"no file {path}; put the zoo's checkpoint there, set RSTBENCH_MODELS to its folder, "
+            f"or add --download"
+        )
+    try:
+        model: nn.Module = zoo.utils.load_model(
+            name, model_dir=str(folder), dataset=dataset, threat_model=threat
+        )
+    except Exception as error:
+        if fetched:
+            path.unlink(missing_ok=True)  # a web page instead of weights
+        text = (str(error).splitlines() or [repr(error)])[0]
+        raise BadFile(f"{path} {'cannot be fetched' if fetched else 'does not load'}: {text}") from error
+    return model.requires_grad_(False).eval()
