@@ -18,6 +18,7 @@ from .csr import expanded
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 PREFIXES = ("module.", "model.", "_orig_mod.")
 MOST_NAMED = 3
+_MAGIC = (b"PK", b"\x80")  # a zip archive, or a bare pickle as torch.save wrote until 1.5
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -38,6 +39,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return expanded(load_file(path))
         except (SafetensorError, OSError) as error:
             raise BadFile(f"{path} is no whole safetensors file: {error}") from None
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head.startswith(_MAGIC):
+        raise BadFile(f"{path} is no file of torch.save: it begins with {head!r}")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the answer is below

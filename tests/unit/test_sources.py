@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 from torchvision import models
 
@@ -213,3 +214,126 @@ def test_a_likely_mistake_is_noticed(lesson):
     assert fits_better(normalised(Expects(inner), "half"), x, y) == ""
     assert fits_better(inner, x, y) == ""
     assert fits_better(nn.Linear(3, 3), x, y) == ""
+
+
+def test_a_zoo_model_of_a_file(tmp_path, monkeypatch):
+    """Random weights under a zoo name in RobustBench's model folder: nothing is fetched."""
+    from rstbench.adapters.sources.zoo import import_robustbench
+
+    zoo = import_robustbench()
+    cifar = zoo.model_zoo.enums.BenchmarkDataset.cifar_10
+    linf = zoo.model_zoo.enums.ThreatModel.Linf
+    torch.manual_seed(0)
+    net = zoo.model_zoo.model_dicts[cifar][linf]["Wong2020Fast"]["model"]().eval()
+    folder = tmp_path / "cifar10" / "Linf"
+    folder.mkdir(parents=True)
+    torch.save(net.state_dict(), folder / "Wong2020Fast.pt")
+    monkeypatch.setenv("RSTBENCH_MODELS", str(tmp_path))
+    entry = load_entry("robustbench:cifar10/Linf/Wong2020Fast")
+    x = torch.rand(2, 3, 32, 32)
+    assert entry.module(x).equal(net(x))
+    assert not any(parameter.requires_grad for parameter in entry.module.parameters())
+    (folder / "Wong2020Fast.pt").write_bytes(b"<html>sign in</html>")
+    with pytest.raises(BadFile, match=r"Wong2020Fast.pt does not load"):
+        load_entry("robustbench:cifar10/Linf/Wong2020Fast")
+    assert (folder / "Wong2020Fast.pt").exists()
+    with pytest.raises(BadFile, match=r"Chen2020Adversarial.pt_m0.pt; put the zoo's checkpoint there"):
+        load_entry("robustbench:cifar10/Linf/Chen2020Adversarial")
+    with pytest.raises(BadFile, match="through timm; add --download"):
+        load_entry("robustbench:cifar10/Linf/Debenedetti2022Light_XCiT-S12")
+
+
+def cached(root, repository, files):
+    """Files in the layout of the hub's cache."""
+    folder = root / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    for name, content in files.items():
+        (snapshot / name).write_bytes(content)
+    return snapshot
+
+
+def test_timm_networks_of_the_hub(tmp_path, monkeypatch):
+    import timm
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    net = timm.create_model("resnet10t", num_classes=5).eval()
+    config = {
+        "architecture": "resnet10t", "num_classes": 5,
+        "pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "tag": "c3_in1k"},
+    }  # fmt: skip
+    files = {"config.json": json.dumps(config).encode(), "model.safetensors": save(net.state_dict())}
+    cached(tmp_path, "timm/resnet10t.c3_in1k", files)
+    x = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(config["pretrained_cfg"][key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    wanted = net((x - mean) / std)
+    for reference in ("hub:timm/resnet10t.c3_in1k", "timm:resnet10t/c3_in1k"):
+        entry = load_entry(reference)
+        assert torch.allclose(entry.module(x), wanted, atol=1e-4)
+        assert entry.card.name == reference
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, r"no files of a/b in .*models--a--b; --download fetches it"),
+        ({}, "holds no readable config.json"),
+        ({"config.json": b"[]"}, "holds no readable config.json"),
+        ({"config.json": b"{}"}, "holds none of model.safetensors, pytorch_model.bin"),
+        ({"config.json": b'{"model_type": "vit"}', "model.safetensors": b"x"}, "is vit, not of timm"),
+        ({"config.json": b'{"rstbench": {}}', "model.safetensors": b"x"}, "config.json is damaged"),
+        (
+            {"config.json": b'{"architecture": "resnot"}', "pytorch_model.bin": b"x"},
+            r"is no file of torch.save: it begins with b'x'",
+        ),
+    ],
+)
+def test_hub_repositories_that_cannot_be_used(tmp_path, monkeypatch, files, message):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    if files is not None:
+        cached(tmp_path, "a/b", files)
+    with pytest.raises(BadFile if "is vit" not in message else BadRequest, match=message):
+        load_entry("hub:a/b")
+
+
+def test_hub_names_that_are_none():
+    with pytest.raises(BadRequest, match="a hub model reads 'hub:OWNER/REPO'"):
+        load_entry("hub:a/b/c")
+
+
+def graph(net, path, **settings):
+    """Written by torch's exporter."""
+    torch.onnx.export(
+        net.eval(), (torch.rand(2, 1, 8, 8),), path, dynamo=True, verbose=False, external_data=False,
+        **{"dynamic_shapes": ({0: torch.export.Dim.DYNAMIC},), **settings},
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_graphs_that_cannot_be_attacked(tmp_path):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.linalg.det(x).repeat(1, 2)
+
+    graph(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), tmp_path / "good.onnx", opset_version=20)
+    digits = load("digits:test:4")
+    assert load_entry(f"onnx:{tmp_path}/good.onnx", digits).module(digits.at(slice(None))[0]).shape == (4, 3)
+    graph(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), tmp_path / "two.onnx", dynamic_shapes=None)
+    graph(Odd(), tmp_path / "odd.onnx")
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / "good.onnx").read_bytes()[:200])
+    for name, message in (
+        ("two", "takes 2 images at once only"),
+        ("odd", "cannot become a torch module"),
+        ("cut", "no whole ONNX file"),
+        ("gone", "no file"),
+    ):
+        with pytest.raises(BadRequest, match=message):
+            load_entry(f"onnx:{tmp_path}/{name}.onnx", digits)
+    color = load_entry(f"onnx:{tmp_path}/good.onnx")  # the file knows its shape
+    assert color.module(torch.rand(1, 1, 8, 8)).shape == (1, 3)

@@ -51,28 +51,37 @@ def robustbench(id: str, download: bool = False) -> nn.Module:
     path = folder / dataset / threat / f"{name}.pt"
     zoo = import_robustbench()
     known = {
-        f"{data.value}/{norm.value}/{model}"
+        f"{data.value}/{norm.value}/{model}": links["gdrive_id"]
         for data, norms in zoo.model_zoo.model_dicts.items()
         for norm, models in norms.items()
-        for model in models
+        for model, links in models.items()
     }
     if id not in known:
         raise unknown(
             "zoo model", id, [key for key in known if key.startswith(f"{dataset}/{threat}/")] or known
         )
-    fetched = not path.is_file()
-    if fetched and not download:
+    missing = [file for file in _files(path, known[id]) if not file.is_file()]
+    if missing and not download:
         raise BadFile(
-            f"no file {path}; put the zoo's checkpoint there, set RSTBENCH_MODELS to its folder, "
+            f"no file {missing[0]}; put the zoo's checkpoint there, set RSTBENCH_MODELS to its folder, "
             f"or add --download"
         )
+    if known[id] is None and not download:
+        raise BadFile(f"RobustBench always fetches {name} through timm; add --download")
     try:
         model: nn.Module = zoo.utils.load_model(
             name, model_dir=str(folder), dataset=dataset, threat_model=threat
         )
     except Exception as error:
-        if fetched:
-            path.unlink(missing_ok=True)  # a web page instead of weights
+        for file in missing:
+            file.unlink(missing_ok=True)  # a web page instead of weights
         text = (str(error).splitlines() or [repr(error)])[0]
-        raise BadFile(f"{path} {'cannot be fetched' if fetched else 'does not load'}: {text}") from error
+        raise BadFile(f"{path} {'cannot be fetched' if missing else 'does not load'}: {text}") from error
     return model.requires_grad_(False).eval()
+
+
+def _files(path: Path, links: str | list[str] | None) -> list[Path]:
+    """The files of a zoo model: one, one a member of an ensemble, or none where timm keeps it."""
+    if isinstance(links, list):
+        return [path.with_name(f"{path.name}_m{member}.pt") for member in range(len(links))]
+    return [path] if links is not None else []
