@@ -95,10 +95,13 @@ def put_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> nn.M
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    for names, problem in ((lacking, "lacks"), (strange, "also has"), (wrong, "has of another shape")):
-        if names:
-            listed = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
-            raise BadRequest(f"{what}: the file {problem} {listed}; choose another arch")
+    problems = [
+        f"{problem} {', '.join(names[:MOST_NAMED])}{', …' if len(names) > MOST_NAMED else ''}"
+        for names, problem in ((lacking, "lacks"), (strange, "also has"), (wrong, "has of another shape"))
+        if names
+    ]
+    if problems:
+        raise BadRequest(f"{what}: the file {'; '.join(problems)}; choose another arch")
     module.load_state_dict({**own, **state})
     return module.requires_grad_(False).eval()
 
