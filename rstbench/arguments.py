@@ -139,6 +139,7 @@ def _making(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--network", help="conv4, resnet18, wrn-28-10, torchvision:resnet50, …")
     verb.add_argument("--width", type=float, help="multiplier of the network's widths")
     verb.add_argument("--norm", choices=CHOICES["norm"])
+    verb.add_argument("--normalize", help="a first layer for the pixels: cifar10, MEAN/STD, …")
     verb.add_argument("--last-norm", action="store_true", default=None, help="batch norm on the logits")
     verb.add_argument("--data", required=verb.prog.endswith("draw"), help="digits, mnist, cifar10, npz:FILE")
     verb.add_argument(

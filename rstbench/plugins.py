@@ -2,7 +2,7 @@
 
 A built-in name is a "module:object" string that is imported when first asked for, so that listing
 names costs nothing. Other packages add names through entry points in the groups `rstbench.models`,
-`rstbench.data`, `rstbench.attacks`, `rstbench.networks` and `rstbench.methods`.
+`rstbench.data`, `rstbench.attacks`, `rstbench.networks`, `rstbench.methods` and `rstbench.exports`.
 """
 
 from __future__ import annotations

@@ -79,7 +79,9 @@ def load_entry(text: str, images: Images | None = None, *, download: bool = Fals
     reference = parse_reference(text)
     source: Callable[..., Any] = find("models", reference.source)
     options: dict[str, Any] = {**_hints(source, images, download), **reference.options}
-    normalisation = options.pop("normalize", "")
+    # Sources of networks that this tool builds put it in themselves: it becomes part of a recipe.
+    own = "normalize" in inspect.signature(source).parameters
+    normalisation = "" if own else options.pop("normalize", "")
     try:
         found = source(reference.id, **options)
     except TypeError as error:

@@ -59,6 +59,11 @@ class Foreign:
         masks = {name: masks[name].bool() for name in prunable(module) if name in masks}
         return Foreign(state, masks, self.pattern)
 
+    def behind(self, prefix: str, more: Mapping[str, Tensor]) -> Foreign:
+        """The same as a part of a larger network, whose other tensors are given."""
+        state = {**more, **{prefix + name: tensor for name, tensor in self.state.items()}}
+        return Foreign(state, {prefix + name: mask for name, mask in self.masks.items()}, self.pattern)
+
 
 def read_foreign(state: Mapping[str, Tensor], remaining: str = "", allocation: str = "uniform") -> Foreign:
     """What another project's checkpoint keeps of which weights.
@@ -112,6 +117,7 @@ def as_ticket(found: Foreign, spec: NetworkSpec, remaining: str, settings: Mappi
             "width": spec.width,
             "norm": spec.norm,
             "last_norm": spec.last_norm,
+            "normalize": spec.normalize,
             "pattern": found.pattern,
             "kept_count": "authors",
         }

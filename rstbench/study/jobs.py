@@ -11,7 +11,7 @@ from ..tickets.recipe import Recipe
 from .plan import Make, Study
 
 # Settings that whatever a job begins from has fixed already.
-INHERITED = ("network", "width", "norm", "last_norm", "init")
+INHERITED = ("network", "width", "norm", "last_norm", "normalize", "init")
 
 
 @dataclass(frozen=True)

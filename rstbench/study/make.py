@@ -175,7 +175,13 @@ def _show(stage: Stage, row: Epoch) -> None:
 def spec_for(recipe: Recipe, images: Images) -> NetworkSpec:
     """The network of a recipe for these images."""
     return NetworkSpec(
-        recipe.network, images.shape, images.classes, recipe.width, recipe.norm, recipe.last_norm
+        recipe.network,
+        images.shape,
+        images.classes,
+        recipe.width,
+        recipe.norm,
+        recipe.last_norm,
+        recipe.normalize,
     )
 
 
@@ -228,7 +234,8 @@ def _inheriting(recipe: Recipe, source: Made, digest: str) -> Recipe:
 
 def _network(spec: NetworkSpec) -> dict[str, Any]:
     """The settings of a recipe that name a network."""
-    return {"network": spec.name, "width": spec.width, "norm": spec.norm, "last_norm": spec.last_norm}
+    plain = {"width": spec.width, "norm": spec.norm, "last_norm": spec.last_norm, "normalize": spec.normalize}
+    return {"network": spec.name, **plain}
 
 
 def _ticket(reference: str) -> Ticket:

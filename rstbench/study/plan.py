@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import BadRequest
 from ..tickets.recipe import Recipe, recipe_for
 
-OF_NETWORK = ("network", "width", "norm", "last_norm")
+OF_NETWORK = ("network", "width", "norm", "last_norm", "normalize")
 _OF_RECIPE = {f.name for f in fields(Recipe)} - {"origin", "weights", "seed"}
 _OF_MASKS = {"method", "pattern", "allocation", "dense", "floor", "kept_count", "scale"}
 DRAW = _OF_RECIPE | {"name", "remaining", "from", "no_weights"}

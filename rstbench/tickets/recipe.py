@@ -42,10 +42,11 @@ FORMS = {
 class Recipe:
     """Settings of a search over scores or of a training of weights, as stored in the files.
 
-    last_norm: batch norm on the logits; data: 'cifar10:train'; threat: 'Linf:8/255'; adversary: see
-    `tickets.adversary`; pattern, allocation, dense, floor, kept_count: see `tickets.pattern`; scale: the
-    random weights are scaled as if the kept fraction were the fan in (by 1/sqrt(k)); schedule of the learning
-    rate over all steps: 'piecewise' (times 0.1 at each of `drops`), 'cosine', 'one-cycle' or 'constant';
+    last_norm: batch norm on the logits; normalize: a first layer for the pixels, such as 'cifar10'; data:
+    'cifar10:train'; threat: 'Linf:8/255'; adversary: see `tickets.adversary`; pattern, allocation, dense,
+    floor, kept_count: see `tickets.pattern`; scale: the random weights are scaled as if the kept fraction
+    were the fan in (by 1/sqrt(k)); schedule of the learning rate over all steps: 'piecewise' (times 0.1 at
+    each of `drops`), 'cosine', 'one-cycle' or 'constant';
     weight_decay acts on what is learnt, scores or weights; attack_bn: mode of batch norm while the inner
     attack runs ('train' as in the paper, or
     'eval'); precision: 'bf16' computes the network in mixed precision; channels_last: memory order of the
@@ -58,6 +59,7 @@ class Recipe:
     width: float = 1.0
     norm: str = "batch"
     last_norm: bool = False
+    normalize: str = ""
     data: str = "digits:train"
     method: str = "rst"
     init: str = "signed_constant"

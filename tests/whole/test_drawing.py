@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import rstbench
 from rstbench.data import download
 from rstbench.errors import BadRequest, ModelFault
 from rstbench.tickets.draw import edge_popup
@@ -197,3 +198,20 @@ def test_the_seed_of_the_source_is_taken(cli, tmp_path):
 
     assert Checkpoint.load(tmp_path / "u" / "conv2-0.5-inherit.safetensors").recipe.seed == 7
     assert Ticket.load(tmp_path / "v" / "conv2-0.5.safetensors").recipe.seed == 7
+
+
+def test_normalisation_is_part_of_what_is_drawn(tmp_path):
+    """The layer is there while the scores are learnt, has nothing to choose, and goes along."""
+    plain = rstbench.draw("0.3", **SMALL)
+    ticket = rstbench.draw("0.3", **SMALL, normalize="0.3/0.4")
+    assert ticket.total_weights == plain.total_weights
+    assert ticket.digest != plain.digest
+    ticket.save(tmp_path / "n.safetensors")
+    net = Ticket.load(tmp_path / "n.safetensors").module()
+    x = torch.rand(4, 1, 8, 8)
+    assert net(x).equal(net[1]((x - 0.3) / 0.4))
+    before = {name: buffer.clone() for name, buffer in net[0].named_buffers()}
+    net.train()(x)
+    assert all(before[name].equal(buffer) for name, buffer in net[0].named_buffers())
+    with pytest.raises(BadRequest, match="is for 3 channels, images have 1"):
+        rstbench.draw("0.3", **SMALL, normalize="cifar10")

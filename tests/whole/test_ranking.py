@@ -95,7 +95,7 @@ class Harm:
         (
             "net.pt",
             "arch=resnet18",
-            "lacks conv1.weight, bn1.running_mean, bn1.running_var, …; also has weight, bias",
+            "lacks conv1.weight, bn1.running_mean, bn1.running_var, …; also has",
         ),
         ("net.pt", "arch=resnot18", "did you mean 'resnet18'"),
     ],

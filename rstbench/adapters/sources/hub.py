@@ -12,9 +12,9 @@ from torch import nn
 from ...errors import BadFile, BadRequest
 from ...harness.trial import Card
 from ...tickets.networks import NetworkSpec, build
+from ...tickets.networks.normalise import layer
 from ..entry import Entry, enter
 from ..fold import folded
-from ..normalise import layer
 from ..state import put_state, read_state
 
 CONFIG = "config.json"

@@ -12,8 +12,8 @@ from torch import nn
 
 from ...errors import BadFile, BadRequest, unknown
 from ...harness.trial import Card
+from ...tickets.networks.normalise import layer
 from ..entry import Entry, enter
-from ..normalise import layer
 from ..state import put_state, read_state
 from .hub import hub
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ...tickets.networks import NetworkSpec, build, prunable
 from ...tickets.recipe import Recipe
 from ..entry import Entry, enter, load_entry
 from ..foreign import Foreign, as_ticket, is_foreign, read_foreign
+from ..normalise import normalised
 from ..state import put_state, read_state
 from .own import ticket_entry
 
@@ -27,6 +28,7 @@ def weights(
     remaining: str = "",
     allocation: str = "uniform",
     last_norm: str = "false",
+    normalize: str = "",
     recipe: str = "",
     **settings: str,
 ) -> Entry:
@@ -36,12 +38,12 @@ def weights(
     classes and shape (channels x height x width, such as 3x32x32) are those of the data unless given. Files
     that hold scores or masks beside the weights, as other projects' tickets do, become dense (see
     `adapters.foreign`); scores need the kept fraction, `[remaining=0.05]`. Other names are matched by order.
-    With `[recipe=paper-cifar,data=cifar10]`, and more settings of a recipe, scores over a random network of
-    this tool become a `Ticket`. Raises BadRequest with the first names that differ.
+    normalize puts that layer first. With `[recipe=paper-cifar,data=cifar10]`, and more settings of a recipe,
+    scores over a random network of this tool become a `Ticket`. Raises BadRequest with the names that differ.
     """
     if not arch:
         raise BadRequest(f"weights:{id} are weights only; name their network, [arch=resnet18]")
-    state, text = read_state(Path(id)), f"weights:{id}[arch={arch}]"
+    state, text = read_state(Path(id)), f"weights:{id}[arch={arch}{normalize and ',normalize='}{normalize}]"
     if not is_foreign(state) and (remaining or recipe):
         raise BadRequest(f"{text}: remaining and recipe go with files that hold scores, this one has none")
     if settings and not recipe:
@@ -49,13 +51,16 @@ def weights(
     found = read_foreign(state, remaining, allocation) if is_foreign(state) else Foreign(state, {})
     if arch.partition(":")[0] in ("torchvision", "timm"):
         random = load_entry(f"{arch}[classes={classes}]" if classes else arch)
-        fitting = put_state(random.module, found.like(random.module).dense(), text)
-        return enter(fitting, Card(text, "external"), made_by=text)
+        module = put_state(random.module, found.like(random.module).dense(), text)
+        module = normalised(module, normalize) if normalize else module
+        return enter(module, Card(text, "external"), made_by=text)
     size = (_shape(shape, text), _number(classes, "classes", text), _width(width), norm)
-    spec = NetworkSpec(arch, *size, last_norm=last_norm == "true")
-    module = build(spec)
-    found = found.like(module)
-    put_state(module, found.dense(), text)
+    bare = NetworkSpec(arch, *size, last_norm=last_norm == "true")
+    found, spec = found.like(build(bare)), replace(bare, normalize=normalize)
+    if normalize:
+        first = {name: tensor for name, tensor in build(spec).state_dict().items() if name.startswith("0.")}
+        found = found.behind("1.", first)
+    module = put_state(build(spec), found.dense(), text)
     if recipe:
         made = as_ticket(
             found, spec, remaining, {**_typed(settings), "recipe": recipe, "allocation": allocation}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...errors import BadRequest, unknown
 from ...plugins import find
 from ..recipe import CHOICES
+from .normalise import layer, parse_normalisation
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class NetworkSpec:
 
     name: 'conv4'; width: multiplier of every hidden width; norm: 'batch' (batch norm without affine
     parameters, the default), 'affine' or 'none'; last_norm: batch norm without affine parameters on the
-    logits, as in Liu et al. (NeurIPS 2022) for weights of +-1; shape: (channels, height, width) of an image.
+    logits, as in Liu et al. (NeurIPS 2022) for weights of +-1; normalize: a first layer for [0, 1] pixels
+    (see `normalise`), '' for none; shape: (channels, height, width) of an image.
     """
 
     name: str
@@ -27,17 +29,25 @@ class NetworkSpec:
     width: float = 1.0
     norm: str = "batch"
     last_norm: bool = False
+    normalize: str = ""
 
     def __post_init__(self) -> None:
         if self.norm not in CHOICES["norm"]:
             raise unknown("norm", self.norm, CHOICES["norm"])
         if not self.width > 0:
             raise BadRequest(f"width is a positive multiplier, got {self.width}")
+        if self.normalize:
+            channels = max(map(len, parse_normalisation(self.normalize)))
+            if channels not in (1, self.shape[0]):
+                raise BadRequest(
+                    f"normalize {self.normalize} is for {channels} channels, images have {self.shape[0]}"
+                )
 
     def __str__(self) -> str:
         options = [f"width={self.width:g}"] if self.width != 1 else []
         options += [f"norm={self.norm}"] if self.norm != "batch" else []
         options += ["last-norm"] if self.last_norm else []
+        options += [f"normalize={self.normalize}"] if self.normalize else []
         return f"{self.name}[{','.join(options)}]" if options else self.name
 
 
@@ -47,7 +57,9 @@ def build(spec: NetworkSpec) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module: nn.Module = find("networks", spec.name.partition(":")[0])(spec)
-    return nn.Sequential(module, nn.BatchNorm1d(spec.classes, affine=False)) if spec.last_norm else module
+    if spec.last_norm:
+        module = nn.Sequential(module, nn.BatchNorm1d(spec.classes, affine=False))
+    return nn.Sequential(layer(*parse_normalisation(spec.normalize)), module) if spec.normalize else module
 
 
 def count(spec: NetworkSpec) -> int:
