@@ -22,6 +22,7 @@ _PUBLIC = {
     "benchmark": "rstbench.api",
     "draw": "rstbench.api",
     "evaluate": "rstbench.api",
+    "export": "rstbench.api",
     "load_data": "rstbench.api",
     "load_model": "rstbench.api",
 }

@@ -23,6 +23,7 @@ from .study.run import Options, run_study
 from .tickets.recipe import recipe_for
 from .tickets.switch import Switch
 from .tickets.ticket import Ticket
+from .tickets.train import Checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +63,27 @@ def draw(
         made = workshop.make(job)
     assert isinstance(made, Ticket)  # a job with a kept fraction is a drawing
     return made
+
+
+def export(
+    model: Ticket | Checkpoint | str,
+    out: str | Path,
+    to: str = "state_dict",
+    *,
+    fold: bool = False,
+    compressed: bool = False,
+    results: str | None = None,
+    root: str | None = None,
+) -> list[Path]:
+    """Writes a ticket or checkpoint in a form that needs no part of this tool; returns the files.
+
+    to: 'state_dict', 'torch-export', 'onnx', 'robustbench' or 'hub-folder'; fold: batch norm into the layers
+    before it; compressed: without zeros; results: the run whose figures go along. Raises BadRequest.
+    """
+    from .study.parcels import export_model
+
+    settings = {"fold": fold, "compressed": compressed}
+    return export_model(model, to, Path(out), results=results, root=data_root(root), **settings)
 
 
 def evaluate(

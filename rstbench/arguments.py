@@ -10,6 +10,8 @@ from .errors import BadRequest
 from .plugins import BUILTIN
 from .tickets.recipe import CHOICES
 
+_MODELS = "source:id such as ticket:FILE or torchvision:resnet18; file: and python: run the code they name"
+
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage text."""
@@ -24,7 +26,9 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB", parser_class=_Parser)
 
     verb = _verb(verbs, "evaluate", functions, "rstbench evaluate digits --limit 50")
-    verb.add_argument("what", nargs="*", metavar="STUDY|MODEL", help="a study (default: digits), or models")
+    verb.add_argument(
+        "what", nargs="*", metavar="STUDY|MODEL", help=f"a study (default: digits), or models, {_MODELS}"
+    )
     verb.add_argument("--attack", action="append", help="pgd, pgd:steps=50, autoattack (repeatable)")
     _asking(verb)
     verb.add_argument("--save-adversarials", action="store_true", help="keep all crafted images")
@@ -35,7 +39,7 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
         functions,
         "rstbench transfer ticket:tickets/conv4-0.1.safetensors ticket:tickets/conv4-0.2.safetensors",
     )
-    verb.add_argument("models", nargs="+", metavar="MODEL")
+    verb.add_argument("models", nargs="+", metavar="MODEL", help=_MODELS)
     verb.add_argument("--attack", action="append", help="the crafting attack (default: pgd)")
     verb.add_argument(
         "--early-stop", action="store_true", help="stop at the first success, as the paper does"
@@ -176,7 +180,7 @@ def _common(verb: argparse.ArgumentParser, *, out_required: bool = False) -> Non
     verb.add_argument("--out", metavar="DIR", required=out_required, help="where everything is written")
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     verb.add_argument("--data-root", metavar="DIR", help="default: $RSTBENCH_DATA, else ~/.cache/rstbench")
-    verb.add_argument("--download", action="store_true", help="fetch data that are not there")
+    verb.add_argument("--download", action="store_true", help="fetch data and zoo models that are not there")
     verb.add_argument("--quiet", action="store_true", help="no progress")
 
 

@@ -12,19 +12,24 @@ from torch import Tensor
 
 from ..adapters.entry import Entry, load_entry
 from ..adapters.exports.parcel import Parcel, folded_parcel
-from ..data import load, parse
-from ..errors import BadRequest
+from ..adapters.sources.own import checkpoint_entry, ticket_entry
+from ..data import Images, load, parse
+from ..errors import BadFile, BadRequest
 from ..harness.request import FILE
 from ..plugins import find
 from ..reporters.evidence import Evidence
 from ..reporters.tables import rows_of
+from ..tickets.ticket import Ticket
+from ..tickets.train import FORMAT as CHECKPOINT
+from ..tickets.train import Checkpoint
+from .make import Made
 
 COMPRESSED = ("state_dict",)  # formats that can do without zeros
 IMAGES = 100  # on which folding is measured
 
 
 def export_model(
-    reference: str,
+    model: str | Made,
     format: str,
     out: Path,
     *,
@@ -34,7 +39,7 @@ def export_model(
     data: str | None = None,
     root: Path = Path("."),
 ) -> list[Path]:
-    """Writes a ticket or checkpoint (a file, or any reference to one) to `out`; returns the files.
+    """Writes a ticket or checkpoint (itself, its file, or any reference to it) to `out`; returns the files.
 
     results: the folder whose evidence tells what was measured, by default the run the file lies in; data:
     whose shape and classes a reference to bare weights takes. Raises BadRequest.
@@ -42,9 +47,9 @@ def export_model(
     write = find("exports", format)
     if compressed and format not in COMPRESSED:
         raise BadRequest(f"--compressed goes with --to {', '.join(COMPRESSED)}; {format} holds dense weights")
-    entry = _loaded(reference, load(data, root) if data else None)
+    entry = _loaded(model, load(data, root) if data else None, out.stem)
     assert entry.made is not None
-    file = _file_of(reference)
+    file = _file_of(model) if isinstance(model, str) else None
     if file and out.exists() and out.samefile(file):
         raise BadRequest(f"{out} is the model's own file; choose another --out")
     parcel = Parcel(entry.card.name, entry.module, entry.made, compressed=compressed)
@@ -55,22 +60,22 @@ def export_model(
     return written
 
 
-def _loaded(reference: str, images: Any) -> Entry:
-    """What is named by a reference, or by a bare path to a file of this tool."""
-    text = reference
-    if ":" not in reference or not reference.partition(":")[0].isidentifier():
-        found = []
-        for source in ("ticket", "checkpoint"):
-            try:
-                return load_entry(f"{source}:{reference}")
-            except BadRequest as error:
-                found.append(error)
-        raise found[0] if f", but rstbench-{'checkpoint'}" not in str(found[0]) else found[1]
-    entry = load_entry(text, images)
-    if entry.made is None or entry.members:
-        raise BadRequest(
-            f"{reference} is neither a ticket nor a checkpoint; what is exported was made by one"
-        )
+def _loaded(model: str | Made, images: Images | None, name: str) -> Entry:
+    """What is given, or named by a reference or by a bare path to a file of this tool."""
+    if isinstance(model, Ticket):
+        return ticket_entry(model, name)
+    if isinstance(model, Checkpoint):
+        return checkpoint_entry(model, name)
+    if ":" not in model or not model.partition(":")[0].isidentifier():
+        try:
+            return load_entry(f"ticket:{model}")
+        except BadFile as error:
+            if CHECKPOINT not in str(error):
+                raise
+            return load_entry(f"checkpoint:{model}")
+    entry = load_entry(model, images)
+    if entry.made is None:
+        raise BadRequest(f"{model} is neither a ticket nor a checkpoint")
     return entry
 
 
