@@ -82,8 +82,9 @@ def export(
     """
     from .study.parcels import export_model
 
-    settings = {"fold": fold, "compressed": compressed}
-    return export_model(model, to, Path(out), results=results, root=data_root(root), **settings)
+    return export_model(
+        model, to, Path(out), fold=fold, compressed=compressed, results=results, root=data_root(root)
+    )
 
 
 def evaluate(
