@@ -54,6 +54,9 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "attacks": {
         "pgd": "rstbench.attacks.pgd:PGD",
+        "apgd": "rstbench.attacks.apgd:APGD",
+        "arc": "rstbench.attacks.arc:ARC",
+        "joint": "rstbench.attacks.joint:Joint",
         "autoattack": "rstbench.attacks.autoattack:AutoAttack",
     },
     "networks": {

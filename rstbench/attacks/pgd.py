@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from ..threat import Threat
 from .attack import Crafted
-from .mixture import members_of
+from .objective import Look, Objective, check_names, column
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,41 @@ class PGD:
     image of every image, also of those the model gets wrong already. With `early_stop` an image is
     left alone once the model is wrong on it, as in the published transfer test; that makes images
     that barely fool the source and transfer poorly. loss: 'ce' (cross-entropy) or 'margin' (largest
-    other logit minus the true one). Against a switch the loss is the exact expectation over members.
+    other logit minus the true one). Against a switch the loss is the exact expectation over members, or with
+    mean 'probability' or 'logits' that of their mean.
+
+    For sources that are weak surrogates: `momentum` sums the gradients, each divided by its mean size, with
+    this decay (Dong et al., CVPR 2018); `samples` above 1 averages each gradient over as many images, moved
+    by uniform noise of `noise` * eps.
     """
 
     steps: int = 20
     step: Fraction = Fraction(1, 4)
     restarts: int = 1
     loss: str = "ce"
+    mean: str = "loss"
     early_stop: bool = False
     random_start: bool = True
+    momentum: float = 0.0
+    samples: int = 1
+    noise: Fraction = Fraction(1, 2)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or self.step <= 0:
             raise ValueError(
                 f"steps, restarts and step must be positive, got {self.steps}, {self.restarts}, {self.step}"
             )
-        if self.loss not in ("ce", "margin"):
-            raise ValueError(f"loss must be 'ce' or 'margin', got {self.loss!r}")
+        if not 0 <= self.momentum < float("inf") or self.samples < 1 or self.noise < 0:
+            raise ValueError(
+                f"momentum and noise are 0 or more, samples at least 1, got {self.momentum}, {self.noise}, "
+                f"{self.samples}"
+            )
+        check_names(self.loss, self.mean)
 
     def __call__(
         self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
     ) -> Crafted:
+        objective = Objective(model, y, self.loss, self.mean)
         best = x.clone()
         best_loss = torch.full((len(x),), -torch.inf, device=x.device)
         fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -50,50 +64,36 @@ class PGD:
         size = float(self.step * threat.eps)
         for _ in range(self.restarts):
             adv = threat.sample(x, generator) if self.random_start else x.clone()
+            velocity = torch.zeros_like(x)
             for step in range(self.steps + 1):
                 last = step == self.steps
-                loss, wrong, gradient = self._look(model, adv, y, gradient=not last)
-                better = loss > best_loss
+                look = objective(adv, gradient=not last)
+                better = look.loss > best_loss
                 if self.early_stop:
-                    better = (better | wrong) & ~fooled
-                best = torch.where(_column(better, x), adv, best)
-                best_loss = torch.where(better, loss, best_loss)
-                fooled = torch.where(better, wrong, fooled)
+                    better = (better | look.wrong) & ~fooled
+                best = torch.where(column(better, x), adv, best)
+                best_loss = torch.where(better, look.loss, best_loss)
+                fooled = torch.where(better, look.wrong, fooled)
                 if last or (self.early_stop and bool(fooled.all())):
                     break
-                zero_gradient |= bool((gradient.flatten(1).abs().amax(1) == 0).any())
+                zero_gradient |= bool((look.gradient.flatten(1).abs().amax(1) == 0).any())
+                gradient = self._around(objective, look, adv, threat, generator)
+                if self.momentum:
+                    mean = gradient.flatten(1).abs().mean(1).clamp_min(1e-12)
+                    velocity = self.momentum * velocity + gradient / column(mean, x)
+                    gradient = velocity
                 moved = threat.project(x, threat.step(adv, gradient, size))
-                adv = torch.where(_column(fooled, x), adv, moved) if self.early_stop else moved
+                adv = torch.where(column(fooled, x), adv, moved) if self.early_stop else moved
         flags = ("zero-gradient",) if zero_gradient else ()
         return Crafted(best, {"pgd": fooled}, flags)
 
-    def _look(
-        self, model: Callable[[Tensor], Tensor], adv: Tensor, y: Tensor, gradient: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Expected loss (n,), whether every member is wrong (n,), and the loss's gradient."""
-        adv = adv.detach().requires_grad_(gradient)
-        loss = torch.zeros(len(adv), device=adv.device)
-        slope = torch.zeros_like(adv)
-        wrong = torch.ones(len(adv), dtype=torch.bool, device=adv.device)
-        with torch.set_grad_enabled(gradient):
-            for weight, member in members_of(model):
-                logits = member(adv)
-                term = weight * self._loss(logits, y)
-                if gradient:
-                    # One member's graph at a time: memory does not grow with the switch.
-                    slope += torch.autograd.grad(term.sum(), adv)[0]
-                loss += term.detach()
-                wrong &= (logits.argmax(1) != y) | ~logits.isfinite().all(1)
-        # A model that answers NaN has been broken: that image must not be lost from sight.
-        return loss.nan_to_num(nan=torch.inf), wrong, slope.nan_to_num(nan=0.0)
-
-    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        if self.loss == "ce":
-            return torch.nn.functional.cross_entropy(logits, y, reduction="none")
-        true = logits.gather(1, y[:, None])[:, 0]
-        others = logits.scatter(1, y[:, None], -torch.inf)
-        return others.amax(1) - true
-
-
-def _column(mask: Tensor, x: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (x.dim() - 1))
+    def _around(
+        self, objective: Objective, look: Look, adv: Tensor, threat: Threat, generator: Generator
+    ) -> Tensor:
+        """The gradient, averaged over images near `adv` where `samples` asks for more than one."""
+        total = look.gradient
+        for _ in range(self.samples - 1):
+            uniform = torch.rand(adv.shape, generator=generator, device=generator.device).to(adv)
+            near = adv + float(self.noise * threat.eps) * (2 * uniform - 1)
+            total = total + objective(near.clamp(0, 1)).gradient
+        return total / self.samples

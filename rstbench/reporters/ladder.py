@@ -1,9 +1,9 @@
 """What a random switch is worth: the rungs of `switch.csv`, and the bounds they lie between.
 
 T0 is the paper's protocol: attacker and defender draw a member independently, and the attack stops
-at its first success. T1 is T0 without that stop. T2 and T3 know the switch: PGD on the exact expected
-loss, AutoAttack on the members' mean probability. `minimum` takes for each image the worst of all
-crafted sets. Every rung is an exact expectation over the members that answer.
+at its first success. T1 is T0 without that stop. The others know the switch: T2 is PGD and APGD on the exact
+expectation over its members, T3 AutoAttack on their mean probability, T4 ARC, T5 the greedy joint attack.
+`minimum` takes for each image the worst of all crafted sets. Every rung is an exact expectation over the members that answer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ..harness.trial import CLEAN
 from .evidence import EARLY_STOP, Evidence, base_attack
 from .statistics import wilson
 
+RUNGS = {"pgd": "T2", "apgd": "T2", "autoattack": "T3", "arc": "T4", "joint": "T5"}
 COLUMNS = [
     "members", "weights", "rung", "attack", "knows_switch", "threat", "data", "seed", "images", "clean",
     "robust", "robust_low", "robust_high", "lower_bound", "upper_bound",
@@ -83,7 +84,7 @@ def _ladder(evidence: Evidence, model: str, threat: str, seed: int) -> list[dict
 
 def _rung(attack: str) -> str:
     """The rung of an attack that knows the switch."""
-    return {"pgd": "T2", "autoattack": "T3"}.get(attack.partition(":")[0], "other")
+    return RUNGS.get(attack.partition(":")[0], "other")
 
 
 def crafted_sets(evidence: Evidence, model: str, threat: str, seed: int) -> dict[tuple[str, str], np.ndarray]:

@@ -1,0 +1,153 @@
+"""Attacks on a switch of linear members, whose optima are computed on paper."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from rstbench.attacks import parse_attack
+from rstbench.attacks.apgd import checkpoints
+from rstbench.attacks.objective import Objective
+from rstbench.threat import Threat
+
+ALL = ["pgd:restarts=3", "pgd:momentum=1.0", "pgd:samples=3", "pgd:loss=margin", "pgd:mean=probability",
+       "pgd:mean=logits", "apgd", "apgd:loss=margin", "apgd:mean=probability", "apgd:mean=logits", "arc",
+       "arc:restarts=2,runners=1", "joint"]  # fmt: skip
+JOINT = ["arc", "joint"]
+
+
+class Side(nn.Module):
+    """Two classes: logits (0, w·(x - 1/2) + m); label 1 is right at the centre, by the margin m."""
+
+    def __init__(self, w, m):
+        super().__init__()
+        self.w, self.m = torch.tensor(w, dtype=torch.float32), m
+
+    def forward(self, x):
+        score = (x - 0.5).flatten(1) @ self.w + self.m
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+def switch(*members, weights=None):
+    return SimpleNamespace(members=members, weights=weights or [1 / len(members)] * len(members))
+
+
+def centre(n=1, size=2):
+    return torch.full((n, 1, 1, size), 0.5), torch.ones(n, dtype=torch.long)
+
+
+def accuracy(mixture, attack, x, y, threat):
+    """Expected accuracy on what the attack crafts, an image."""
+    bounded = Threat.parse(threat)
+    adv = parse_attack(attack)[1](mixture, x, y, bounded, torch.Generator().manual_seed(0)).images
+    bounded.check(x, adv)
+    pairs = zip(mixture.weights, mixture.members, strict=True)
+    return sum(w * (member(adv).argmax(1) == y).float() for w, member in pairs)
+
+
+@pytest.mark.parametrize("attack", ALL)
+@pytest.mark.parametrize(("threat", "dual"), [("Linf:0.1", 1), ("L2:0.1", 2)])
+def test_one_member_meets_the_closed_form(attack, threat, dual):
+    """Fooled where the margin is below eps times the dual norm of w, for members of any number."""
+    x, y = centre(20, 4)
+    w = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    reach = 0.1 * float(w.norm(p=dual))
+    margins = torch.linspace(0.5, 1.5, 20) * reach + 1e-4
+    x = x + (margins / w.norm() ** 2)[:, None, None, None] * w.view(1, 1, 1, 4)
+    member = Side(w.tolist(), 0.0)
+    for mixture in (switch(member), switch(member, Side(w.tolist(), 0.0))):
+        found = accuracy(mixture, attack, x, y, threat)
+        assert torch.allclose(found, (margins > reach).float()), found
+
+
+@pytest.mark.parametrize("attack", ALL)
+@pytest.mark.parametrize("threat", ["Linf:0.1", "L2:0.15"])
+def test_members_that_do_not_meet_are_fooled_together(attack, threat):
+    mixture = switch(Side([1.0, 0.0], 0.09), Side([0.0, 1.0], 0.08))
+    assert float(accuracy(mixture, attack, *centre(), threat)) == 0
+
+
+@pytest.mark.parametrize("attack", JOINT)
+@pytest.mark.parametrize("threat", ["Linf:0.1", "L2:0.1"])
+def test_of_opposed_members_the_likelier_is_fooled(attack, threat):
+    """Either can be fooled, both cannot: the optimum is the smaller weight."""
+    members = Side([1.0, 0.0], 0.05), Side([-1.0, 0.0], 0.05)
+    assert float(accuracy(switch(*members), attack, *centre(), threat)) == 0.5
+    found = accuracy(switch(*members, weights=[0.3, 0.7]), "arc", *centre(), threat)
+    assert float(found) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("threat", ["Linf:0.1", "L2:0.1"])
+def test_a_loud_member_hides_a_weak_one_from_the_expected_loss_only(threat):
+    """The second member cannot be fooled, and its large gradient points away from where the first is."""
+    mixture = switch(Side([1.0, 0.0], 0.05), Side([-40.0, 0.0], 4.5))
+    assert float(accuracy(mixture, "pgd", *centre(), threat)) == 1
+    for attack in JOINT:
+        assert float(accuracy(mixture, attack, *centre(), threat)) == 0.5
+
+
+@pytest.mark.parametrize("attack", JOINT)
+def test_three_members_of_which_two_go_together(attack):
+    """The pair that agrees is worth 2/3; the third alone 1/3."""
+    members = Side([1.0, 0.2], 0.05), Side([1.0, -0.2], 0.05), Side([-1.0, 0.0], 0.05)
+    found = accuracy(switch(*members), attack, *centre(), "Linf:0.1")
+    assert float(found) == pytest.approx(1 / 3)
+
+
+def test_a_member_that_never_answers_pulls_nowhere():
+    mixture = switch(Side([1.0, 0.0], 0.05), Side([-1.0, 0.0], 0.05), weights=[0.0, 1.0])
+    assert float(accuracy(mixture, "arc", *centre(), "Linf:0.1")) == 0
+
+
+@pytest.mark.parametrize("mean", ["loss", "probability", "logits"])
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_the_gradient_is_that_of_the_formula(loss, mean):
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(6, 4)) for _ in range(3)]
+    shares = [0.5, 0.3, 0.2]
+    x, y = torch.rand(5, 1, 2, 3), torch.tensor([0, 1, 2, 3, 0])
+    look = Objective(switch(*nets, weights=shares), y, loss, mean)(x)
+    images = x.clone().requires_grad_()
+    logits = [net(images) for net in nets]
+
+    def value(z):
+        if loss == "ce":
+            return nn.functional.cross_entropy(z, y, reduction="none")
+        true = z.gather(1, y[:, None])[:, 0]
+        return z.scatter(1, y[:, None], -torch.inf).amax(1) - true
+
+    wanted = {
+        "loss": lambda: sum(s * value(z) for s, z in zip(shares, logits, strict=True)),
+        "logits": lambda: value(sum(s * z for s, z in zip(shares, logits, strict=True))),
+        "probability": lambda: value(
+            sum(s * z.softmax(1) for s, z in zip(shares, logits, strict=True)).log()
+        ),
+    }[mean]()
+    assert torch.allclose(look.loss, wanted.detach(), atol=1e-5)
+    (slope,) = torch.autograd.grad(wanted.sum(), images)
+    assert torch.allclose(look.gradient, slope, atol=1e-5)
+    right = torch.stack([net(x).argmax(1) == y for net in nets]).float()
+    assert torch.allclose(look.accuracy, (torch.tensor(shares)[:, None] * right).sum(0))
+
+
+def test_checkpoints_of_apgd():
+    """p = 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99 of 100 steps."""
+    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+def test_arc_is_for_linf_and_l2():
+    with pytest.raises(ValueError, match="not for L1"):
+        accuracy(switch(Side([1.0, 0.0], 0.05)), "arc", *centre(), "L1:0.1")
+
+
+@pytest.mark.parametrize("attack", ["apgd:steps=100", "pgd:steps=40", "joint:steps=40"])
+def test_l1_reaches_the_largest_weight(attack):
+    """In L1 the dual norm is the largest |w|."""
+    x, y = centre(2, 4)
+    w = [1.0, -2.0, 0.5, 3.0]
+    for margin, robust in ((0.28, 0.0), (0.32, 1.0)):
+        found = accuracy(switch(Side(w, margin)), attack, x, y, "L1:0.1")
+        assert found.tolist() == [robust, robust]
