@@ -3,7 +3,8 @@
 T0 is the paper's protocol: attacker and defender draw a member independently, and the attack stops
 at its first success. T1 is T0 without that stop. The others know the switch: T2 is PGD and APGD on the exact
 expectation over its members, T3 AutoAttack on their mean probability, T4 ARC, T5 the greedy joint attack.
-`minimum` takes for each image the worst of all crafted sets. Every rung is an exact expectation over the members that answer.
+`minimum` takes for each image the worst of all crafted sets. Every rung is an exact expectation over the
+members that answer.
 """
 
 from __future__ import annotations
