@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..adapters.entry import Entry
 from ..attacks import canonical_text, parse_attack
 from ..errors import BadRequest
 from ..harness.bench import Question, Setting, clean
@@ -17,12 +18,39 @@ from ..threat import Threat
 from .field import Field
 from .plan import Study
 
+# Who asks AutoAttack of a switch is asked the attacks too that know its members: AutoAttack itself sees only
+# their mean probability.
+LADDER = ("apgd", "apgd:mean=probability", "apgd:mean=logits", "apgd:loss=margin", "arc", "joint")
+
+
+def attacks_on(entry: Entry, study: Study, threat: str) -> tuple[str, ...]:
+    """The attacks on one model at one threat: those of the study, and for a switch the rungs of `LADDER`."""
+    asked = study.attacks_at(threat)
+    if not entry.members or not any(attack.startswith("autoattack") for attack in asked):
+        return asked
+    known = [rung for rung in LADDER if not (rung == "arc" and threat.startswith("L1"))]  # ARC knows no L1
+    return tuple(dict.fromkeys([*asked, *known]))
+
+
+def added(study: Study, field: Field) -> str:
+    """What to tell of attacks that nobody named; '' where there are none."""
+    more = {
+        attack: None
+        for entry in field.entries
+        for threat in study.threats
+        for attack in attacks_on(entry, study, threat)
+        if attack not in study.attacks_at(threat)
+    }
+    names = ", ".join(more)
+    return f"autoattack sees only the mean of a switch; asked too are: {names}" if more else ""
+
 
 def questions_of(study: Study, field: Field) -> list[Question]:
     """All questions under one seed, cheap ones first."""
     plain = [entry for entry in field.entries if not entry.members]
     members = {m.digest: m for group in field.groups for m in group}
     crossed = [entry for entry in members.values() if entry.digest not in {e.digest for e in plain}]
+    switches = [entry for entry in field.entries if entry.members]
     questions = [clean(entry) for entry in (*plain, *crossed)]
     for threat in study.threats:
         for attack in study.attacks_at(threat):
@@ -37,9 +65,9 @@ def questions_of(study: Study, field: Field) -> list[Question]:
                 questions += [
                     Question(m, field.group_of(m), stopped, bounded, seed) for m in members.values()
                 ]
-            for entry in field.entries:
-                if entry.members:
-                    questions.append(Question(entry, entry.members, attack, bounded, seed))
+        for entry in switches:
+            for attack in attacks_on(entry, study, threat):
+                questions.append(Question(entry, entry.members, attack, Threat.parse(threat), field.seed))
     return sorted(questions, key=lambda question: question.attack.startswith("autoattack"))
 
 
@@ -85,7 +113,7 @@ def as_request(
         images=images,
         cards=cards,
         rows=tuple(
-            Row(entry.digest, threat, field.seed, study.attacks_at(threat))
+            Row(entry.digest, threat, field.seed, attacks_on(entry, study, threat))
             for field in fields
             for threat in study.threats
             if study.attacks_at(threat)

@@ -21,7 +21,7 @@ from ..harness.store import Store
 from ..reporters.evidence import Evidence
 from ..reporters.tables import write
 from ..threat import Threat
-from .asking import as_request, questions_of, refuse_other_kind
+from .asking import added, as_request, questions_of, refuse_other_kind
 from .crew import make_all
 from .field import given_models, make_field
 from .jobs import Job, jobs_of
@@ -79,6 +79,9 @@ def run_study(
             write_history(options.out / "tickets", named)
         fields = [make_field(study, team, given, done, progress) for team in teams]
         questions = [question for field in fields for question in questions_of(study, field)]
+        for text in dict.fromkeys(added(study, field) for field in fields):
+            if text:
+                progress.note(text)
         request = as_request(study, setting, images, fields, questions)
         request.save(options.out)
         keeper = Keeper(options.out) if options.save_adversarials else None

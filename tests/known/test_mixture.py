@@ -82,8 +82,8 @@ def test_of_opposed_members_the_likelier_is_fooled(attack, threat):
 
 @pytest.mark.parametrize("threat", ["Linf:0.1", "L2:0.1"])
 def test_a_loud_member_hides_a_weak_one_from_the_expected_loss_only(threat):
-    """The second member cannot be fooled, and the largest expected loss, 0.67 + 0.62, lies where it nearly is;
-    where the first is fooled it is 0.72 + 0."""
+    """The second member cannot be fooled, and the largest expected loss, 0.67 + 0.62, lies where it nearly
+    is; where the first is fooled it is 0.72 + 0."""
     mixture = switch(Side([1.0, 0.0], 0.05), Side([-40.0, 0.0], 4.05))
     assert float(accuracy(mixture, "pgd:restarts=10", *centre(), threat)) == 1
     for attack in JOINT:

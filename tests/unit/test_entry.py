@@ -244,3 +244,14 @@ def test_traced_code_is_part_of_the_digest():
     graphs = [torch.fx.symbolic_trace(Added(sign)) for sign in (1, -1)]
     assert repr(graphs[0]) == repr(graphs[1])
     assert module_digest(graphs[0])[0] != module_digest(graphs[1])[0]
+
+
+def test_a_switch_with_given_probabilities(ticket_files):
+    text = "switch:" + "+".join(map(str, ticket_files))
+    entry = load_entry(f"{text}[weights=0.25+0.75]")
+    assert entry.card.weights == (0.25, 0.75)
+    assert entry.card.name.endswith("[weights=0.25+0.75]")
+    assert entry.digest != load_entry(text).digest
+    for wrong, message in (("0.5", "wants as many"), ("a+b", "read 0.2"), ("0.5+0.6", "add to 1")):
+        with pytest.raises(BadRequest, match=message):
+            load_entry(f"{text}[weights={wrong}]")

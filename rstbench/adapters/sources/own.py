@@ -69,8 +69,9 @@ def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
     return tuple(name for name, raised in alarms.items() if raised)
 
 
-def switch(id: str) -> Entry:
-    """`switch:FILE+FILE+…`: tickets of one random network, drawn with equal probability."""
+def switch(id: str, weights: str = "") -> Entry:
+    """`switch:FILE+FILE+…[weights=0.2+0.8]`: tickets of one random network, drawn with these probabilities,
+    equal ones where none are given."""
     paths = [Path(part).expanduser() for part in id.split("+") if part]
     tickets = [Ticket.load(path) for path in paths]
     if len({found.random_digest for found in tickets}) > 1:
@@ -79,7 +80,15 @@ def switch(id: str) -> Entry:
             f"{len({found.random_digest for found in tickets})}"
         )
     members = [ticket_entry(found, path.stem) for found, path in zip(tickets, paths, strict=True)]
-    return switch_entry(members, f"switch:{'+'.join(path.stem for path in paths)}")
+    name = f"switch:{'+'.join(path.stem for path in paths)}"
+    if not weights:
+        return switch_entry(members, name)
+    try:
+        shares = [float(share) for share in weights.split("+")]
+    except ValueError:
+        raise BadRequest(f"weights of a switch read 0.2+0.8, got {weights!r}") from None
+    made = Switch([member.module for member in members], shares)
+    return switch_entry(members, f"{name}[weights={weights}]", made)
 
 
 def switch_entry(members: Sequence[Entry], name: str, made: Switch | None = None) -> Entry:
