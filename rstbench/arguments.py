@@ -181,7 +181,7 @@ def _common(verb: argparse.ArgumentParser, *, out_required: bool = False) -> Non
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     verb.add_argument("--data-root", metavar="DIR", help="default: $RSTBENCH_DATA, else ~/.cache/rstbench")
     verb.add_argument("--download", action="store_true", help="fetch data and zoo models that are not there")
-    verb.add_argument("--quiet", action="store_true", help="no progress")
+    verb.add_argument("--quiet", action="store_true", help="no progress, only what one should know")
 
 
 def _whole(text: str) -> int:

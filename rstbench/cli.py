@@ -226,11 +226,10 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _progress(args: argparse.Namespace) -> Progress:
-    from .harness.progress import Silent
-    from .terminal import Bars, Lines
+    from .terminal import Bars, Lines, Notes
 
     if args.quiet:
-        return Silent()
+        return Notes()
     return Bars() if sys.stderr.isatty() else Lines()
 
 

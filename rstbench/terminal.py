@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from .harness.progress import Silent
+
 EVERY = 15.0  # seconds between two log lines
+
+
+class Notes(Silent):
+    """Single lines only."""
+
+    def note(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
 
 class Bars:

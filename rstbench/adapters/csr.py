@@ -11,6 +11,7 @@ from ..errors import BadFile
 
 PARTS = ("values", "crow_indices", "col_indices", "shape")
 _SMALL = 2**15 - 1  # columns that 16 bits can name
+_NAMES = 1000  # bytes that three more tensors cost in a file's directory, about
 
 
 def compressed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -20,7 +21,7 @@ def compressed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     small: dict[str, Tensor] = {}
     for name, tensor in state.items():
         parts = _parts(tensor) if tensor.dim() > 1 else {}
-        if parts and sum(map(_bytes, parts.values())) < _bytes(tensor):
+        if parts and sum(map(_bytes, parts.values())) + _NAMES < _bytes(tensor):
             small |= {f"{name}.{part}": value for part, value in parts.items()}
         else:
             small[name] = tensor

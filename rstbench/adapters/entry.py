@@ -19,6 +19,7 @@ from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..harness.trial import Card
 from ..plugins import find, parse_reference
+from ..tickets.networks.normalise import parse_normalisation
 from ..tickets.recipe import Recipe
 from ..tickets.ticket import Ticket
 from ..tickets.train import Checkpoint
@@ -94,7 +95,7 @@ def load_entry(text: str, images: Images | None = None, *, download: bool = Fals
     except (Exception, SystemExit) as error:
         raise BadRequest(f"{text!r} cannot be made: {error!r}") from error
     entry = found if isinstance(found, Entry) else enter(found, Card(text, "external"))
-    return _behind(normalisation, entry) if normalisation else entry
+    return _behind(normalisation, entry, images) if normalisation else entry
 
 
 def _hints(source: Callable[..., Any], images: Images | None, download: bool) -> dict[str, Any]:
@@ -105,8 +106,14 @@ def _hints(source: Callable[..., Any], images: Images | None, download: bool) ->
     return {name: value for name, value in told.items() if name in wanted}
 
 
-def _behind(normalisation: str, entry: Entry) -> Entry:
+def _behind(normalisation: str, entry: Entry, images: Images | None) -> Entry:
     """The entry with a normalisation as its first layer; another model than without."""
+    channels = max(map(len, parse_normalisation(normalisation)))
+    shape = entry.made.spec.shape if entry.made else images.shape if images else None
+    if shape and channels not in (1, shape[0]):
+        raise BadRequest(
+            f"{entry.card.name}: normalize={normalisation} is for {channels} channels, images have {shape[0]}"
+        )
     if entry.members:
         raise BadRequest(f"{entry.card.name}: the members of a switch are networks of [0, 1] pixels")
     card = replace(entry.card, name=f"{entry.card.name}[normalize={normalisation}]")

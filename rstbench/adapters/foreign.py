@@ -4,7 +4,7 @@ Known forms, told by their names:
 - `X.weight` and `X.scores`: hidden networks (Ramanujan et al. 2020), RST (Fu et al. 2021) and binary
   subnetworks (Liu et al. 2022); `X.popup_scores`: HYDRA (Sehwag et al. 2020). The mask is computed anew by
   the rule of their code from the kept fraction, which the file does not hold.
-- `X.weight_orig` and `X.weight_mask`: torch.nn.utils.prune.
+- `X.weight_orig` and `X.weight_mask`, of biases too: torch.nn.utils.prune.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ..tickets.networks import NetworkSpec, build, prunable
 from ..tickets.pattern import p_exponent, p_rule
 from ..tickets.recipe import recipe_for
 from ..tickets.ticket import Ticket
-from .state import by_order
+from .state import fitted
 
 SCORES = (".scores", ".popup_scores")
-ORIGINAL, MASK = ".weight_orig", ".weight_mask"
+ORIGINAL, MASK = "_orig", "_mask"
 
 
 def is_foreign(state: Mapping[str, Tensor]) -> bool:
@@ -49,14 +49,13 @@ class Foreign:
         """The state dict with dropped weights 0."""
         return {n: masked(t, self.masks[n]) if n in self.masks else t for n, t in self.state.items()}
 
-    def like(self, module: nn.Module) -> Foreign:
-        """The same under the names of a module, matched by order where they are others."""
-        own = set(module.state_dict())
-        if set(self.state) <= own:
-            return self
-        marked = {n: self.masks.get(n, torch.ones(t.shape)).float() for n, t in self.state.items()}
-        state, masks = by_order(module, self.state), by_order(module, marked)
-        masks = {name: masks[name].bool() for name in prunable(module) if name in masks}
+    def like(self, module: nn.Module, *, ordered: bool = True) -> Foreign:
+        """The same under the names and shapes of a module, matched by order where the names are others."""
+        # Masks travel as 1 (dropped) and 2 (kept), whatever has none as 0.
+        marked = {n: self.masks[n] + 1.0 if n in self.masks else torch.zeros(t.shape)
+                  for n, t in self.state.items()}  # fmt: skip
+        state, marked = (fitted(module, one, ordered=ordered) for one in (self.state, marked))
+        masks = {name: mark == 2 for name, mark in marked.items() if bool((mark > 0).any())}
         return Foreign(state, masks, self.pattern)
 
     def behind(self, prefix: str, more: Mapping[str, Tensor]) -> Foreign:
@@ -73,6 +72,9 @@ def read_foreign(state: Mapping[str, Tensor], remaining: str = "", allocation: s
     fraction that is not given, or do not fit their weight.
     """
     scores = {name.rpartition(".")[0]: s for name, s in state.items() if name.endswith(SCORES)}
+    for layer, score in scores.items():
+        if f"{layer}.weight" not in state or not bool(score.isfinite().all()):
+            raise BadRequest(f"the scores of {layer} are not finite, or lack their weight")
     kept = _kept_fractions(scores, remaining, allocation) if scores else {}
     full, masks = dict[str, Tensor](), dict[str, Tensor]()
     for name, tensor in state.items():
@@ -80,10 +82,11 @@ def read_foreign(state: Mapping[str, Tensor], remaining: str = "", allocation: s
         if name.endswith((*SCORES, MASK)):
             continue
         if name.endswith(ORIGINAL):
-            mask = state.get(f"{layer}{MASK}")
-            if mask is None or mask.shape != tensor.shape:
-                raise BadRequest(f"{name} has no mask of its shape beside it")
-            full[f"{layer}.weight"], masks[f"{layer}.weight"] = tensor, mask.bool()
+            plain = name.removesuffix(ORIGINAL)
+            mask = state.get(plain + MASK)
+            if mask is None or mask.shape != tensor.shape or not bool(((mask == 0) | (mask == 1)).all()):
+                raise BadRequest(f"{name} has no mask of its shape, of zeros and ones, beside it")
+            full[plain], masks[plain] = tensor, mask.bool()
         else:
             full[name] = tensor
             if name == f"{layer}.weight" and layer in scores:

@@ -45,7 +45,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise BadFile(f"{path} is no file of torch.save: it begins with {head!r}")
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the answer is below
+            warnings.simplefilter("ignore")  # the answer is below
             found: Any = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) or "Unsupported" in str(error):
@@ -59,22 +59,42 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _plain(found, path)
 
 
-def by_order(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of other names under the module's own, where both hold the same shapes in the same order.
+def fitted(module: nn.Module, state: Mapping[str, Tensor], *, ordered: bool = True) -> dict[str, Tensor]:
+    """A state dict as a module can take it, as far as that is clear; else as it is.
 
-    Matrices and kernels are matched among themselves, and vectors among themselves; a 1x1 kernel may stand
-    for a matrix. The state as it is, where they do not match.
+    Under the module's own names a 1x1 kernel may stand for a matrix. Other names are matched in their order,
+    where the file has one (`ordered`): weights with weights, biases with biases, means with means, all shapes
+    being the same.
     """
-    own = {name: tensor for name, tensor in module.state_dict().items() if tensor.dim()}
-    found = {name: tensor for name, tensor in state.items() if tensor.dim()}
+    own = module.state_dict()
+    if set(state) <= set(own):
+        return {name: _as(tensor, own[name]) for name, tensor in state.items()}
+    return _by_order(own, state) if ordered else dict(state)
+
+
+def _by_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    mine, theirs = _by_leaf(own), _by_leaf(state)
     renamed: dict[str, Tensor] = {}
-    for wide in (True, False):
-        mine = [(name, tensor) for name, tensor in own.items() if (tensor.dim() > 1) == wide]
-        theirs = [tensor for tensor in found.values() if (tensor.dim() > 1) == wide]
-        if [_core(tensor.shape) for _, tensor in mine] != [_core(tensor.shape) for tensor in theirs]:
+    for leaf in {*mine, *theirs}:
+        names, tensors = mine.get(leaf, []), [state[name] for name in theirs.get(leaf, [])]
+        if [_core(own[name].shape) for name in names] != [_core(tensor.shape) for tensor in tensors]:
             return dict(state)
-        renamed |= {name: t.reshape(tensor.shape) for (name, tensor), t in zip(mine, theirs, strict=True)}
+        renamed |= {name: _as(tensor, own[name]) for name, tensor in zip(names, tensors, strict=True)}
     return renamed
+
+
+def _by_leaf(state: Mapping[str, Tensor]) -> dict[tuple[str, bool], list[str]]:
+    """Names by what they end in and whether they are matrices or vectors; counters are left out."""
+    found: dict[tuple[str, bool], list[str]] = {}
+    for name, tensor in state.items():
+        if tensor.dim():
+            found.setdefault((name.rpartition(".")[2], tensor.dim() > 1), []).append(name)
+    return found
+
+
+def _as(tensor: Tensor, like: Tensor) -> Tensor:
+    same = tensor.dim() > 1 and _core(tensor.shape) == _core(like.shape)
+    return tensor.reshape(like.shape) if same else tensor
 
 
 def _core(shape: torch.Size) -> tuple[int, ...]:
@@ -107,7 +127,7 @@ def put_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> nn.M
 
 
 def _plain(found: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
+    while isinstance(found, Mapping):
         inner = next((found[key] for key in NESTED if isinstance(found.get(key), Mapping)), None)
         if inner is None:
             break
@@ -115,6 +135,9 @@ def _plain(found: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
         raise BadFile(f"{path} holds no state dict, but {_kind(found)}")
     state = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_complex():
+            raise BadFile(f"{path}: {name} is sparse or complex; save dense real weights")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -95,7 +97,7 @@ def run(shard: Shard) -> Answer:
 def _craft(shard: Shard, attack: Attack, cost: Cost, x: Tensor, y: Tensor, seed: int) -> Crafted:
     """The attack's images, once they are known to be allowed. It gets copies of images and labels."""
     try:
-        with _seeded(seed), untouched(shard.source.module):
+        with _seeded(seed), untouched(shard.source.module), _graphs_hushed():
             model = cost.counted(shard.source, x)
             generator = Generator().manual_seed(seed)
             crafted = attack(model, x.clone(), y.clone(), shard.threat, generator)
@@ -144,11 +146,22 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _graphs_hushed() -> Iterator[None]:
+    """torch.fx prints a traceback before it raises; what is printed meanwhile is kept only where nothing is
+    raised, for the error says it."""
+    said = io.StringIO()
+    with redirect_stderr(said):
+        yield
+    sys.stderr.write(said.getvalue())
+
+
 def answer(entry: Entry, x: Tensor, classes: int, *, exact: bool = True) -> Tensor:
     """Logits (n, classes) of an entry, without gradients. Raises ModelFault for anything else."""
     with torch.no_grad():
         try:
-            logits = entry.module(x.clone())  # a model may write into its input
+            with _graphs_hushed():
+                logits = entry.module(x.clone())  # a model may write into its input
         except Exception as error:
             raise ModelFault(
                 f"{entry.card.name} raised on images of shape {tuple(x.shape[1:])}: {_one_line(error)}"

@@ -124,6 +124,12 @@ def write_whole(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
+def refuse_foreign(path: Path, beside: Path) -> None:
+    """Raises BadRequest where `path` is there and was not written by this tool, as `beside` would tell."""
+    if path.is_dir() or (path.exists() and not beside.exists()):
+        raise BadRequest(f"{path} exists and is no earlier export; choose another --out")
+
+
 def write_folder(path: Path, files: Mapping[str, bytes], marker: str) -> None:
     """Writes a folder of files under a temporary name, then renames it.
 

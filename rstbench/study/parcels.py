@@ -87,9 +87,11 @@ def _file_of(reference: str) -> Path | None:
 
 def _rows(entry: Entry, file: Path | None, results: str | None) -> Sequence[Mapping[str, Any]]:
     """The leaderboard's lines on this model; none where nothing was measured."""
-    folder = Path(results).expanduser() if results else file.resolve().parent.parent if file else None
-    if folder is None or (not results and not (folder / FILE).is_file()):
+    near = list(file.resolve().parents[:2]) if file else []
+    folders = [Path(results).expanduser()] if results else [run for run in near if (run / FILE).is_file()]
+    if not folders:
         return []
+    folder = folders[0]
     rows = rows_of(Evidence.read(folder), entry.digest)
     if results and not rows:
         raise BadRequest(f"{folder} has no answer about {entry.card.name}; choose other --results")

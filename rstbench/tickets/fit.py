@@ -260,9 +260,10 @@ def _crop_flip(x: Tensor, generator: Generator, margin: int = 4) -> Tensor:
     columns = torch.arange(width).expand(n, width)
     flips = torch.rand(n, 1, generator=generator) < 0.5
     columns = torch.where(flips, columns.flip(1), columns) + corners[:, 1:]
-    return padded.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows, columns[:, None]].permute(
-        0, 3, 1, 2
-    )
+    picked = padded.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows, columns[:, None]]
+    # Channels-last images would put the whole network in that order, unasked; and torch 2.15's CPU kernels
+    # corrupt memory there where a layer has an odd number of channels.
+    return picked.permute(0, 3, 1, 2).contiguous()
 
 
 def measured(net: nn.Module, images: Images, recipe: Recipe) -> tuple[float, float]:

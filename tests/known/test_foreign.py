@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune
 
@@ -24,8 +25,8 @@ KEPT = 0.3
 class Subnet(nn.Conv2d):
     """The published convolution: scores of the weight's shape or of its first dimensions, sorted anew."""
 
-    def __init__(self, inputs, outputs, kernel, dims, name="scores"):
-        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    def __init__(self, inputs, outputs, kernel, dims, name="scores", stride=1):
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         scores = torch.empty(self.weight.shape[:dims])
         nn.init.normal_(scores)
         self.register_parameter(name, nn.Parameter(scores))
@@ -43,7 +44,7 @@ class Subnet(nn.Conv2d):
         mask = flat.view(scores.shape)
         while mask.dim() < 4:
             mask = mask.unsqueeze(-1)
-        return nn.functional.conv2d(x, self.weight * mask, padding=self.padding)
+        return nn.functional.conv2d(x, self.weight * mask, None, self.stride, self.padding)
 
 
 class Conv2(nn.Module):
@@ -244,3 +245,127 @@ def test_masks_alone_make_no_ticket(tmp_path, digits):
     torch.save(net.state_dict(), tmp_path / "p.pt")
     with pytest.raises(BadRequest, match="masks without scores"):
         load_entry(f"weights:{tmp_path}/p.pt[arch=conv2,width=0.1,{SETTINGS}]", digits)
+
+
+class Block(nn.Module):
+    """A block of the published CIFAR ResNet-18."""
+
+    def __init__(self, inputs, outputs, stride, dims):
+        super().__init__()
+        self.conv1, self.bn1 = Subnet(inputs, outputs, 3, dims, stride=stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = Subnet(outputs, outputs, 3, dims), nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                Subnet(inputs, outputs, 1, dims, stride=stride), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (out + self.shortcut(x)).relu()
+
+
+class ResNet18(nn.Module):
+    """The published cResNet18, a 1x1 convolution as its last layer, of an eighth of the width."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.conv1, self.bn1 = Subnet(3, 8, 3, dims), nn.BatchNorm2d(8)
+        widths = [8, 8, 16, 32, 64]
+        for place in range(1, 5):
+            inputs, outputs, stride = widths[place - 1], widths[place], 1 if place == 1 else 2
+            blocks = [Block(inputs, outputs, stride, dims), Block(outputs, outputs, 1, dims)]
+            setattr(self, f"layer{place}", nn.Sequential(*blocks))
+        self.fc = Subnet(64, 10, 1, dims)
+
+    def forward(self, x):
+        out = self.bn1(self.conv1(x)).relu()
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            out = layer(out)
+        return self.fc(nn.functional.adaptive_avg_pool2d(out, 1)).flatten(1)
+
+
+@pytest.mark.parametrize("dims", [4, 3, 2])
+def test_the_published_resnet_under_its_own_names(tmp_path, dims):
+    torch.manual_seed(0)
+    net = ResNet18(dims)
+    signed_constants(net)
+    x = torch.rand(16, 3, 32, 32)
+    with torch.no_grad():
+        for _ in range(5):
+            net.train()(x)
+        logits = net.eval()(x)
+    state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({"epoch": 160, "best_acc1": torch.tensor(50.0), "state_dict": state}, tmp_path / "rst.pth")
+    shape = "arch=resnet18,width=0.125,norm=affine,shape=3x32x32,classes=10,remaining=0.3"
+    entry = load_entry(f"weights:{tmp_path}/rst.pth[{shape}]")
+    assert torch.allclose(entry.module(x), logits, atol=1e-5 * float(logits.abs().max()))
+    assert entry.card.flags == ()
+    constants = "0.491+0.482+0.447/0.247+0.243+0.262"
+    text = f"weights:{tmp_path}/rst.pth[{shape},recipe=paper-cifar,data=cifar10,normalize={constants}]"
+    ticket = load_entry(text)
+    mean, std = (torch.tensor([float(v) for v in side.split("+")]).view(1, 3, 1, 1)
+                 for side in constants.split("/"))  # fmt: skip
+    assert torch.allclose(ticket.module(x * std + mean), logits, atol=1e-4 * float(logits.abs().max()))
+    assert isinstance(ticket.made, Ticket)
+    ticket.made.save(tmp_path / "t.safetensors")
+    assert Ticket.load(tmp_path / "t.safetensors").recipe.pattern == entry_pattern(dims)
+
+
+def entry_pattern(dims):
+    return {4: "element", 3: "row", 2: "kernel"}[dims]
+
+
+class Named(nn.Module):
+    """conv2 with affine norm under other names."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.fc1, self.bn3 = nn.Linear(96, 26, bias=False), nn.BatchNorm1d(26)
+        self.fc2, self.bn4 = nn.Linear(26, 26, bias=False), nn.BatchNorm1d(26)
+        self.fc3 = nn.Linear(26, 10, bias=False)
+
+    def forward(self, x):
+        x = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        x = nn.functional.max_pool2d(x, 2).flatten(1)
+        return self.fc3(self.bn4(self.fc2(self.bn3(self.fc1(x)).relu())).relu())
+
+
+def test_other_names_are_matched_by_order_where_a_file_has_one(tmp_path, digits):
+    torch.manual_seed(0)
+    net = trained_a_little(Named(), digits)
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(part.weight, 0.5, 2)
+            nn.init.uniform_(part.bias, -1, 1)
+    torch.save(net.state_dict(), tmp_path / "n.pth")
+    save_file(net.state_dict(), tmp_path / "n.safetensors")
+    x, _ = digits.at(slice(None))
+    entry = load_entry(f"weights:{tmp_path}/n.pth[arch=conv2,width=0.1,norm=affine]", digits)
+    assert torch.allclose(entry.module(x), net(x), atol=1e-5)
+    assert entry.card.flags == ("matched-by-order",)
+    # safetensors lists its tensors by the alphabet.
+    with pytest.raises(BadRequest, match=r"lacks 0.weight, .*; also has"):
+        load_entry(f"weights:{tmp_path}/n.safetensors[arch=conv2,width=0.1,norm=affine]", digits)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["0.weight_mask"].fill_(0.5), "of zeros and ones"),
+        (
+            lambda state: state.update({"zzz.scores": torch.ones(2)}),
+            "the scores of zzz are not finite, or lack",
+        ),
+    ],
+)
+def test_masks_that_are_none(tmp_path, digits, change, message):
+    net = build(NetworkSpec("conv2", (1, 8, 8), 10, 0.1))
+    prune.l1_unstructured(net[0], "weight", amount=0.5)
+    state = dict(net.state_dict())
+    change(state)
+    torch.save(state, tmp_path / "p.pt")
+    with pytest.raises(BadRequest, match=message):
+        load_entry(f"weights:{tmp_path}/p.pt[arch=conv2,width=0.1,remaining=0.3]", digits)

@@ -162,7 +162,7 @@ def test_a_robustbench_folder_is_benchmarked_by_robustbench(tmp_path, data_root)
     ticket.save(tmp_path / "rst-0.25.safetensors")
     files = export_model(str(tmp_path / "rst-0.25.safetensors"), "robustbench", tmp_path / "zoo")
     assert {str(file.relative_to(tmp_path / "zoo")) for file in files} == {
-        "rst_0_25.py",
+        "network.py",
         "models/cifar10/Linf/rst_0_25.pt",
         "model_info/cifar10/Linf/rst_0_25.json",
         "measure.py",

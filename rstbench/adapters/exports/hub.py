@@ -108,13 +108,7 @@ def _config(parcel: Parcel) -> bytes:
 
 
 def _what(parcel: Parcel) -> str:
-    text = parcel.title.partition(": ")[2] + "."
-    if parcel.fold:
-        apart = parcel.fold["largest_logit_difference"]
-        text += (
-            f" Batch norm is folded into the layers before it: logits differ from the measured network's by "
-            f"at most {apart:.2g} on {parcel.fold['images']}."
-        )
+    text = parcel.title.removeprefix(f"{parcel.name}: ") + parcel.fold_note
     return text[0].upper() + text[1:]
 
 

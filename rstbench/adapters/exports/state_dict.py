@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import BadRequest
-from ...harness.store import write_whole
+from ...harness.store import refuse_foreign, write_whole
 from ..csr import compressed
 from .parcel import Parcel
 from .source import source_of
@@ -28,8 +28,10 @@ def state_dict(parcel: Parcel, path: Path) -> list[Path]:
         text = source_of(parcel.module, parcel.title, parcel.shape, path.name, compressed=parcel.compressed)
     except BadRequest as error:
         told["no_python"] = str(error)
-    write_whole(path, packed(state, path.suffix))
     beside = path.with_name(path.name + ".json")
+    for file in (path, source):
+        refuse_foreign(file, beside)
+    write_whole(path, packed(state, path.suffix))
     write_whole(beside, parcel.about_text(**told))
     if not text:
         return [path, beside]

@@ -13,5 +13,7 @@ def ticket(parcel: Parcel, path: Path) -> list[Path]:
     """`path`, which `ticket:`, `switch:` and `train --from` read. Raises BadRequest for what is no ticket."""
     if not isinstance(parcel.made, Ticket):
         raise BadRequest(f"{parcel.name} is no ticket: no mask over random weights is known of it")
+    if path.exists():
+        raise BadRequest(f"{path} exists; choose another --out")
     parcel.made.save(path)
     return [path]

@@ -53,7 +53,7 @@ if __name__ == "__main__":
     from robustbench.eval import benchmark
     from robustbench.utils import load_model
 
-    from {module} import register
+    from network import register
 
     register()
     model = load_model({name!r}, model_dir="models", dataset={data!r}, threat_model={norm!r})
@@ -64,7 +64,7 @@ if __name__ == "__main__":
 
 
 def robustbench(parcel: Parcel, path: Path) -> list[Path]:
-    """A folder with `NAME.py` (the network, and `register()`), `models/DATA/NORM/NAME.pt`,
+    """A folder with `network.py` (and its `register()`), `models/DATA/NORM/NAME.pt`,
     `model_info/DATA/NORM/NAME.json` with RobustBench's fields, and `measure.py`, which benchmarks it.
 
     Raises BadRequest for data or a norm that RobustBench does not know.
@@ -75,7 +75,6 @@ def robustbench(parcel: Parcel, path: Path) -> list[Path]:
             f"RobustBench knows {', '.join(DATA)} under {' and '.join(NORMS)}, this is of {data} {norm}"
         )
     name = re.sub(r"\W", "_", parcel.name)
-    module = name if name.isidentifier() else f"model_{name}"
     text = source_of(parcel.module, parcel.title, parcel.shape, f"{name}.pt")
     build = text.rpartition("    net = ")[2].partition("\n    net.load_state_dict")[0]
     text = text.replace(
@@ -83,10 +82,10 @@ def robustbench(parcel: Parcel, path: Path) -> list[Path]:
     )
     text += REGISTER.format(name=name, data=data, norm=norm, build=build.replace("\n", "\n    "))
     files = {
-        f"{module}.py": text.encode(),
+        "network.py": text.encode(),
         f"models/{data}/{norm}/{name}.pt": packed(parcel.state, ".pt"),
         f"model_info/{data}/{norm}/{name}.json": (json.dumps(model_info(parcel), indent=2) + "\n").encode(),
-        "measure.py": SCRIPT.format(name=name, module=module, data=data, norm=norm, eps=eps).encode(),
+        "measure.py": SCRIPT.format(name=name, data=data, norm=norm, eps=eps).encode(),
         MARKER: parcel.about_text(),
     }
     write_folder(path, files, MARKER)
@@ -95,15 +94,18 @@ def robustbench(parcel: Parcel, path: Path) -> list[Path]:
 
 def model_info(parcel: Parcel) -> dict[str, Any]:
     """RobustBench's `ModelInfo`, its fields in its order. Accuracies are percentages as text, from the
-    leaderboard's line under the threat of the recipe; null where nothing was measured."""
+    leaderboard's line on test images under the threat of the recipe; null where nothing was measured."""
     made = parcel.made
-    rows = [row for row in parcel.rows if row["threat"] == made.recipe.threat]
+    data = made.recipe.data.partition(":")[0]
+    rows = [
+        row for row in parcel.rows if (row["data"], row["threat"]) == (f"{data}:test", made.recipe.threat)
+    ]
     row = max(rows, key=lambda row: row["images"], default={})
-    footnote = parcel.title
+    footnote = f"{parcel.title}{parcel.fold_note}"
     if row:
         footnote += (
-            f". Measured by rstbench on the first {row['images']} test images; 95 % interval of the worst "
-            f"case {_percent(row['worst_low'])}-{_percent(row['worst_high'])}"
+            f" Measured by rstbench on the first {row['images']} test images; 95 % interval of the worst "
+            f"case {_percent(row['worst_low'])}-{_percent(row['worst_high'])}."
         )
     return {
         "link": None,
@@ -111,7 +113,7 @@ def model_info(parcel: Parcel) -> dict[str, Any]:
         "authors": None,
         "additional_data": False,
         "number_forward_passes": 1,
-        "dataset": made.recipe.data.partition(":")[0],
+        "dataset": data,
         "venue": "Unpublished",
         "architecture": str(made.spec),
         "eps": made.recipe.threat.partition(":")[2],

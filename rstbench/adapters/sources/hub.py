@@ -70,9 +70,9 @@ def _own(id: str, about: dict[str, Any], file: Path) -> Entry:
         spec = NetworkSpec(**{**plain, "shape": tuple(plain["shape"])})
         remaining = float(about["remaining"])
         kept, total = int(about["kept_weights"]), int(about["total_weights"])
-    except (KeyError, TypeError, ValueError) as error:
+        net = build(spec)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise BadFile(f"hub:{id}: {CONFIG} is damaged: {error!r}") from None
-    net = build(spec)
     if about.get("fold"):
         net = folded(torch.fx.symbolic_trace(net.eval()))
     module = put_state(net, read_state(file), f"hub:{id}")
@@ -89,6 +89,6 @@ def _timm(id: str, config: dict[str, Any], file: Path) -> nn.Module:
             name, pretrained=False, num_classes=int(config["num_classes"]), **config.get("model_args", {})
         )
         mean, std = tuple(settings["mean"]), tuple(settings["std"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise BadFile(f"hub:{id}: {CONFIG} does not describe a network of timm: {error!r}") from None
     return nn.Sequential(layer(mean, std), put_state(net, state, f"hub:{id}")).eval()

@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ...errors import BadRequest, unknown
 from ...harness.trial import Card
 from ...tickets.networks import NetworkSpec, build, prunable
@@ -16,6 +18,8 @@ from ..foreign import Foreign, as_ticket, is_foreign, read_foreign
 from ..normalise import normalised
 from ..state import put_state, read_state
 from .own import ticket_entry
+
+_DEFAULTS = {"width": "1", "norm": "batch", "allocation": "uniform", "last_norm": "false"}
 
 
 def weights(
@@ -43,7 +47,13 @@ def weights(
     """
     if not arch:
         raise BadRequest(f"weights:{id} are weights only; name their network, [arch=resnet18]")
-    state, text = read_state(Path(id)), f"weights:{id}[arch={arch}{normalize and ',normalize='}{normalize}]"
+    given = {"arch": arch, "width": width, "norm": norm, "remaining": remaining, "allocation": allocation,
+             "last_norm": last_norm, "normalize": normalize}  # fmt: skip
+    told = [f"{name}={value}" for name, value in given.items() if value != _DEFAULTS.get(name, "")]
+    state, text = read_state(Path(id)), f"weights:{id}[{','.join(told)}]"
+    if last_norm not in ("true", "false"):
+        raise BadRequest(f"{text}: last_norm is true or false")
+    ordered = Path(id).suffix != ".safetensors"  # which lists its tensors by the alphabet
     if not is_foreign(state) and (remaining or recipe):
         raise BadRequest(f"{text}: remaining and recipe go with files that hold scores, this one has none")
     if settings and not recipe:
@@ -51,13 +61,17 @@ def weights(
     found = read_foreign(state, remaining, allocation) if is_foreign(state) else Foreign(state, {})
     if arch.partition(":")[0] in ("torchvision", "timm"):
         random = load_entry(f"{arch}[classes={classes}]" if classes else arch)
-        module = put_state(random.module, found.like(random.module).dense(), text)
+        flags = _flags(found, random.module)
+        module = put_state(random.module, found.like(random.module, ordered=ordered).dense(), text)
         module = normalised(module, normalize) if normalize else module
-        return enter(module, Card(text, "external"), made_by=text)
+        return enter(module, Card(text, "external", flags=flags), made_by=text)
     size = (_shape(shape, text), _number(classes, "classes", text), _width(width), norm)
     bare = NetworkSpec(arch, *size, last_norm=last_norm == "true")
-    found, spec = found.like(build(bare)), replace(bare, normalize=normalize)
-    if normalize:
+    spec = replace(bare, normalize=normalize)
+    whole = set(found.state) <= set(build(spec).state_dict())  # its own names hold the normalisation
+    flags = _flags(found, build(spec if whole else bare))
+    found = found.like(build(spec if whole else bare), ordered=ordered)
+    if normalize and not whole:
         first = {name: tensor for name, tensor in build(spec).state_dict().items() if name.startswith("0.")}
         found = found.behind("1.", first)
     module = put_state(build(spec), found.dense(), text)
@@ -65,11 +79,17 @@ def weights(
         made = as_ticket(
             found, spec, remaining, {**_typed(settings), "recipe": recipe, "allocation": allocation}
         )
-        return ticket_entry(made, Path(id).stem)
+        entry = ticket_entry(made, Path(id).stem)
+        return replace(entry, card=replace(entry.card, flags=(*entry.card.flags, *flags)))
     total = sum(weight.numel() for weight in prunable(module).values())
     kept = sum(int(weight.count_nonzero()) for weight in prunable(module).values())
-    card = Card(text, "external", "", str(spec), round(kept / total, 6), kept, total)
+    card = Card(text, "external", "", str(spec), round(kept / total, 6), kept, total, flags)
     return enter(module, card, made_by=str(spec))
+
+
+def _flags(found: Foreign, module: nn.Module) -> tuple[str, ...]:
+    """The alarm for names that only their order tells."""
+    return () if set(found.state) <= set(module.state_dict()) else ("matched-by-order",)
 
 
 def _typed(settings: Mapping[str, str]) -> dict[str, Any]:
