@@ -9,6 +9,7 @@ members that answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,24 @@ def _ladder(evidence: Evidence, model: str, threat: str, seed: int) -> list[dict
             }
         )
     return lines
+
+
+def ladder_text(frame: pd.DataFrame) -> Iterator[str]:
+    """The rungs of each switch for a terminal."""
+    for (members, threat, seed), part in frame.groupby(["members", "threat", "seed"], sort=False):
+        first = part.iloc[0]
+        yield (
+            f"switch of {members} at {threat}, seed {seed}: expected accuracy between "
+            f"{100 * first['lower_bound']:.1f}% and {100 * first['upper_bound']:.1f}%"
+        )
+        width = max(len(attack) for attack in part["attack"])
+        for _, row in part.iterrows():
+            knows = "knows the switch" if row["knows_switch"] == "true" else "does not know it"
+            figures = (
+                f"{100 * row['robust']:5.1f}%  ({100 * row['robust_low']:.1f}-{100 * row['robust_high']:.1f})"
+            )
+            told = "worst of all, image by image" if row["rung"] == "minimum" else knows
+            yield f"  {row['rung']:<7}  {row['attack']:<{width}}  {figures}  {told}"
 
 
 def _rung(attack: str) -> str:

@@ -13,7 +13,7 @@ from ..harness.request import Row
 from ..harness.store import write_whole
 from ..harness.trial import CLEAN, Tally
 from .evidence import EARLY_STOP, Evidence, base_attack
-from .ladder import switch
+from .ladder import ladder_text, switch
 from .ratios import is_worth_it, ratios, ratios_text
 from .statistics import wilson
 
@@ -212,6 +212,9 @@ def as_text(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     """What a terminal shows: the leaderboard, and the comparison of settings where there is one."""
     if "leaderboard" in frames:
         yield from board_text(frames["leaderboard"])
+    if "switch" in frames and len(frames["switch"]):
+        yield ""
+        yield from ladder_text(frames["switch"])
     if "ratios" in frames:
         yield ""
         yield from ratios_text(frames["ratios"])
@@ -223,6 +226,10 @@ def board_text(frame: pd.DataFrame) -> Iterator[str]:
     shown = frame.drop(
         columns=[c for c in ("kind", "method", "network", "data", "total_weights", "seconds") if c in frame]
     )
+    # What only switches are asked stands in their ladder.
+    switches, plain = frame[frame["kind"] == "switch"], frame[frame["kind"] != "switch"]
+    hidden = [c for c in shown if len(plain) and plain[c].isna().all() and switches[c].notna().any()]
+    shown = shown.drop(columns=hidden)
     if shown["seed"].nunique() <= 1:
         shown = shown.drop(columns="seed")
     texts = {str(name): [_cell(str(name), value) for value in shown[name]] for name in shown}

@@ -14,6 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rstbench.study.asking import LADDER
+
 ROOT = Path(__file__).parent.parent.parent
 STUDY = Path(__file__).parent / "small.toml"
 HEAD = "rank,model,kind,method,network,data,threat,images,seed,remaining,kept_weights,total_weights,clean"
@@ -68,14 +70,20 @@ def test_what_it_writes(finished):
     made = sorted(p.name for p in (out / "checkpoints").iterdir())
     assert made == ["costs.jsonl", "dense-seed0.safetensors"]
     lines = (out / "leaderboard.csv").read_text().splitlines()
-    assert lines[0] == f"{HEAD},pgd:steps=3,autoattack:attacks=apgd-ce+apgd-t,{TAIL}"
+    assert lines[0] == f"{HEAD},pgd:steps=3,autoattack:attacks=apgd-ce+apgd-t,{','.join(LADDER)},{TAIL}"
     frame = pd.read_csv(out / "leaderboard.csv")
     assert sorted(frame["model"]) == sorted(["rst-0.3", "rst-0.6", "switch-rst", "dense"] * 2)
     assert frame["images"].unique().tolist() == [40]
     assert frame.loc[frame["threat"] == "Linf:0.2", "autoattack:attacks=apgd-ce+apgd-t"].isna().all()
     assert "leaderboard.csv" not in done.stdout
     assert done.stdout.splitlines()[0].split()[:2] == ["rank", "model"]
-    assert len(done.stdout.splitlines()) == 9
+    board, ladder = done.stdout.split("\n\n")
+    assert len(board.splitlines()) == 9
+    assert "joint" not in board
+    assert [line.split()[0] for line in ladder.splitlines()] == [
+        "switch", "T0", "T1", *["T2"] * 5, "T3", "T4", "T5", "minimum", "switch", "T0", "T1", "T2", "minimum",
+    ]  # fmt: skip
+    assert "autoattack sees only the mean of a switch; asked too are: apgd, " in done.stderr
 
 
 def test_every_figure_follows_from_the_bits(finished):
