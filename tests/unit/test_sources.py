@@ -337,3 +337,19 @@ def test_onnx_graphs_that_cannot_be_attacked(tmp_path):
             load_entry(f"onnx:{tmp_path}/{name}.onnx", digits)
     color = load_entry(f"onnx:{tmp_path}/good.onnx")  # the file knows its shape
     assert color.module(torch.rand(1, 1, 8, 8)).shape == (1, 3)
+
+
+def test_a_normalisation_too_many_is_told(data_root):
+    entry = load_entry("bundled:autoattack-resnet18[normalize=cifar10]")
+    x, y = load("cifar10:test:60", data_root).at(slice(None))
+    assert fits_better(entry.module, x, y) == "none"
+    with pytest.raises(BadRequest, match="is for 2 channels, images have 3"):
+        load_entry("bundled:autoattack-resnet18[normalize=0.5+0.5/1]", load("cifar10:test:2", data_root))
+
+
+def test_chance_is_no_reason_for_a_flag():
+    """A model at chance on a few images may be better under any of four normalisations."""
+    torch.manual_seed(0)
+    for _ in range(20):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+        assert fits_better(net, torch.rand(20, 3, 8, 8), torch.randint(0, 10, (20,))) == ""

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 import rstbench
-from rstbench.data import download
+from rstbench.data import download, load
 from rstbench.errors import BadRequest, ModelFault
 from rstbench.tickets.draw import edge_popup
+from rstbench.tickets.fit import batches
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.networks import NetworkSpec, build, prunable
 from rstbench.tickets.recipe import recipe_for
@@ -215,3 +216,13 @@ def test_normalisation_is_part_of_what_is_drawn(tmp_path):
     assert all(before[name].equal(buffer) for name, buffer in net[0].named_buffers())
     with pytest.raises(BadRequest, match="is for 3 channels, images have 1"):
         rstbench.draw("0.3", **SMALL, normalize="cifar10")
+
+
+def test_augmented_images_stay_in_their_memory_order():
+    """Channels-last images at odd widths crash torch 2.15's CPU kernels, and are not what was asked."""
+    color = load("digits:train:64")
+    color = replace(color, pixels=color.pixels.expand(-1, 3, -1, -1).contiguous())
+    recipe = recipe_for({**SMALL, "augment": "crop-flip"})
+    for x, _ in batches(color, recipe, torch.Generator().manual_seed(0)):
+        assert x.is_contiguous()
+        assert x.shape == (32, 3, 8, 8)

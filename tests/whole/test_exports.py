@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,9 @@ from torch import nn
 
 from rstbench.adapters.csr import compressed, expanded
 from rstbench.adapters.entry import load_entry
+from rstbench.adapters.exports.parcel import Parcel
 from rstbench.adapters.exports.source import source_of
+from rstbench.adapters.exports.zoo import model_info
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
 from rstbench.study.parcels import export_model
@@ -193,6 +196,8 @@ def test_what_was_measured_goes_along(tmp_path, cli):
     done = cli("evaluate", f"ticket:{file}", "--attack", "pgd:steps=2", "--data", "digits:test:40",
                "--out", "run", "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
+    shutil.copy(file, tmp_path / "run" / "a.safetensors")
+    assert "| 40 |" in export_card(cli, tmp_path, tmp_path / "run" / "a.safetensors")
     for results in ((), ("--results", "run")):
         out = cli("export", file, "--to", "hub-folder", "--out", "hub", *results)
         assert out.returncode == 0, out.stderr
@@ -205,6 +210,11 @@ def test_what_was_measured_goes_along(tmp_path, cli):
     assert refused.returncode == 2
     assert "has no answer about b" in refused.stderr
     assert not (tmp_path / "hub2").exists()
+
+
+def export_card(cli, folder, file):
+    assert cli("export", file, "--to", "hub-folder", "--out", "near").returncode == 0
+    return (folder / "near" / "README.md").read_text()
 
 
 def test_a_checkpoint_is_exported_like_a_ticket(tmp_path, cli):
@@ -251,6 +261,50 @@ def test_only_an_earlier_export_is_replaced(tmp_path):
         export_model(str(tmp_path / "t.safetensors"), "state_dict", tmp_path / "t.safetensors")
     with pytest.raises(BadRequest, match="neither a ticket nor a checkpoint"):
         export_model("torchvision:squeezenet1_1[classes=2]", "onnx", tmp_path / "s.onnx")
+
+
+def test_files_of_ones_own_are_kept(tmp_path):
+    ticket = ticket_of(NETWORKS["conv2"])
+    for name in ("mine.txt", "net_network.py"):
+        (tmp_path / name).write_text("mine")
+    for name, form in (("mine.txt", "state_dict"), ("net.pt", "state_dict"), ("mine.txt", "onnx"),
+                       ("mine.txt", "torch-export"), ("mine.txt", "ticket")):  # fmt: skip
+        with pytest.raises(BadRequest, match=r"exists"):
+            export_model(ticket, form, tmp_path / name)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mine.txt", "net_network.py"]
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"mine"}
+    for _ in range(2):  # an earlier export is replaced
+        export_model(ticket, "state_dict", tmp_path / "own.pt")
+
+
+@pytest.mark.parametrize("name", ["measure", "class", "torch", 'a "quoted" {name}'])
+def test_a_robustbench_folder_holds_all_its_files_whatever_its_name(tmp_path, name):
+    ticket = ticket_of(NETWORKS["conv4"], data="cifar10:train", threat="Linf:8/255")
+    files = export_model(ticket, "robustbench", tmp_path / name)
+    assert len(files) == len(set(files)) == 5
+    assert all(file.is_file() for file in files)
+    x = torch.rand(2, 3, 32, 32)
+    torch.save(x, tmp_path / "x.pt")
+    found = alone(tmp_path, f"sys.path.insert(0, {name!r})\nfrom network import network\ny = network()(x)")
+    assert found.equal(ticket.module()(x))
+    compile((tmp_path / name / "measure.py").read_text(), "measure.py", "exec")
+
+
+def test_only_test_images_make_model_info(tmp_path):
+    ticket = ticket_of(NETWORKS["conv4"], data="cifar10:train", threat="Linf:8/255")
+    parcel = Parcel("a", ticket.module(), ticket)
+    row = {"threat": "Linf:8/255", "data": "cifar10:test", "images": 1000, "clean": 0.5, "autoattack": 0.25,
+           "worst_low": 0.2, "worst_high": 0.3}  # fmt: skip
+    others = [{**row, "data": "cifar10:train"}, {**row, "data": "npz:x"}, {**row, "threat": "L2:0.5"}]
+    empty = model_info(replace(parcel, rows=others))
+    assert (empty["clean_acc"], empty["autoattack_acc"]) == (None, None)
+    assert "Measured" not in empty["footnote"]
+    full = model_info(replace(parcel, rows=[*others, row], fold=FOLD))
+    assert (full["clean_acc"], full["autoattack_acc"], full["eps"]) == ("50.00", "25.00", "8/255")
+    assert "at most 0.001 on noise. Measured by rstbench on the first 1000 test images" in full["footnote"]
+
+
+FOLD = {"largest_logit_difference": 0.001, "images": "noise"}
 
 
 def test_compression_by_hand():
