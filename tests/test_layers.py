@@ -24,7 +24,7 @@ LAYERS = [
     ["tickets.pattern"],
     ["tickets.diary"],
     ["tickets.ticket", "tickets.fit"],
-    ["tickets.search", "tickets.train"],
+    ["tickets.search", "tickets.train", "tickets.shared"],
     ["tickets.draw", "tickets.saliency", "tickets.awt", "tickets.signs", "tickets.reconstruct"],
     [
         "adapters.accelerate",

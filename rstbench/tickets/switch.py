@@ -1,6 +1,6 @@
 """R2S, the random switch: each image is answered by one of several tickets, drawn at random.
 
-Source: Fu et al., NeurIPS 2021. Drawn afresh for each image from the switch's own generator. Whoever
+Source: Fu et al., NeurIPS 2021. Drawn afresh for each image or batch from the switch's own generator. Whoever
 measures it should not sample: `members` and `weights` allow exact expectations.
 """
 
@@ -15,7 +15,8 @@ from ..errors import BadRequest
 
 
 class Switch(nn.Module):
-    """members: networks with the same classes; weights: their probabilities, uniform by default.
+    """members: networks with the same classes; weights: their probabilities, uniform by default; per: whether
+    each 'image' or each 'batch' has a draw of its own.
 
     Raises BadRequest for fewer than two members or weights that are no probabilities.
     """
@@ -23,7 +24,11 @@ class Switch(nn.Module):
     weights: tuple[float, ...]
 
     def __init__(
-        self, members: Sequence[nn.Module], weights: Sequence[float] | None = None, seed: int = 0
+        self,
+        members: Sequence[nn.Module],
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        per: str = "image",
     ) -> None:
         super().__init__()
         if len(members) < 2:
@@ -33,18 +38,22 @@ class Switch(nn.Module):
             raise BadRequest(
                 f"a switch of {len(members)} wants as many probabilities that add to 1, got {chosen}"
             )
+        if per not in ("image", "batch"):
+            raise BadRequest(f"a switch draws per image or per batch, got {per!r}")
+        self.per = per
         self.members = nn.ModuleList(members)
         self.weights = tuple(chosen)
         self.generator = Generator().manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, classes); image i is answered by a member of its own draw."""
+        """Logits (n, classes); image i is answered by the member of its draw."""
         if len(x) == 0:
             empty: Tensor = self.members[0](x)
             return empty
+        draws = len(x) if self.per == "image" else 1
         drawn = torch.multinomial(
-            torch.tensor(self.weights), len(x), replacement=True, generator=self.generator
-        )
+            torch.tensor(self.weights), draws, replacement=True, generator=self.generator
+        ).expand(len(x))
         answers = {
             int(index): self.members[index](x[(drawn == index).to(x.device)]) for index in set(drawn.tolist())
         }

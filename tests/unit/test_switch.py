@@ -1,0 +1,68 @@
+"""The random switch as a module for anyone's code."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from rstbench import BadRequest, Switch, shared_switch
+from rstbench.tickets.ticket import Ticket
+
+
+class Says(nn.Module):
+    """Answers every image with one class."""
+
+    def __init__(self, label):
+        super().__init__()
+        self.label = label
+
+    def forward(self, x):
+        return nn.functional.one_hot(torch.full((len(x),), self.label), 3).float()
+
+
+def test_each_image_has_its_own_draw():
+    switch = Switch([Says(0), Says(1), Says(2)], [0.5, 0.3, 0.2], seed=1)
+    counts = Counter(switch(torch.zeros(5000, 1)).argmax(1).tolist())
+    # Three standard deviations of a share of 5,000 draws are 0.021.
+    assert all(abs(counts[label] / 5000 - share) < 0.025 for label, share in enumerate([0.5, 0.3, 0.2]))
+    again = Switch([Says(0), Says(1), Says(2)], [0.5, 0.3, 0.2], seed=1)
+    state = torch.get_rng_state()
+    first, second = again(torch.zeros(50, 1)), again(torch.zeros(50, 1))
+    assert not first.equal(second)
+    assert torch.get_rng_state().equal(state), "the global generator is not touched"
+
+
+def test_or_each_batch():
+    switch = Switch([Says(0), Says(1)], per="batch")
+    answers = [switch(torch.zeros(8, 1)).argmax(1) for _ in range(40)]
+    assert all(len(set(answer.tolist())) == 1 for answer in answers)
+    assert {int(answer[0]) for answer in answers} == {0, 1}
+    with pytest.raises(BadRequest, match="per image or per batch"):
+        Switch([Says(0), Says(1)], per="day")
+
+
+def test_tickets_share_one_network_in_memory(small_tickets):
+    switch = shared_switch(small_tickets)
+    x = torch.rand(6, 1, 8, 8)
+    for ticket, member in zip(small_tickets, switch.members, strict=True):
+        assert member(x).equal(ticket.module()(x))
+    weights = {id(parameter) for parameter in switch.parameters()}
+    assert len(weights) == len(small_tickets[0].masks)
+    held = sum(t.numel() * t.element_size() for t in [*switch.parameters(), *switch.buffers()])
+    apart = sum(t.numel() * t.element_size() for n in small_tickets for t in n.module().state_dict().values())
+    assert held < 0.85 * apart
+    images = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(switch.members[0](images).sum(), images)
+    assert gradient.abs().sum() > 0
+    assert switch.double().members[1](x.double()).dtype == torch.float64
+
+
+def test_only_tickets_of_one_network(small_tickets):
+    other = Ticket(**{**vars(small_tickets[0]), "random_digest": "0" * 64})
+    with pytest.raises(BadRequest, match="share one random network"):
+        shared_switch([small_tickets[0], other])
+    with pytest.raises(BadRequest, match="at least two members"):
+        shared_switch([])
