@@ -11,6 +11,7 @@ from torch import nn
 from rstbench.attacks import parse_attack
 from rstbench.attacks.apgd import checkpoints
 from rstbench.attacks.objective import Objective
+from rstbench.attacks.odds import best_odds, onto_simplex
 from rstbench.threat import Threat
 
 ALL = ["pgd:restarts=3", "pgd:momentum=1.0", "pgd:samples=3", "pgd:loss=margin", "pgd:mean=probability",
@@ -152,3 +153,31 @@ def test_l1_reaches_the_largest_weight(attack):
     for margin, robust in ((0.28, 0.0), (0.32, 1.0)):
         found = accuracy(switch(Side(w, margin)), attack, x, y, "L1:0.1")
         assert found.tolist() == [robust, robust]
+
+
+def odds(*members, **settings):
+    generator = torch.Generator().manual_seed(0)
+    attack = parse_attack("joint:orders=8")[1]
+    return best_odds(members, *centre(), Threat.parse("Linf:0.1"), attack, generator, **settings)
+
+
+def test_the_defenders_best_odds():
+    """A member that cannot be fooled gets all; opposed ones an even chance; of a pair that goes together and
+    one alone the pair shares what the third has."""
+    safe = odds(Side([1.0, 0.0], 0.2), Side([1.0, 0.0], 0.05))
+    assert safe.weights == pytest.approx((1, 0))
+    assert safe.error == 0
+    even = odds(Side([1.0, 0.0], 0.05), Side([-1.0, 0.0], 0.05))
+    assert even.weights == pytest.approx((0.5, 0.5))
+    assert even.error == pytest.approx(0.5)
+    trio = (Side([1.0, 0.2], 0.05), Side([1.0, -0.2], 0.05), Side([-1.0, 0.0], 0.05))
+    found = odds(*trio, rounds=60, rate=0.5)
+    assert found.rounds[0] == (pytest.approx((1 / 3, 1 / 3, 1 / 3)), pytest.approx(2 / 3))
+    assert found.error == pytest.approx(0.5, abs=0.05)
+    assert found.weights[2] == pytest.approx(0.5, abs=0.05)
+
+
+def test_projection_onto_the_simplex():
+    assert onto_simplex(torch.tensor([0.2, 0.3, 0.5])).tolist() == pytest.approx([0.2, 0.3, 0.5])
+    assert onto_simplex(torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([1, 0, 0])
+    assert onto_simplex(torch.tensor([0.6, 0.6, -1.0])).tolist() == pytest.approx([0.5, 0.5, 0])
