@@ -88,8 +88,15 @@ def _read(text: str, kind: Any, where: str) -> Any:
             return kind(text)
         return tuple(text.split("+"))
     except (ValueError, KeyError, ZeroDivisionError):
-        wanted = "true or false" if kind is bool else f"a {getattr(kind, '__name__', kind)}"
-        raise BadRequest(f"{where} wants {wanted}, got {text!r}") from None
+        raise BadRequest(f"{where} wants {_WANTED.get(kind, 'text')}, got {text!r}") from None
+
+
+_WANTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    Fraction: "a number or a fraction such as 1/4",
+}
 
 
 def _plain(value: Any) -> str:

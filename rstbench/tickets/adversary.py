@@ -183,7 +183,8 @@ Crafting = Nobody | InnerPGD | FGSM | FGSMRS
 def can_craft(adversary: Adversary) -> Crafting:
     """An adversary whose images do not depend on what is learnt from them. Raises BadRequest for others."""
     if not isinstance(adversary, Crafting):
-        raise BadRequest(f"images can be crafted by none, fgsm, fgsm-rs and pgd, got {adversary}")
+        name = next(name for name, kind in ADVERSARIES.items() if isinstance(adversary, kind))
+        raise BadRequest(f"images can be crafted by none, fgsm, fgsm-rs and pgd, got {name}")
     return adversary
 
 

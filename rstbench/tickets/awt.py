@@ -10,7 +10,6 @@ Tangent Transfer", ICML 2020, and its code. Whether the paper normalises the sam
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from fractions import Fraction
@@ -20,12 +19,14 @@ from torch import Generator, Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from ..errors import BadRequest, ModelFault
+from ..errors import BadFile, BadRequest, ModelFault
 from ..threat import Threat
 from .adversary import Batch, can_craft, crafted, parse_adversary
 from .diary import recall, record
 from .fit import Epoch, batches, measured
 from .kernel import KERNELS, Parameters, kernel_distances
+from .memory import activations, free_memory
+from .networks import build
 from .search import Search, own_weights, settle_norm, single_weights
 from .ticket import Ticket
 
@@ -58,26 +59,49 @@ class AWT:
         return self.passes
 
     def check(self, search: Search) -> None:
-        """Raises BadRequest for patterns, adversaries whose images depend on what is learnt from them, and,
-        with the figure, kernels that would not fit."""
+        """Raises BadRequest for patterns, adversaries whose images depend on what is learnt from them,
+        periods that never end in a new mask, and, with the figure, kernels that would not fit."""
+        name = search.recipe.method.partition(":")[0]
         single_weights(search)
         can_craft(parse_adversary(search.recipe.adversary))
         if self.kernel not in KERNELS:
             raise BadRequest(f"kernel is one of {', '.join(KERNELS)}, got {self.kernel!r}")
-        for option in ("passes", "batch", "period", "probes", "chunk", "lr"):
-            if not getattr(self, option) > 0:
-                raise BadRequest(f"{option} of awt must be positive, got {getattr(self, option)}")
-        if self.kernel != "probe":
-            _check_memory(self, search.weights, search.spec.classes, search.device)
+        for option in ("passes", "period", "probes", "chunk", "lr"):
+            if not 0 < getattr(self, option) < math.inf:
+                raise BadRequest(f"{option} of {name} is above 0 and finite, got {getattr(self, option)}")
+        for option in ("weight", "decay"):
+            if not 0 <= getattr(self, option) < math.inf:
+                raise BadRequest(f"{option} of {name} is 0 or more and finite, got {getattr(self, option)}")
+        if self.batch < 2:
+            raise BadRequest(f"batch of {name} is at least 2, for the halves of a kernel, got {self.batch}")
+        if self.steps(search) < 2 * self.period:
+            raise BadRequest(
+                f"{name} makes a new mask after every {self.period} steps but the last, and takes "
+                f"{self.steps(search)} in {self.passes} passes; add passes, or lower period"
+            )
+        _check_memory(self, search)
+
+    def steps(self, search: Search) -> int:
+        """Steps of the whole search."""
+        train = len(search.lesson.train)
+        return self.passes * (train // min(self.batch, train))
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
-        masks, _, history = _transfer(self, search)
-        return search.settled(masks, before=history)
+        self.check(search)
+        return self._finished(search, moved=False)
+
+    def _finished(self, search: Search, *, moved: bool) -> tuple[Ticket, list[Epoch]]:
+        masks, weights, history = _transfer(self, search)
+        found = search.settled(masks, weights=weights if moved else None, before=history)
+        if search.diary:
+            search.diary.unlink(missing_ok=True)
+        return found
 
 
 @dataclass(frozen=True)
 class AWTMoved(AWT):
-    """`awt-moved`: the same search, and the weights as it moved them."""
+    """`awt-moved`: the same search, and the weights as it moved them. The norm's statistics are those of the
+    sparse network, no longer the dense one's under which the search compared outputs."""
 
     def check(self, search: Search) -> None:
         """Raises BadRequest as `awt` does, and where weights are scaled or may not be stored."""
@@ -85,8 +109,8 @@ class AWTMoved(AWT):
         own_weights(search)
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
-        masks, moved, history = _transfer(self, search)
-        return search.settled(masks, weights=moved, before=history)
+        self.check(search)
+        return self._finished(search, moved=True)
 
 
 def _transfer(how: AWT, search: Search) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Epoch]]:
@@ -101,8 +125,6 @@ def _transfer(how: AWT, search: Search) -> tuple[dict[str, Tensor], dict[str, Te
         if search.diary:
             run.record()
         search.watch(run.history[-1])
-    if search.diary:
-        search.diary.unlink(missing_ok=True)
     moved = {name: run.student[name].detach().cpu() for name in search.weights}
     return run.masks, moved, run.history
 
@@ -111,13 +133,12 @@ class _Transfer:
     """The search under way."""
 
     def __init__(self, how: AWT, search: Search) -> None:
-        how.check(search)
         self.how, self.search = how, search
         self.threat = Threat.parse(search.recipe.threat)
         self.adversary = parse_adversary(search.recipe.adversary)
         self.size = min(how.batch, len(search.lesson.train))
         # No new mask in the last period: what it keeps has to settle.
-        self.last_masks = how.passes * (len(search.lesson.train) // self.size) - how.period
+        self.last_masks = how.steps(search) - how.period
         self.net = search.network()
         settle_norm(self.net, search)
         self.net.eval()
@@ -128,7 +149,7 @@ class _Transfer:
         self.generator = Generator().manual_seed(search.recipe.seed + _STREAM)
         # Equal magnitudes, as of signed constants, must not be chosen among by their place.
         self.jitter = {
-            name: 1 + 1e-6 * torch.rand(w.shape, generator=self.generator).to(w)
+            name: 1 + 1e-9 * torch.rand(w.shape, generator=self.generator, dtype=torch.float64).to(w.device)
             for name, w in self.teacher.items()
         }
         self.masks = self._by_magnitude()
@@ -200,7 +221,7 @@ class _Transfer:
         return _applied(self.student, self.masks)
 
     def _by_magnitude(self) -> dict[str, Tensor]:
-        scores = {name: (self.student[name] * self.jitter[name]).detach() for name in self.search.slots}
+        scores = {n: self.student[n].detach().double() * self.jitter[n] for n in self.search.slots}
         return self.search.masks(scores)
 
     def record(self) -> None:
@@ -218,35 +239,38 @@ class _Transfer:
     def restore(self) -> None:
         assert self.search.diary
         state = recall(self.search.diary, self.search.recipe, self.search.device)
-        with torch.no_grad():
-            for name, weight in self.student.items():
-                weight.copy_(state["student"][name])
-        self.masks = state["masks"]
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"].cpu())
-        self.steps, self.history = state["steps"], [Epoch(*row) for row in state["history"]]
+        try:
+            with torch.no_grad():
+                for name, weight in self.student.items():
+                    weight.copy_(state["student"][name])
+            self.masks = state["masks"]
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.generator.set_state(state["generator"].cpu())
+            self.steps, self.history = state["steps"], [Epoch(*row) for row in state["history"]]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise BadFile(f"{self.search.diary} is damaged: {error!r}; delete it") from None
 
 
 def _applied(weights: Parameters, masks: Mapping[str, Tensor]) -> Parameters:
     return {name: w * masks[name] if name in masks else w for name, w in weights.items()}
 
 
-def _check_memory(how: AWT, weights: Mapping[str, Tensor], classes: int, device: str | torch.device) -> None:
-    """Raises BadRequest, with the figure, where one block of an explicit kernel would not fit.
+def _check_memory(how: AWT, search: Search) -> None:
+    """Raises BadRequest, with the figure, where the search would not fit.
 
-    A block holds the Jacobians of `chunk` images on both sides, of the student with its graph (about twice
-    as much again) and of the teacher.
+    An explicit kernel holds, for `chunk` images and each class, Jacobians and activations of both networks
+    and the student's graph; a product with it the activations of a batch and a few copies of the weights.
     """
-    needed = 6 * how.chunk * classes * sum(w.numel() for w in weights.values()) * 4
-    free = _free_memory(torch.device(device))
+    weights = sum(weight.numel() for weight in search.weights.values())
+    outputs = activations(build(search.spec), search.spec.shape)
+    size = min(how.batch, len(search.lesson.train))
+    needed = 4 * (12 * size * outputs + 16 * weights)
+    if how.kernel != "probe":
+        needed += 4 * 8 * min(how.chunk, size // 2) * search.spec.classes * (weights + outputs)
+    free = free_memory(torch.device(search.device))
     if needed > free:
+        smaller = "a smaller batch" if how.kernel == "probe" else "kernel=probe or a smaller chunk"
         raise BadRequest(
-            f"kernel={how.kernel} needs about {needed / 2**30:.1f} GiB at chunk={how.chunk}, "
-            f"{free / 2**30:.1f} are free; use kernel=probe or a smaller chunk"
+            f"kernel={how.kernel} needs about {needed / 2**30:.1f} GiB at batch={how.batch}, "
+            f"chunk={how.chunk}; {free / 2**30:.1f} are free; use {smaller}"
         )
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -99,10 +99,12 @@ def _masks(popups: Mapping[str, Popup]) -> dict[str, Tensor]:
 def _allot(popups: Mapping[str, Popup], slots: Mapping[str, Slot], generator: Generator) -> None:
     """Shares all kept units among the layers anew, by the scores as they are now.
 
-    Scores are compared after division by their start's bound 1/sqrt(fan in), which differs by layer.
+    Scores are compared in units of their start's standard deviation, which differs by layer (see
+    `random_scores`).
     """
     scores = {name: popup.scores.detach() for name, popup in popups.items()}
-    scaled = {name: score * math.sqrt(score[0].numel()) for name, score in scores.items()}
+    inputs = {name: score[0].numel() for name, score in scores.items()}
+    scaled = {n: score * (math.sqrt(3 * inputs[n]) if inputs[n] > 1 else 1.0) for n, score in scores.items()}
     shares = share_out(slots, scaled)
     for name, popup in popups.items():
         popup.selector = shares[name]

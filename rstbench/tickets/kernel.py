@@ -48,8 +48,8 @@ def kernel_distances(
     """Differentiable parts whose sum is the mean squared difference of two kernels over their entries.
 
     'full': exact, block by block, so that memory is that of one block. 'trace': of the kernels summed over
-    the diagonal of classes, (n, m). 'probe': unbiased, from products with `probes` normal vectors u, since
-    E |dK u|^2 = |dK|_F^2.
+    the diagonal of classes, (n, m), in the same memory. 'probe': unbiased, from products with `probes`
+    normal vectors u, since E |dK u|^2 = |dK|_F^2.
     """
     with torch.no_grad():
         classes = teacher[0](teacher[1], x[:1]).shape[1]

@@ -143,13 +143,15 @@ def p_rule(sizes: Mapping[str, int], remaining: Fraction, p: float) -> dict[str,
 
 def global_counts(scores: Mapping[str, Tensor], total: int) -> dict[str, int]:
     """How many of each layer are among the `total` largest |scores| of all layers; at least one each."""
-    sizes = {name: score.numel() for name, score in scores.items()}
-    scaled = [score.detach().abs().flatten() for score in scores.values()]
-    threshold = torch.cat(scaled).topk(total, sorted=False).values.min()
-    counts = {name: max(1, int((one >= threshold).sum())) for name, one in zip(sizes, scaled, strict=True)}
-    # Layers raised to one, and ties, are paid for by the largest layer.
-    largest = max(sizes, key=lambda name: sizes[name])
-    counts[largest] += total - sum(counts.values())
+    sizes = [score.numel() for score in scores.values()]
+    flat = torch.cat([score.detach().abs().flatten() for score in scores.values()])
+    chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
+    chosen[flat.topk(total, sorted=False).indices] = True
+    counts = {n: int(part.sum()) for n, part in zip(scores, chosen.split(sizes), strict=True)}
+    # Layers raised to one are paid for by the largest of the others.
+    for empty in [name for name, count in counts.items() if count == 0]:
+        counts[max(counts, key=lambda name: counts[name])] -= 1
+        counts[empty] = 1
     return counts
 
 

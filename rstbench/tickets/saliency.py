@@ -6,7 +6,6 @@ network first where the recipe has an adversary. Norm layers are in train mode m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +16,10 @@ from torch.nn.functional import cross_entropy
 
 from ..errors import BadRequest
 from ..threat import Threat
-from .adversary import Batch, parse_adversary
+from .adversary import Batch, Free, can_craft, parse_adversary
 from .fit import Epoch, Lesson
 from .networks import prunable
-from .search import Search, single_weights
+from .search import SCORES, Search, single_weights
 from .ticket import Ticket
 
 PER_CLASS = 10
@@ -29,11 +28,13 @@ _SAMPLE = 2_000_003  # stream of the sample, apart from those of scores and data
 
 
 def random(search: Search) -> tuple[Ticket, list[Epoch]]:
-    """Weights chosen at random: the mask that a search with this seed begins at."""
+    """Weights chosen at random: the mask that a search with this seed begins at, or with allocation 'global'
+    one that gives every weight of the network the same chance."""
     scores = search.random_scores()
-    # Equal chances in every layer, whatever its fan in.
-    scaled = {name: score * math.sqrt(score[0].numel()) for name, score in scores.items()}
-    return search.settled(search.masks(scaled))
+    if search.recipe.allocation == "global":  # equal chances for every unit, whatever its layer's start
+        generator = Generator().manual_seed(search.recipe.seed + SCORES)
+        scores = {name: torch.rand(slot.units, generator=generator) for name, slot in search.slots.items()}
+    return search.settled(search.masks(scores))
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,11 @@ class Snip:
     an adversary in the recipe, L is the loss it gives.
     """
 
-    check = staticmethod(single_weights)
+    def check(self, search: Search) -> None:
+        """Raises BadRequest for patterns, and for Free, whose first loss is the clean one."""
+        single_weights(search)
+        if isinstance(parse_adversary(search.recipe.adversary), Free):
+            raise BadRequest("method snip sees one loss, and the first of free is that of clean images")
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         self.check(search)
@@ -80,15 +85,19 @@ class Grasp:
     Source: Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020,
     and its code: logits divided by 200, the sample in two halves, the Hessian product summed over them. The
     code's fresh Xavier weights for linear layers while scoring are not repeated here. With an adversary in
-    the recipe, the loss is the one it gives.
+    the recipe, the loss is that of the images it crafts.
     """
 
-    check = staticmethod(single_weights)
+    def check(self, search: Search) -> None:
+        """Raises BadRequest for patterns, and for adversaries whose loss is no function of crafted images."""
+        single_weights(search)
+        can_craft(parse_adversary(search.recipe.adversary))
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         self.check(search)
         net, x, y = _sampled(search)
-        halves = [slice(0, None, 2), slice(1, None, 2)]
+        half = len(y) // 2
+        halves = [slice(0, half), slice(half, None)]
         found = gradient_flow(net, [partial(_loss, search, net, x[h], y[h], _tempered) for h in halves])
         return search.settled(search.masks(_ranked({name: found[name] for name in search.slots})))
 
@@ -132,7 +141,8 @@ def _sampled(search: Search) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def balanced(lesson: Lesson, generator: Generator, per_class: int = PER_CLASS) -> tuple[Tensor, Tensor]:
-    """`per_class` training images of each class that has them, in turn, so that halves are balanced too."""
+    """`per_class` training images of each class that has them, class after class in turn, so that the first
+    and the second half are balanced too."""
     order = torch.randperm(len(lesson.train), generator=generator)
     labels = lesson.train.labels[order]
     columns = [order[labels == label][:per_class] for label in labels.unique()]

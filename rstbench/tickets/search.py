@@ -167,9 +167,16 @@ def own_weights(search: Search) -> None:
 
 @torch.no_grad()
 def settle_norm(net: nn.Module, search: Search) -> list[Epoch]:
-    """Passes over the clean training images in train mode, which move norm statistics and nothing else."""
+    """Passes over the clean training images in train mode, after which norm layers hold the mean of their
+    statistics over the batches of all passes; nothing else moves."""
     recipe, history = search.recipe, list[Epoch]()
     net.requires_grad_(False)
+    norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        # A running average would keep part of its start, (0, 1), far from a sparse layer's small variances.
+        layer.reset_running_stats()
+        layer.momentum = None
     for epoch in range(1, recipe.epochs + 1):
         net.train()
         order = Generator().manual_seed(recipe.seed + epoch)
@@ -180,4 +187,6 @@ def settle_norm(net: nn.Module, search: Search) -> list[Epoch]:
         with torch.enable_grad():
             accuracies = measured(net, search.lesson.select, recipe)
         history.append(Epoch(epoch, float(torch.stack(losses).mean()), *accuracies, lr=0.0))
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
     return history

@@ -21,10 +21,11 @@ from .fit import Epoch, fit
 from .init import random_weights
 from .mask import fix, originals, parse_remaining
 from .networks import build, prunable
-from .search import Search, own_weights, single_weights
+from .search import Search, own_weights
 from .ticket import Ticket
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_SLOWEST = Fraction(1, 1000)  # part of the weights that a round drops
 _SOURCE = 7_919  # the trained network is not the one that receives its signs
 
 
@@ -70,14 +71,32 @@ class AWS:
     drop: Fraction = Fraction(1, 5)
 
     def check(self, search: Search) -> None:
-        """Raises BadRequest without affine norm, for patterns, and where weights may not be stored."""
+        """Raises BadRequest without affine batch norm, for patterns and ratios of layers, where it would
+        begin at trained weights, and where weights may not be stored."""
+        recipe = search.recipe
         if search.spec.norm != "affine":
             found = search.spec.norm
             raise BadRequest(f"method aws interpolates norm parameters; norm must be affine, not {found!r}")
-        single_weights(search)
+        with torch.device("meta"):
+            if not _norms(build(search.spec)):
+                raise BadRequest(
+                    f"method aws interpolates affine batch norm, and {search.spec.name} has none"
+                )
+        if recipe.allocation != "global" or recipe.pattern != "element":
+            raise BadRequest(
+                f"method aws prunes single weights of all layers together: allocation must be global and "
+                f"pattern element, got {recipe.allocation} and {recipe.pattern}"
+            )
+        if recipe.origin:
+            raise BadRequest("method aws trains a network of its own; leave --from out")
+        if recipe.adversary != "none" and recipe.attack_bn == "eval":
+            raise BadRequest("method aws interpolates in train mode only; attack-bn must be train")
         own_weights(search)
-        if not 0 < self.drop < 1 or self.warmup < 0 or self.epochs < 1:
-            raise BadRequest(f"aws wants 0 < drop < 1, warmup from 0 and epochs from 1, got {self}")
+        if not _SLOWEST <= self.drop < 1 or self.warmup < 0 or self.epochs < 1:
+            raise BadRequest(
+                f"aws wants drop from {_SLOWEST} to below 1, warmup from 0 and epochs from 1, got "
+                f"drop={self.drop}, warmup={self.warmup}, epochs={self.epochs}"
+            )
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         self.check(search)
@@ -86,7 +105,10 @@ class AWS:
             name: weight.abs() * torch.where(state[name].cpu() < 0, -1.0, 1.0)
             for name, weight in search.weights.items()
         }
-        return search.settled(masks, weights=signed, before=history)
+        found = search.settled(masks, weights=signed, before=history)
+        if search.diary:
+            search.diary.unlink(missing_ok=True)
+        return found
 
     def rounds(self, remaining: Fraction) -> list[Fraction]:
         """Kept fractions after each round; the last is the ticket's."""
@@ -117,14 +139,17 @@ class AWS:
             state, rows = _trained(search, epochs, place, state, masks, len(history))
             history += rows
             if place:
-                masks = _smaller(search, state, masks, kept, last=place == len(stages) - 1)
+                masks = _smaller(search, state, masks, kept)
             if search.diary:
                 rows_so_far = [astuple(row) for row in history]
                 found = {"state": state, "masks": masks, "done": place + 1, "history": rows_so_far}
                 record(search.diary, recipe, found)
-        if search.diary:
-            search.diary.unlink(missing_ok=True)
         return state, masks, history
+
+
+def _norms(net: nn.Module) -> list[nn.Module]:
+    """Batch norms with parameters to interpolate."""
+    return [layer for layer in net.modules() if isinstance(layer, NORMS) and layer.affine]
 
 
 def _trained(
@@ -144,10 +169,9 @@ def _trained(
     net, mix = build(search.spec), Mix()
     net.load_state_dict(state)
     fix(net, masks)
-    for layer in net.modules():
-        if isinstance(layer, NORMS):
-            parametrize.register_parametrization(layer, "weight", Interpolated(1.0, mix))
-            parametrize.register_parametrization(layer, "bias", Interpolated(0.0, mix))
+    for layer in _norms(net):
+        parametrize.register_parametrization(layer, "weight", Interpolated(1.0, mix))
+        parametrize.register_parametrization(layer, "bias", Interpolated(0.0, mix))
     net.to(search.device)
     learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
     diary = search.diary.with_name(f"{search.diary.name}.round") if search.diary else None
@@ -165,17 +189,22 @@ def _trained(
 
 
 def _smaller(
-    search: Search, state: Mapping[str, Tensor], masks: Mapping[str, Tensor], kept: Fraction, *, last: bool
+    search: Search, state: Mapping[str, Tensor], masks: Mapping[str, Tensor], kept: Fraction
 ) -> dict[str, Tensor]:
-    """The masks of the largest of the weights that the masks so far keep."""
-    scores = {
-        name: state[name].abs() * masks[name] if name in masks else state[name].abs() for name in search.slots
-    }
-    if last:
-        return search.masks(scores)
-    total = math.ceil(kept * sum(score.numel() for score in scores.values()))
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    chosen = torch.zeros(flat.shape, dtype=torch.bool)
-    chosen[flat.topk(total, sorted=False).indices] = True
-    parts = chosen.split([score.numel() for score in scores.values()])
-    return {name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}
+    """The masks of the largest of the weights that the masks so far keep: `kept` of all, never fewer than the
+    ticket has, and at least one a layer."""
+    sizes = [slot.weights for slot in search.slots.values()]
+    total = max(math.ceil(kept * sum(sizes)), sum(slot.kept for slot in search.slots.values()))
+    if kept == parse_remaining(search.remaining):
+        total = sum(slot.kept for slot in search.slots.values())
+    scores = []
+    for name in search.slots:
+        size = state[name].abs()
+        score = torch.where(masks[name], size, torch.full_like(size, -1)) if name in masks else size
+        score = score.flatten().clone()
+        score[score.argmax()] = torch.inf
+        scores.append(score)
+    chosen = torch.zeros(sum(sizes), dtype=torch.bool)
+    chosen[torch.cat(scores).topk(total, sorted=False).indices] = True
+    parts = chosen.split(sizes)
+    return {n: part.view(slot.shape) for (n, slot), part in zip(search.slots.items(), parts, strict=True)}

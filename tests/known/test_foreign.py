@@ -227,7 +227,7 @@ def signed_constants(net):
         (True, "remaining=0.3,data=digits", "data go with recipe=NAME"),
         (True, "remaining=0.3,recipe=magic", "no recipe named 'magic'"),
         (True, f"remaining=0.3,{SETTINGS},colour=red", "no setting named 'colour'"),
-        (True, f"remaining=0.3,{SETTINGS},epochs=many", "epochs wants a int"),
+        (True, f"remaining=0.3,{SETTINGS},epochs=many", "epochs wants a whole number"),
     ],
 )
 def test_recipes_that_do_not_fit(tmp_path, digits, constants, options, message):

@@ -7,11 +7,21 @@ import torch
 from torch import nn
 
 from rstbench.errors import BadRequest
-from rstbench.tickets.draw import Hydra
+from rstbench.tickets.draw import Hydra, _hydra_scores
+from rstbench.tickets.fit import batches
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.networks import NetworkSpec, build, prunable
+from rstbench.tickets.pattern import global_counts
 from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.saliency import Magnitude, Snip, balanced, connection_sensitivity, gradient_flow
+from rstbench.tickets.saliency import (
+    Grasp,
+    Magnitude,
+    Snip,
+    balanced,
+    connection_sensitivity,
+    gradient_flow,
+    random,
+)
 from rstbench.tickets.search import Search, parse_method
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 1, "batch": 32}
@@ -56,6 +66,8 @@ def test_the_sample_is_balanced(lesson, generator):
     assert torch.bincount(y).tolist() == [5] * 10
     assert sorted(y[:10].tolist()) == list(range(10))
     assert x.shape == (50, 1, 8, 8)
+    x, y = balanced(lesson, generator, 4)
+    assert torch.bincount(y[:20]).tolist() == torch.bincount(y[20:]).tolist() == [2] * 10
 
 
 def search(lesson, remaining="0.3", **settings):
@@ -79,7 +91,7 @@ def test_magnitude_keeps_the_largest(lesson):
 
 
 @pytest.mark.parametrize("method", ["snip", "grasp"])
-@pytest.mark.parametrize("adversary", ["none", "pgd:steps=3", "trades:steps=2"])
+@pytest.mark.parametrize("adversary", ["none", "pgd:steps=3"])
 def test_saliencies_give_tickets_of_the_right_size(lesson, method, adversary):
     one = search(lesson, method=method, adversary=adversary)
     ticket, history = parse_method(method)(one)
@@ -102,6 +114,10 @@ def test_wrong_requests(lesson):
         Magnitude()(search(lesson, method="magnitude", init="binary"))
     with pytest.raises(BadRequest, match="scores single weights, got pattern 'row'"):
         Snip()(search(lesson, method="snip", pattern="row", allocation="uniform"))
+    with pytest.raises(BadRequest, match="the first of free is that of clean images"):
+        Snip()(search(lesson, method="snip", adversary="free"))
+    with pytest.raises(BadRequest, match=r"images can be crafted by none, .*got trades"):
+        Grasp()(search(lesson, method="grasp", adversary="trades"))
     with pytest.raises(BadRequest, match="begins at trained weights"):
         Hydra()(search(lesson, method="hydra"))
 
@@ -113,3 +129,76 @@ def test_hydra_begins_at_the_largest_trained_weights(lesson):
         weight = one.weights[name].abs()
         assert weight[mask].min() >= weight[~mask].max()
     assert ticket.unlearnt
+
+
+def test_hydra_scores_by_hand():
+    """sqrt(6 / 2) w / 4"""
+    found = _hydra_scores(torch.tensor([[4.0, -1.0], [0.0, 2.0]]))
+    assert torch.allclose(found, 3**0.5 * torch.tensor([[1.0, -0.25], [0.0, 0.5]]))
+
+
+def halves(one):
+    """The sample of a search, its halves and its network as scoring sees them."""
+    net = one.network().train().requires_grad_(True)
+    x, y = balanced(one.lesson, torch.Generator().manual_seed(one.recipe.seed + 2_000_003))
+    return net, x, y, len(y) // 2
+
+
+def test_grasp_keeps_the_largest_of_w_hg_at_temperature_200(lesson):
+    one = search(lesson, method="grasp", adversary="none")
+    net, x, y, half = halves(one)
+
+    def loss(part):
+        return nn.functional.cross_entropy(net(x[part]) / 200, y[part])
+
+    wanted = gradient_flow(net, [lambda: loss(slice(0, half)), lambda: loss(slice(half, None))])
+    ticket, _ = Grasp()(one)
+    order = torch.cat([wanted[name].flatten() for name in wanted])
+    kept = torch.cat([ticket.masks[name].flatten() for name in wanted])
+    assert float(order[kept].min()) >= float(order[~kept].max())
+    mild = gradient_flow(net, [lambda: 200 * loss(slice(0, half)), lambda: loss(slice(half, None))])
+    assert not all(torch.allclose(mild[name], wanted[name]) for name in wanted)
+
+
+def test_snip_keeps_the_largest_of_w_g(lesson):
+    one = search(lesson, method="snip", adversary="none")
+    net, x, y, _ = halves(one)
+    wanted = connection_sensitivity(net, lambda: nn.functional.cross_entropy(net(x), y))
+    ticket, _ = Snip()(one)
+    order = torch.cat([wanted[name].flatten() for name in wanted])
+    kept = torch.cat([ticket.masks[name].flatten() for name in wanted])
+    assert float(order[kept].min()) >= float(order[~kept].max())
+
+
+def test_the_norm_holds_the_mean_over_the_batches(lesson):
+    """Of the first layer it is known: the mean over whole batches of the batch's mean and variance."""
+    one = search(lesson, method="random", epochs=2)
+    ticket, _ = random(one)
+    net = ticket.module()
+    means, variances = [], []
+    for epoch in (1, 2):
+        for x, _ in batches(lesson.train, one.recipe, torch.Generator().manual_seed(epoch)):
+            out = net[0](x)
+            means.append(out.mean((0, 2, 3)))
+            variances.append(out.transpose(0, 1).flatten(1).var(1))
+    assert torch.allclose(net[1].running_mean, torch.stack(means).mean(0), atol=1e-5)
+    assert torch.allclose(net[1].running_var, torch.stack(variances).mean(0), rtol=1e-4)
+    assert net[1].momentum == 0.1
+
+
+def test_random_over_the_whole_network_gives_every_weight_the_same_chance(lesson):
+    one = search(lesson, "0.3", method="random", allocation="global", pattern="kernel")
+    ticket, _ = random(one)
+    shares = [float(mask.float().mean()) for mask in ticket.masks.values() if mask.numel() > 500]
+    assert len(shares) >= 2
+    assert all(abs(share - 0.3) < 0.07 for share in shares)
+
+
+def test_counts_of_layers_are_never_negative():
+    """Two layers of zeros and one that all is taken from."""
+    scores = {"a": torch.zeros(100), "b": torch.zeros(100), "c": torch.arange(1.0, 21.0)}
+    counts = global_counts(scores, 60)
+    assert sum(counts.values()) == 60
+    assert counts["c"] == 20
+    assert min(counts.values()) >= 1
+    assert global_counts({"a": torch.ones(5), "b": 2 * torch.ones(50)}, 20) == {"a": 1, "b": 19}

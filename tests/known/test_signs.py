@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import torch
 
 from rstbench.errors import BadRequest
+from rstbench.tickets import signs
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.networks import NetworkSpec, build, prunable
 from rstbench.tickets.recipe import recipe_for
@@ -71,10 +74,10 @@ def test_each_round_keeps_the_largest_of_what_was_left(search):
     one = search()
     state = {name: torch.arange(1.0, w.numel() + 1).view(w.shape) for name, w in one.weights.items()}
     masks = {name: state[name] > 10 for name in one.slots}
-    smaller = _smaller(one, {n: 1 / w for n, w in state.items()}, masks, Fraction(1, 4), last=False)
+    smaller = _smaller(one, {n: 1 / w for n, w in state.items()}, masks, Fraction(11, 20))
     assert all(not bool((mask & ~masks[name]).any()) for name, mask in smaller.items())
     kept = sum(int(mask.sum()) for mask in smaller.values())
-    assert kept == -(-sum(w.numel() for n, w in state.items() if n in one.slots) // 4)
+    assert kept == -(-11 * sum(w.numel() for n, w in state.items() if n in one.slots) // 20)
 
 
 def test_killed_and_continued(search, tmp_path):
@@ -97,12 +100,70 @@ def test_killed_and_continued(search, tmp_path):
     ("settings", "message"),
     [
         ({"norm": "batch"}, "norm must be affine, not 'batch'"),
-        ({"pattern": "kernel", "allocation": "uniform"}, "scores single weights"),
-        ({"scale": True, "allocation": "uniform"}, "never scaled"),
+        ({"pattern": "kernel"}, "got global and kernel"),
+        ({"allocation": "uniform"}, "allocation must be global and pattern element, got uniform and element"),
+        ({"pattern": "2:4", "allocation": "uniform"}, "got uniform and 2:4"),
+        ({"adversary": "pgd", "attack_bn": "eval"}, "attack-bn must be train"),
+        ({"origin": "abc"}, "leave --from out"),
     ],
 )
 def test_wrong_requests(search, settings, message):
     with pytest.raises(BadRequest, match=message):
         AWS(**QUICK)(search(**settings))
-    with pytest.raises(BadRequest, match="aws wants 0 < drop < 1"):
-        AWS(drop=Fraction(1))(search())
+    with pytest.raises(BadRequest, match=r"aws wants drop from 1/1000 to below 1, .* got drop=1, warmup=1"):
+        AWS(drop=Fraction(1), warmup=1)(search())
+
+
+def test_a_network_without_batch_norm_is_refused(search, lesson):
+    one = search()
+    spec = NetworkSpec("torchvision:squeezenet1_1", (3, 64, 64), 10, norm="affine")
+    with pytest.raises(BadRequest, match="affine batch norm, and torchvision:squeezenet1_1 has none"):
+        AWS().check(replace(one, spec=spec))
+
+
+@pytest.mark.parametrize("remaining", ["0.3", "0.5119", "0.8"])
+def test_nothing_that_was_pruned_comes_back(search, remaining, monkeypatch):
+    seen = []
+
+    def spy(*arguments):
+        seen.append(_smaller(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(signs, "_smaller", spy)
+    one = search(remaining)
+    ticket, _ = AWS(**QUICK)(one)
+    for before, after in itertools.pairwise(seen):
+        assert all(not bool((after[name] & ~before[name]).any()) for name in after)
+    assert sum(int(mask.sum()) for mask in seen[-1].values()) == sum(s.kept for s in one.slots.values())
+    assert all(ticket.masks[name].equal(mask) for name, mask in seen[-1].items())
+
+
+@pytest.mark.parametrize("part", [0.0, 1.0])
+def test_the_twist_reaches_every_norm_parameter(search, part, monkeypatch):
+    """At a = 1 the norm is its start whatever its parameters are, so they learn nothing; at 0 all do."""
+    monkeypatch.setattr(Mix, "draw", lambda mix, generator: setattr(mix, "part", part))
+    one = search(weight_decay=0.0)
+    state, _ = signs._trained(one, 1, 0, build(one.spec).state_dict(), {}, 0)
+    norms = {n: t for n, t in state.items() if t.dim() == 1 and n.endswith((".weight", ".bias"))}
+    assert len(norms) == 8
+    for name, tensor in norms.items():
+        start = torch.full_like(tensor, float(name.endswith("weight")))
+        assert tensor.equal(start) == (part == 1.0), name
+
+
+def test_the_signs_are_the_trained_ones(search, monkeypatch):
+    one = search()
+    torch.manual_seed(5)
+    known = {**build(one.spec).state_dict(), **{n: torch.randn(w.shape) for n, w in one.weights.items()}}
+    monkeypatch.setattr(signs, "_trained", lambda *arguments: (known, []))
+    ticket, _ = AWS(**QUICK)(one)
+    for name, weight in ticket.random_network().items():
+        assert weight.sign().equal(known[name].sign())
+
+
+def test_a_last_norm_without_parameters_is_left_alone(search):
+    one = search()
+    spec = replace(one.spec, last_norm=True)
+    weights = random_weights(prunable(build(spec)), one.recipe.init, 0)
+    ticket, _ = AWS(**QUICK)(replace(one, spec=spec, weights=weights))
+    assert ticket.module()(torch.rand(2, 1, 8, 8)).shape == (2, 10)

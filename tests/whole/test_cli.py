@@ -84,7 +84,7 @@ def board(folder):
         (["evaluate", "file:m.py:good", "--quiet"], "--threat is not given"),
         (["evaluate", "file:m.py:good", "--threat", "Linf:0.1"], "--data is not given"),
         (["evaluate", "file:m.py:good", *QUICK, "--attack", "ppgd"], "did you mean 'pgd'"),
-        (["evaluate", "file:m.py:good", *QUICK, "--attack", "pgd:steps=x"], "pgd:steps wants a int"),
+        (["evaluate", "file:m.py:good", *QUICK, "--attack", "pgd:steps=x"], "pgd:steps wants a whole number"),
         (["evaluate", "file:m.py:good", *QUICK, "--threat", "linf 8"], "a threat must read 'Linf:8/255'"),
         (["evaluate", "file:m.py:good", "--threat", "Linf:0.1", "--data", "digist"], "did you mean 'digits'"),
         (["evaluate", "file:m.py:good", "--threat", "Linf:0.1", "--data", "npz:e.npz"], "are empty"),

@@ -102,7 +102,8 @@ def _typed(settings: Mapping[str, str]) -> dict[str, Any]:
         try:
             typed[name] = value == "true" if kinds[name] is bool else kinds[name](value)
         except ValueError:
-            raise BadRequest(f"{name} wants a {kinds[name].__name__}, got {value!r}") from None
+            wanted = "a whole number" if kinds[name] is int else "a number"
+            raise BadRequest(f"{name} wants {wanted}, got {value!r}") from None
     return typed
 
 
