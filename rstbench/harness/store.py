@@ -120,6 +120,9 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+    except OSError as error:
+        error.filename = str(path)  # the temporary name says nothing to a user
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

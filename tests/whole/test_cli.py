@@ -254,6 +254,9 @@ def test_the_same_model_twice_is_listed_once(cli, models):
     )
     assert "is the same model as" in done.stderr
     assert len(board(models)) == 1
+    quiet = cli("evaluate", "file:m.py:good", "file:./sub/../m.py:good", *QUICK, "--attack", "pgd:steps=2")
+    assert len(quiet.stderr.splitlines()) == 1
+    assert "is the same model as" in quiet.stderr
 
 
 def test_progress_lines_where_there_is_no_terminal(cli, models):

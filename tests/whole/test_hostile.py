@@ -13,11 +13,14 @@ from torch import nn
 
 import rstbench
 from rstbench import plugins
-from rstbench.adapters.entry import load_entry, module_digest
+from rstbench.adapters.entry import enter, load_entry, module_digest
 from rstbench.attacks import Crafted
 from rstbench.errors import BadFile, BadRequest, ModelFault
+from rstbench.harness.shard import answer
+from rstbench.harness.trial import Card
 from rstbench.study.reading import parse_study, read_study
 from rstbench.study.run import Options, canonical_study, run_study
+from rstbench.tickets.networks import NetworkSpec, build
 from rstbench.tickets.switch import Switch
 from rstbench.tickets.ticket import Ticket
 from rstbench.tickets.train import Checkpoint
@@ -251,7 +254,6 @@ def test_saving_images_later_keeps_the_first_answer(tmp_path):
     plain = {"name": "x", "data": "digits:test:40", "threats": ["Linf:0.1"], "attacks": ["pgd:steps=1"]}
     study = parse_study({**plain, "model": [{"ref": "file:none"}]}, "x")
     from rstbench.adapters.entry import Entry
-    from rstbench.harness.trial import Card
 
     entry = Entry(Noisy(), Card("noisy", "external"), "0" * 64)
     first = run_study(study, Options(tmp_path, batch="40"), given=[entry]).tables["leaderboard"]
@@ -404,3 +406,12 @@ def test_nothing_to_evaluate():
         rstbench.evaluate({}, data="digits", threat="Linf:0.1")
     with pytest.raises(BadRequest, match="cannot be read"):
         rstbench.evaluate({"lazy": nn.LazyLinear(10)}, data="digits", threat="Linf:0.1")
+
+
+def test_a_traced_network_that_raises_says_so_once(capsys):
+    """torch.fx prints a traceback of its own."""
+    net = build(NetworkSpec("resnet18", (3, 16, 16), 10, 0.1)).eval()
+    entry = enter(net, Card("resnet", "external"))
+    with pytest.raises(ModelFault, match=r"resnet raised on images of shape \(1, 8, 8\): RuntimeError"):
+        answer(entry, torch.rand(2, 1, 8, 8), 10)
+    assert capsys.readouterr().err == ""
