@@ -355,7 +355,7 @@ def test_folders_of_another_kind_and_files_of_ones_own_are_kept(ticket_files, cl
     assert twice.returncode == 0, twice.stderr
     assert not (tmp_path / "t" / "leaderboard.csv").exists()
     before = ticket_files[0].read_bytes()
-    assert "is the ticket itself" in cli("export", ticket_files[0], "--out", ticket_files[0]).stderr
+    assert "is the model's own file" in cli("export", ticket_files[0], "--out", ticket_files[0]).stderr
     assert ticket_files[0].read_bytes() == before
     (tmp_path / "file").write_text("x")
     assert "is not a folder" in cli("evaluate", *tickets, *common[:-1], "file").stderr

@@ -137,7 +137,18 @@ def test_a_network_of_the_size_of_a_ticket(cli, made, tmp_path):
         (["draw", "--method", "aws", "--norm", "batch"], "norm must be affine, not 'batch'"),
         (["draw", "--method", "hydra"], "begins at trained weights"),
         (["draw", "--method", "magnitude"], "choose another init"),
-        (["draw", "--method", "awt:kernel=full,chunk=1000000"], "GiB at chunk=1000000"),
+        (
+            [
+                "draw",
+                "--network",
+                "conv6",
+                "--method",
+                "awt:kernel=full,chunk=600,batch=1200,period=1",
+                "--data",
+                "digits:train",
+            ],
+            "GiB at batch=1200, chunk=600",
+        ),
         (
             ["draw", "--method", "snip", "--pattern", "row", "--allocation", "uniform"],
             "scores single weights",
