@@ -25,7 +25,9 @@ def onnx(parcel: Parcel, path: Path) -> list[Path]:
         import onnxruntime
         import onnxscript  # noqa: F401  torch's exporter writes with it
     except ImportError as error:
-        raise BadRequest(f"export to ONNX needs {error.name}; install the extra: pip install 'rstbench[onnx]'") from None
+        raise BadRequest(
+            f"export to ONNX needs {error.name}; install the extra: pip install 'rstbench[onnx]'"
+        ) from None
     content = _translated(parcel)
     session = onnxruntime.InferenceSession(content)
     (logits,) = session.run(None, {INPUT: parcel.example.numpy()})

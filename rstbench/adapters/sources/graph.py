@@ -32,7 +32,9 @@ def onnx(id: str, shape: tuple[int, int, int] | None = None) -> Entry:
         import onnx2torch
         import onnxruntime
     except ImportError as error:
-        raise BadRequest(f"onnx:{id} needs {error.name}; install the extra: pip install 'rstbench[onnx]'") from None
+        raise BadRequest(
+            f"onnx:{id} needs {error.name}; install the extra: pip install 'rstbench[onnx]'"
+        ) from None
     try:
         graph = library.load(path)
         library.checker.check_model(graph)
