@@ -136,19 +136,30 @@ def refuse_foreign(path: Path, beside: Path) -> None:
 def write_folder(path: Path, files: Mapping[str, bytes], marker: str) -> None:
     """Writes a folder of files under a temporary name, then renames it.
 
-    A folder that holds the file `marker` is one of these, and is replaced. Raises BadRequest for another.
+    Into a folder where the JSON file `marker` names this tool, as in an earlier one of these, the files are
+    written one by one; what else lies there stays. Raises BadRequest for any other folder with files in it.
     """
-    if path.exists() and not (path / marker).is_file() and (not path.is_dir() or any(path.iterdir())):
-        raise BadRequest(f"{path} exists and is no earlier export; choose another --out")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not _is_ours(path / marker):
+            raise BadRequest(f"{path} exists and is no earlier export; choose another --out")
+        for name, content in files.items():
+            write_whole(path / name, content)
+        return
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         for name, content in files.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             (draft / name).write_bytes(content)
-        shutil.rmtree(path, ignore_errors=True)
         os.replace(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_ours(marker: Path) -> bool:
+    try:
+        return "rstbench" in json.loads(marker.read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def as_plain(value: Any) -> Any:

@@ -256,7 +256,16 @@ def test_only_an_earlier_export_is_replaced(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(BadRequest, match="is no earlier export"):
         export_model(str(tmp_path / "t.safetensors"), "hub-folder", tmp_path / "mine")
+    (tmp_path / "mine" / "config.json").write_text('{"architecture": "of a clone of another repository"}')
+    with pytest.raises(BadRequest, match="is no earlier export"):
+        export_model(str(tmp_path / "t.safetensors"), "hub-folder", tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    export_model(str(tmp_path / "t.safetensors"), "hub-folder", tmp_path / "hub")
+    (tmp_path / "hub" / ".git").write_text("of a clone")
+    (tmp_path / "hub" / "network.py").write_text("changed")
+    export_model(str(tmp_path / "t.safetensors"), "hub-folder", tmp_path / "hub")
+    assert (tmp_path / "hub" / ".git").read_text() == "of a clone"
+    assert "changed" not in (tmp_path / "hub" / "network.py").read_text()
     with pytest.raises(BadRequest, match="is the model's own file"):
         export_model(str(tmp_path / "t.safetensors"), "state_dict", tmp_path / "t.safetensors")
     with pytest.raises(BadRequest, match="neither a ticket nor a checkpoint"):

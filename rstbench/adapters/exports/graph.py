@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from ...errors import BadRequest
-from ...harness.store import refuse_foreign, write_whole
-from .parcel import Parcel, check
+from .parcel import Parcel, check, write_file
 
 OPSET = 18  # what torch's exporter writes without conversion
 INPUT, OUTPUT = "images", "logits"
@@ -32,11 +31,7 @@ def onnx(parcel: Parcel, path: Path) -> list[Path]:
     session = onnxruntime.InferenceSession(content)
     (logits,) = session.run(None, {INPUT: parcel.example.numpy()})
     check(parcel, "the ONNX graph", torch.from_numpy(logits))
-    beside = path.with_name(path.name + ".json")
-    refuse_foreign(path, beside)
-    write_whole(path, content)
-    write_whole(beside, parcel.about_text())
-    return [path, beside]
+    return write_file(parcel, path, content)
 
 
 def _translated(parcel: Parcel) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from ...errors import BadRequest
+from ...harness.store import refuse_foreign, write_whole
 from ...tickets.ticket import Ticket
 from ...tickets.train import Checkpoint
 from ..fold import folded
@@ -101,6 +103,16 @@ def folded_parcel(parcel: Parcel, x: Tensor, images: str) -> Parcel:
     with torch.no_grad():
         difference = float((net(x) - parcel.module(x)).abs().max())
     return replace(parcel, module=net, fold={"largest_logit_difference": difference, "images": images})
+
+
+def write_file(parcel: Parcel, path: Path, content: bytes, **told: str) -> list[Path]:
+    """Writes `path`, and `<path>.json` with what is told of it. Raises BadRequest where `path` is there and
+    no such JSON beside it says that it was an export."""
+    beside = path.with_name(path.name + ".json")
+    refuse_foreign(path, beside)
+    write_whole(path, content)
+    write_whole(beside, parcel.about_text(**told))
+    return [path, beside]
 
 
 def check(parcel: Parcel, what: str, again: Tensor) -> None:

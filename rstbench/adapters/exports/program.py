@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from ...errors import BadRequest
-from ...harness.store import refuse_foreign, write_whole
-from .parcel import Parcel, check
+from .parcel import Parcel, check, write_file
 
 
 def torch_export(parcel: Parcel, path: Path) -> list[Path]:
@@ -30,8 +29,4 @@ def torch_export(parcel: Parcel, path: Path) -> list[Path]:
     except Exception as error:  # of whatever torch.export meets in a network
         raise BadRequest(f"torch.export cannot take the network: {str(error).splitlines()[0]}") from error
     check(parcel, "the exported program", logits)
-    beside = path.with_name(path.name + ".json")
-    refuse_foreign(path, beside)
-    write_whole(path, buffer.getvalue())
-    write_whole(beside, parcel.about_text())
-    return [path, beside]
+    return write_file(parcel, path, buffer.getvalue())

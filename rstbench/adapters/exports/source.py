@@ -29,10 +29,15 @@ LOADERS = {
 }
 LOAD = '''
 
-def network(path=Path(__file__).with_name({file!r})):
+def bare():
+    """The network without its weights."""
+    return {build}
+
+
+def network(path=Path(__file__).parent / {file!r}):
     """The network with its weights, in eval mode: images in [0, 1] of shape {shape} to logits."""
     state = {load}
-    net = {build}
+    net = bare()
     net.load_state_dict({state})
     return net.requires_grad_(False).eval()
 '''
@@ -77,7 +82,8 @@ class Network(nn.Module):
 def source_of(
     module: nn.Module, about: str, shape: tuple[int, int, int], file: str, *, compressed: bool = False
 ) -> str:
-    """A Python file whose `network()` gives the module with the weights of `file` beside it.
+    """A Python file whose `network()` gives the module with the weights of `file`, a path from where it lies,
+    and whose `bare()` gives it without.
 
     module: of torch's own layers, in eval mode. Raises BadRequest for one that cannot be written down.
     """
@@ -178,13 +184,11 @@ def _imports(names: Mapping[str, Any]) -> Iterable[str]:
 
 def _check(text: str, module: nn.Module, shape: tuple[int, int, int]) -> None:
     """Raises BadRequest unless what is written computes the module's logits, bit by bit."""
-    body = text.replace("Path(__file__)", "Path('x')").replace("def network(", "def _unused(")
-    build = text.rpartition("    net = ")[2].partition("\n    net.load_state_dict")[0]
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"__file__": "network.py"}
     x = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
     try:
-        exec(compile(body, "network", "exec"), namespace)
-        again = eval(build, namespace)
+        exec(compile(text, "network.py", "exec"), namespace)
+        again = namespace["bare"]()
         again.load_state_dict(module.state_dict())
         with torch.no_grad():
             same = torch.equal(again.eval()(x), module(x))

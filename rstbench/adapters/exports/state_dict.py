@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import BadRequest
 from ...harness.store import refuse_foreign, write_whole
 from ..csr import compressed
-from .parcel import Parcel
+from .parcel import Parcel, write_file
 from .source import source_of
 
 
@@ -28,11 +28,8 @@ def state_dict(parcel: Parcel, path: Path) -> list[Path]:
         text = source_of(parcel.module, parcel.title, parcel.shape, path.name, compressed=parcel.compressed)
     except BadRequest as error:
         told["no_python"] = str(error)
-    beside = path.with_name(path.name + ".json")
-    for file in (path, source):
-        refuse_foreign(file, beside)
-    write_whole(path, packed(state, path.suffix))
-    write_whole(beside, parcel.about_text(**told))
+    refuse_foreign(source, path.with_name(path.name + ".json"))
+    _, beside = write_file(parcel, path, packed(state, path.suffix), **told)
     if not text:
         return [path, beside]
     write_whole(source, text.encode())

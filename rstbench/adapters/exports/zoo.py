@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ... import __version__
 from ...errors import BadRequest
 from ...harness.store import write_folder
 from .parcel import Parcel
@@ -24,7 +25,7 @@ def register():
     from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
 
     zoo = model_dicts[BenchmarkDataset({data!r})][ThreatModel({norm!r})]
-    zoo[{name!r}] = {{"model": lambda: {build}, "gdrive_id": ""}}  # the file is here: nothing is fetched
+    zoo[{name!r}] = {{"model": bare, "gdrive_id": ""}}  # the file is here: nothing is fetched
 '''
 SCRIPT = '''"""Measures {name} with RobustBench: python measure.py DATA_DIR [IMAGES]"""
 
@@ -75,18 +76,15 @@ def robustbench(parcel: Parcel, path: Path) -> list[Path]:
             f"RobustBench knows {', '.join(DATA)} under {' and '.join(NORMS)}, this is of {data} {norm}"
         )
     name = re.sub(r"\W", "_", parcel.name)
-    text = source_of(parcel.module, parcel.title, parcel.shape, f"{name}.pt")
-    build = text.rpartition("    net = ")[2].partition("\n    net.load_state_dict")[0]
-    text = text.replace(
-        f"Path(__file__).with_name('{name}.pt')", f"Path(__file__).parent / 'models/{data}/{norm}/{name}.pt'"
-    )
-    text += REGISTER.format(name=name, data=data, norm=norm, build=build.replace("\n", "\n    "))
+    weights = f"models/{data}/{norm}/{name}.pt"
+    text = source_of(parcel.module, parcel.title, parcel.shape, weights)
+    text += REGISTER.format(name=name, data=data, norm=norm)
     files = {
         "network.py": text.encode(),
-        f"models/{data}/{norm}/{name}.pt": packed(parcel.state, ".pt"),
+        weights: packed(parcel.state, ".pt"),
         f"model_info/{data}/{norm}/{name}.json": (json.dumps(model_info(parcel), indent=2) + "\n").encode(),
         "measure.py": SCRIPT.format(name=name, data=data, norm=norm, eps=eps).encode(),
-        MARKER: parcel.about_text(),
+        MARKER: parcel.about_text(rstbench=__version__),
     }
     write_folder(path, files, MARKER)
     return [path / file for file in files]

@@ -68,13 +68,16 @@ def weights(
     size = (_shape(shape, text), _number(classes, "classes", text), _width(width), norm)
     bare = NetworkSpec(arch, *size, last_norm=last_norm == "true")
     spec = replace(bare, normalize=normalize)
-    whole = set(found.state) <= set(build(spec).state_dict())  # its own names hold the normalisation
-    flags = _flags(found, build(spec if whole else bare))
-    found = found.like(build(spec if whole else bare), ordered=ordered)
-    if normalize and not whole:
-        first = {name: tensor for name, tensor in build(spec).state_dict().items() if name.startswith("0.")}
-        found = found.behind("1.", first)
-    module = put_state(build(spec), found.dense(), text)
+    module = build(spec)
+    own = module.state_dict()
+    # A normalised network is its layer and the rest; a file holds both, or the rest alone.
+    alone = bool(normalize) and not set(found.state) <= set(own)
+    held = module.get_submodule("1") if alone else module
+    flags = _flags(found, held)
+    found = found.like(held, ordered=ordered)
+    if alone:
+        found = found.behind("1.", {name: own[name] for name in own if name.startswith("0.")})
+    put_state(module, found.dense(), text)
     if recipe:
         made = as_ticket(
             found, spec, remaining, {**_typed(settings), "recipe": recipe, "allocation": allocation}
