@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
 
+import numpy as np
 import pytest
 
 from rstbench import terminal
 from rstbench.errors import BadFile
 from rstbench.harness.request import Request, Row
 from rstbench.harness.trial import Card
-from rstbench.reporters.statistics import wilson
+from rstbench.reporters.statistics import paired, wilson
 from rstbench.terminal import Bars, Lines
 
 
@@ -86,3 +88,21 @@ def test_no_request(tmp_path):
     (tmp_path / "study.toml").write_text("a = [")
     with pytest.raises(BadFile, match="not what `evaluate` writes"):
         Request.load(tmp_path)
+
+
+def test_paired_interval_by_hand():
+    """10 images only ours gets right, 2 only theirs, of 60: the formula on paper."""
+    ours, theirs = np.zeros(60), np.zeros(60)
+    ours[:10], theirs[10:12] = 1, 1
+    difference, low, high = paired(ours, theirs)
+    ratio = (10 + 1 + 2 + 1) / 62  # discordant shares with one added to each
+    centre = (11 - 3) / 62
+    half = 1.959964 * math.sqrt((ratio - centre**2) / 62)
+    assert difference == pytest.approx(8 / 60)
+    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-6)
+
+
+def test_paired_interval_of_equals_holds_zero():
+    low, high = paired(np.ones(20), np.ones(20))[1:]
+    assert low < 0 < high
+    assert paired(np.ones(0), np.ones(0)) == (0.0, -1.0, 1.0)
