@@ -36,8 +36,14 @@ def load_data(text: str, root: str | None = None) -> Images:
 
 
 def load_model(text: str) -> nn.Module:
-    """`ticket:FILE`, `checkpoint:FILE`, `file:PATH.py:factory`, … as an ordinary module in eval mode."""
-    return load_entry(text).module
+    """`ticket:FILE`, `checkpoint:FILE`, `file:PATH.py:factory`, … as an ordinary module in eval mode.
+
+    Raises BadRequest for a switch whose weights are to be fitted, which `evaluate` does.
+    """
+    entry = load_entry(text)
+    if entry.unfitted:
+        raise BadRequest(f"{text!r}: best weights are fitted by evaluate; name them here, weights=0.2+0.8")
+    return entry.module
 
 
 def draw(

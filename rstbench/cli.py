@@ -75,6 +75,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def transfer(args: argparse.Namespace) -> int:
     """Crafts images against each model and lets every model judge them."""
+    from .reporters.alarms import alarms
     from .reporters.tables import matrix_text
     from .study.cross import run_transfer
 
@@ -88,7 +89,8 @@ def transfer(args: argparse.Namespace) -> int:
         _options(args, "transfer"),
         _progress(args),
     )
-    print("\n".join(matrix_text(outcome.tables["transfer"])))
+    matrix = outcome.tables["transfer"]
+    print("\n".join((*matrix_text(matrix), *alarms(matrix))))
     return _finish(outcome)
 
 

@@ -51,6 +51,7 @@ LAYERS = [
     ["study.reading", "study.jobs", "study.costs"],
     ["study.make"],
     ["study.crew"],
+    ["study.odds"],
     ["study.field"],
     ["study.asking"],
     ["study.run"],

@@ -33,7 +33,8 @@ _LIBRARIES = ("torch", "torchvision", "rstbench")
 @dataclass(frozen=True)
 class Entry:
     """module: images in [0, 1] to logits; digest: its identity; resumable: whether all that defines
-    it could be read; made: the ticket or checkpoint it is, where that is known; members: for a switch."""
+    it could be read; made: the ticket or checkpoint it is, where that is known; members: for a switch;
+    unfitted: its probabilities are still to be fitted to held-out images, equal ones until then."""
 
     module: nn.Module
     card: Card
@@ -41,6 +42,7 @@ class Entry:
     resumable: bool = True
     made: Ticket | Checkpoint | None = None
     members: tuple[Entry, ...] = ()
+    unfitted: bool = False
 
     @property
     def recipe(self) -> Recipe | None:

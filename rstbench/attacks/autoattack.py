@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Generator, Tensor, nn
 from ..errors import BadFile, ModelFault
 from ..threat import Threat
 from .attack import Crafted
-from .mixture import mean_log_probability
+from .mixture import Mixture, mean_log_probability, one_draw
 
 STAGES = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -49,13 +49,15 @@ class AutoAttack:
     """version: 'standard', 'plus' or 'rand'; or a tuple of stages in `attacks` (text: joined by '+').
 
     The seed of the library is drawn from the generator once a call. A switch is attacked through
-    the log of its members' mean softmax. Images that were wrong from the start or survive come back
-    clean, as the library returns them: they are no transfer material.
+    the log of its members' mean softmax; with `sampled` through one random draw a call instead, which is the
+    wrong way, flagged `sampled-switch`. Images that were wrong from the start or survive come back clean, as
+    the library returns them: they are no transfer material.
     Raises ModelFault where a stage cannot work on so few classes.
     """
 
     version: str = "standard"
     attacks: tuple[str, ...] = ()
+    sampled: bool = False
 
     def __post_init__(self) -> None:
         if self.version not in STAGES:
@@ -72,9 +74,14 @@ class AutoAttack:
     ) -> Crafted:
         seed = int(torch.randint(0, 2**31 - 1, (1,), generator=generator, device=generator.device))
         # `.view` in APGD-T and L2 APGD needs contiguous images.
-        finite, x = Finite(mean_log_probability(model)), x.contiguous()
+        flags: tuple[str, ...] = ()
+        logits_of = mean_log_probability(model)
+        if self.sampled and isinstance(model, Mixture):
+            logits_of, flags = one_draw(model, generator), ("sampled-switch",)
+        finite, x = Finite(logits_of), x.contiguous()
         with _contained() as said, torch.random.fork_rng():
             crafted = self._run(finite, x, y, threat, seed, said)
+        crafted = replace(crafted, flags=(*crafted.flags, *flags))
         return finite.broken_by_nan(crafted, x, y, threat)
 
     def _run(

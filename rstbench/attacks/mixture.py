@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 @runtime_checkable
@@ -43,3 +43,13 @@ def mean_log_probability(model: Any) -> Callable[[Tensor], Tensor]:
         return torch.stack(logs).logsumexp(0)
 
     return averaged
+
+
+def one_draw(model: Mixture, generator: Generator) -> Callable[[Tensor], Tensor]:
+    """A mixture as a naive attacker meets it: each call is answered by one member, drawn at random."""
+    weights = torch.tensor([float(weight) for weight in model.weights])
+
+    def drawn(x: Tensor) -> Tensor:
+        return model.members[int(torch.multinomial(weights, 1, generator=generator))](x)
+
+    return drawn

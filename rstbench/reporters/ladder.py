@@ -1,4 +1,4 @@
-"""What a random switch is worth: the rungs of `switch.csv`, and the bounds they lie between.
+"""The rungs that a random switch is asked, and the bounds its accuracy lies between.
 
 T0 is the paper's protocol: attacker and defender draw a member independently, and the attack stops
 at its first success. T1 is T0 without that stop. The others know the switch: T2 is PGD and APGD on the exact
@@ -10,100 +10,110 @@ members that answer.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
+from ..harness.request import Row
 from ..harness.trial import CLEAN
 from .evidence import EARLY_STOP, Evidence, base_attack
-from .statistics import wilson
 
+SAMPLED = "sampled"  # AutoAttack on one random draw a call: no rung, the wrong way
 RUNGS = {"pgd": "T2", "apgd": "T2", "autoattack": "T3", "arc": "T4", "joint": "T5"}
-COLUMNS = [
-    "members", "weights", "rung", "attack", "knows_switch", "threat", "data", "seed", "images", "clean",
-    "robust", "robust_low", "robust_high", "lower_bound", "upper_bound",
-]  # fmt: skip
+MINIMUM = "minimum"
 
 
-def switch(evidence: Evidence) -> pd.DataFrame:
-    """All rungs of every switch of the request, by threat and seed."""
-    lines: list[dict[str, Any]] = []
+@dataclass(frozen=True)
+class Rung:
+    """right: probability that the switch is right on each image, (sets, images), one set a source that
+    crafts; shares: probability of each source, (sets,)."""
+
+    name: str
+    attack: str
+    knows: bool
+    right: np.ndarray
+    shares: np.ndarray
+
+    def robust(self, queries: int = 1) -> np.ndarray:
+        """Probability that every one of so many independent draws is right, shape (images,)."""
+        found: np.ndarray = self.shares @ self.right**queries
+        return found
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All that was crafted for one switch or its members and judged by all of them, at one threat and seed.
+
+    sets: (source, attack) -> bits (members, images); the clean images, ('', 'clean'), are one of them.
+    """
+
+    switch: str
+    members: tuple[str, ...]
+    weights: np.ndarray
+    sets: dict[tuple[str, str], np.ndarray]
+
+    @classmethod
+    def of(cls, evidence: Evidence, row: Row) -> Ladder | None:
+        """The ladder of a row; None where it is no switch or has no answer on clean images."""
+        pairs = evidence.members(row.model)
+        if not evidence.card(row.model).members:
+            return None
+        members = tuple(member for member, _ in pairs)
+        sets = crafted_sets(evidence, row.model, row.threat, row.seed)
+        weights = np.array([weight for _, weight in pairs])
+        return cls(row.model, members, weights, sets) if ("", CLEAN) in sets else None
+
+    @property
+    def clean(self) -> np.ndarray:
+        """Expected accuracy on the clean images, (images,)."""
+        found: np.ndarray = self.weights @ self.sets["", CLEAN]
+        return found
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(sets, members, images)"""
+        return 1 - np.stack(list(self.sets.values()))
+
+    def rungs(self) -> list[Rung]:
+        """Every rung that was asked, from T0 up, then the minimum of all."""
+        found = []
+        apart = {key: bits for key, bits in self.sets.items() if key[0] in self.members}
+        for attack in {attack for _, attack in apart if not attack.startswith("autoattack")}:
+            matrix = [apart[source, attack] for source in self.members if (source, attack) in apart]
+            if len(matrix) == len(self.members):
+                # The attacker draws a member with the same probabilities as the defender.
+                right = np.stack([self.weights @ bits for bits in matrix])
+                name = "T0" if EARLY_STOP in attack else "T1"
+                found.append(Rung(name, base_attack(attack), False, right, self.weights))
+        alone = np.ones(1)
+        for (source, attack), bits in self.sets.items():
+            if source == self.switch:
+                name, right = _rung(attack), (self.weights @ bits)[None]
+                found.append(Rung(name, attack, name != SAMPLED, right, alone))
+        least = 1 - expected_error(self.wrong, self.weights)
+        return [
+            *sorted(found, key=lambda rung: (rung.name, rung.attack)),
+            Rung(MINIMUM, "", True, least[None], alone),
+        ]
+
+    def member(self, place: int) -> np.ndarray:
+        """1.0 where a member is right on all crafted sets, (images,)."""
+        found: np.ndarray = 1 - self.wrong[:, place].max(0)
+        return found
+
+
+def ladders(evidence: Evidence) -> Iterator[tuple[Row, Ladder]]:
+    """The ladder of every switch of the request, by threat and seed."""
     for row in evidence.request.rows:
-        if evidence.card(row.model).members:
-            lines += _ladder(evidence, row.model, row.threat, row.seed)
-    return pd.DataFrame(lines, columns=COLUMNS)
-
-
-def _ladder(evidence: Evidence, model: str, threat: str, seed: int) -> list[dict[str, Any]]:
-    weights = np.array([weight for _, weight in evidence.members(model)])
-    sets = crafted_sets(evidence, model, threat, seed)
-    clean = sets.get(("", CLEAN))
-    if clean is None:
-        return []
-    rungs: list[tuple[str, str, bool, np.ndarray]] = []
-    member_sets = {key: bits for key, bits in sets.items() if key[0] not in ("", model)}
-    for attack in sorted({attack for _, attack in member_sets if not attack.startswith("autoattack")}):
-        matrix = [member_sets[m, attack] for m, _ in evidence.members(model) if (m, attack) in member_sets]
-        if len(matrix) == len(weights):
-            # The attacker draws a member with the same probabilities as the defender.
-            mean = sum(w * (weights @ bits) for w, bits in zip(weights, matrix, strict=True))
-            rungs.append(
-                ("T0" if EARLY_STOP in attack else "T1", base_attack(attack), False, np.asarray(mean))
-            )
-    for (source, attack), bits in sets.items():
-        if source == model:
-            rungs.append((_rung(attack), attack, True, weights @ bits))
-    wrong = 1 - np.stack(list(sets.values()))  # (sets, members, images)
-    rungs.append(("minimum", "", True, 1 - expected_error(wrong, weights)))
-    lower, upper = bounds(wrong, weights)
-    names = "+".join(evidence.card(member).name for member, _ in evidence.members(model))
-    lines = []
-    for rung, attack, knows, values in sorted(rungs, key=lambda rung: rung[:2]):
-        robust = float(values.mean())
-        low, high = wilson(robust, len(values))
-        lines.append(
-            {
-                "members": names,
-                "weights": "+".join(f"{weight:.6g}" for weight in weights),
-                "rung": rung,
-                "attack": attack,
-                "knows_switch": str(knows).lower(),
-                "threat": threat,
-                "data": evidence.request.run["data"],
-                "seed": seed,
-                "images": len(values),
-                "clean": round(float((weights @ clean).mean()), 6),
-                "robust": round(robust, 6),
-                "robust_low": round(low, 6),
-                "robust_high": round(high, 6),
-                "lower_bound": round(lower, 6),
-                "upper_bound": round(upper, 6),
-            }
-        )
-    return lines
-
-
-def ladder_text(frame: pd.DataFrame) -> Iterator[str]:
-    """The rungs of each switch for a terminal."""
-    for (members, threat, seed), part in frame.groupby(["members", "threat", "seed"], sort=False):
-        first = part.iloc[0]
-        yield (
-            f"switch of {members} at {threat}, seed {seed}: expected accuracy between "
-            f"{100 * first['lower_bound']:.1f}% and {100 * first['upper_bound']:.1f}%"
-        )
-        width = max(len(attack) for attack in part["attack"])
-        for _, row in part.iterrows():
-            knows = "knows the switch" if row["knows_switch"] == "true" else "does not know it"
-            figures = (
-                f"{100 * row['robust']:5.1f}%  ({100 * row['robust_low']:.1f}-{100 * row['robust_high']:.1f})"
-            )
-            told = "worst of all, image by image" if row["rung"] == "minimum" else knows
-            yield f"  {row['rung']:<7}  {row['attack']:<{width}}  {figures}  {told}"
+        ladder = Ladder.of(evidence, row)
+        if ladder:
+            yield row, ladder
 
 
 def _rung(attack: str) -> str:
-    """The rung of an attack that knows the switch."""
+    """The rung of an attack that was made on the switch itself."""
+    if "sampled=true" in attack:
+        return SAMPLED
     return RUNGS.get(attack.partition(":")[0], "other")
 
 

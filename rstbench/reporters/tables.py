@@ -13,9 +13,9 @@ from ..harness.request import Row
 from ..harness.store import write_whole
 from ..harness.trial import CLEAN, Tally
 from .evidence import EARLY_STOP, Evidence, base_attack
-from .ladder import ladder_text, switch
 from .ratios import is_worth_it, ratios, ratios_text
 from .statistics import wilson
+from .switches import ladder_text, queries, switch
 
 WIDE_INTERVAL = 0.10  # few-images
 SQUARE_HELPS = 0.002  # AutoAttack's own threshold for its Square stage
@@ -184,7 +184,7 @@ def _asked(evidence: Evidence, group: tuple[str, ...]) -> list[tuple[str, str, i
 
 def write(evidence: Evidence, root: Path) -> dict[str, pd.DataFrame]:
     """Writes leaderboard.csv, ratios.csv where there are settings to compare, transfer.csv where models
-    were crossed, switch.csv where there is a switch."""
+    were crossed, switch.csv and queries.csv where there is a switch."""
     frames = {"leaderboard": leaderboard(evidence)} if evidence.request.rows else {}
     compared = ratios(lines_of(evidence), attacks_of(evidence))
     if is_worth_it(compared):
@@ -192,10 +192,10 @@ def write(evidence: Evidence, root: Path) -> dict[str, pd.DataFrame]:
     if evidence.request.groups:
         frames["transfer"] = transfer(evidence)
     if any(card.members for card in evidence.request.cards.values()):
-        frames["switch"] = switch(evidence)
+        frames |= {"switch": switch(evidence), "queries": queries(evidence)}
     for name, frame in frames.items():
         write_whole(root / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
-    for name in {"leaderboard", "ratios", "transfer", "switch"} - set(frames):
+    for name in {"leaderboard", "ratios", "transfer", "switch", "queries"} - set(frames):
         (root / f"{name}.csv").unlink(missing_ok=True)
     return frames
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..adapters.entry import Entry, load_entry, named_apart
 from ..adapters.sources.own import checkpoint_entry, switch_entry, ticket_entry
@@ -14,8 +15,9 @@ from ..tickets.ticket import Ticket
 from .costs import FILE, read_costs
 from .crew import Yield
 from .jobs import Job
-from .make import Made
-from .plan import Study
+from .make import Made, Workshop
+from .odds import fitted
+from .plan import BEST, EQUAL, Study
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,13 @@ def given_models(study: Study, images: Images | None = None, *, download: bool =
 
 
 def make_field(
-    study: Study, jobs: Sequence[Job], given: Sequence[Entry], done: Yield, progress: Progress
+    study: Study, jobs: Sequence[Job], given: Sequence[Entry], done: Yield, shop: Workshop, out: Path
 ) -> Field:
     """Who takes part under one seed: what these jobs made, switches of it, and the models given.
 
-    With several seeds the names carry theirs.
+    With several seeds the names carry theirs. What is fitted to a switch is kept under `out`.
     """
+    progress = shop.progress
     seed = jobs[0].recipe.seed if jobs else study.seeds[0]
     mark = f"-seed{seed}" if len(study.seeds) > 1 else ""
     crossed, entries, groups = study.transfer or study.switch, list[Entry](), list[tuple[Entry, ...]]()
@@ -61,7 +64,9 @@ def make_field(
         if together[0].remaining and len(family) > 1 and crossed:
             groups.append(tuple(family))
             if study.switch and len(family) == len(together):
-                entries.append(switch_entry(family, f"switch-{name}{mark}"))
+                whole = switch_entry(family, f"switch-{name}{mark}")
+                entries += [_weighted(whole, text, shop, out) for text in study.switch_weights]
+    given = [fitted(entry, shop, out) if entry.unfitted else entry for entry in given]
     for entry in given:
         if not entry.resumable:
             progress.note(
@@ -73,6 +78,13 @@ def make_field(
         groups.append(tuple(entry for entry in given if not entry.members))
     faults = tuple(done.faults[job.path] for job in jobs if job.path in done.faults)
     return Field(seed, apart([*entries, *given], progress), tuple(groups), faults)
+
+
+def _weighted(equal: Entry, weights: str, shop: Workshop, out: Path) -> Entry:
+    """The switch of equal probabilities as it is, or with those that suit it best."""
+    if weights == EQUAL:
+        return equal
+    return fitted(replace(equal, card=replace(equal.card, name=f"{equal.card.name}-{BEST}")), shop, out)
 
 
 def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:

@@ -15,6 +15,7 @@ _OF_MASKS = {"method", "pattern", "allocation", "dense", "floor", "kept_count", 
 DRAW = _OF_RECIPE | {"name", "remaining", "from", "no_weights"}
 TRAIN = (_OF_RECIPE - _OF_MASKS) | {"name", "from", "size_of", "weights"}
 COMMON = _OF_RECIPE | {"remaining"}
+EQUAL, BEST = "equal", "best"  # probabilities of the members of a switch
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Make:
 
 @dataclass(frozen=True)
 class Study:
-    """images: how many of `data` are asked about; 0 means all."""
+    """images: how many of `data` are asked about; 0 means all. switch_weights: 'equal', 'best' or both."""
 
     name: str
     data: str
@@ -54,6 +55,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     transfer: bool = False
     switch: bool = False
+    switch_weights: tuple[str, ...] = (EQUAL,)
     draws: tuple[Make, ...] = ()
     trains: tuple[Make, ...] = ()
     models: tuple[tuple[str, str], ...] = ()  # (name or '', reference)
@@ -75,6 +77,7 @@ class Study:
             "seeds": list(self.seeds),
             "transfer": self.transfer,
             "switch": self.switch,
+            "switch-weights": list(self.switch_weights),
         }
         for table, makes in (("draw", self.draws), ("train", self.trains)):
             if makes:

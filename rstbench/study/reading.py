@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadFile, BadRequest, unknown
-from .plan import COMMON, DRAW, TRAIN, Asked, Make, Study, names_a_file, refuse_fixed, refuse_mixed
+from .plan import (
+    BEST,
+    COMMON,
+    DRAW,
+    EQUAL,
+    TRAIN,
+    Asked,
+    Make,
+    Study,
+    names_a_file,
+    refuse_fixed,
+    refuse_mixed,
+)
 
 DEFAULT = ["pgd", "autoattack"]
 SHIPPED = files("rstbench") / "studies"
@@ -56,6 +68,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
         "seeds",
         "transfer",
         "switch",
+        "switch-weights",
         "common",
         "draw",
         "train",
@@ -76,6 +89,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
         seeds=tuple(dict.fromkeys(_list(plain, "seeds", where, [0]))),
         transfer=_typed(plain, "transfer", bool, where, False),
         switch=_typed(plain, "switch", bool, where, False),
+        switch_weights=_weights(plain, where),
         draws=tuple(_draw(table, common, where) for table in _tables(plain, "draw", where)),
         trains=tuple(_train(table, common, where) for table in _tables(plain, "train", where)),
         models=tuple(_model(table, where) for table in _tables(plain, "model", where)),
@@ -166,6 +180,16 @@ def _only(plain: Mapping[str, Any], known: set[str], where: str) -> None:
     for key in plain:
         if key not in known:
             raise BadRequest(f"{where}: {unknown('key', key, known)}")
+
+
+def _weights(plain: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    known = (EQUAL, BEST)
+    asked = _list(plain, "switch-weights", where, [EQUAL])
+    if not asked or not all(one in known for one in asked):
+        raise BadRequest(f"{where}: switch-weights lists {' or '.join(known)}, got {asked}")
+    if BEST in asked and not plain.get("switch"):
+        raise BadRequest(f"{where}: switch-weights goes with switch = true")
+    return tuple(dict.fromkeys(asked))
 
 
 def _typed(plain: Mapping[str, Any], key: str, kind: type, where: str, default: Any = None) -> Any:

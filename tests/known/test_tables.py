@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from rstbench.harness.request import Request, Row
 from rstbench.harness.store import Store
 from rstbench.harness.trial import Card, Tally, Trial
+from rstbench.reporters.alarms import alarms
 from rstbench.reporters.evidence import Evidence, base_attack
-from rstbench.reporters.ladder import bounds, expected_error
+from rstbench.reporters.ladder import Ladder, bounds, expected_error
 from rstbench.reporters.ratios import is_worth_it, ratios, ratios_text
 from rstbench.reporters.tables import as_text, leaderboard, lines_of, matrix_text, transfer, write
 
@@ -179,8 +180,37 @@ def test_the_ladder(tmp_path):
     assert frame["upper_bound"].unique().tolist() == [0.5]
     # Jointly: images 0 and 1 lose one member at a time; image 2 both under s; image 3 both under a.
     assert frame.loc["minimum", "robust"] == 0.25
-    assert frame["knows_switch"].to_dict() == {"T0": "false", "T1": "false", "T2": "true", "minimum": "true"}
+    knows = {"T0": "false", "T1": "false", "T2": "true", "minimum": "true"}
+    beside = ["mean-member", "best-member rst-0.1", "dense dense"]
+    assert frame["knows_switch"].to_dict() == knows | dict.fromkeys(beside, "")
     assert set(frame["members"]) == {"rst-0.1+rst-0.2"}
+    # Each member on its worst set, a: 1000, b: 0100 (of two equals the first); dense: 1110 and 1100.
+    assert frame.loc[beside, "robust"].tolist() == [0.25, 0.25, 0.5]
+    assert frame.loc[beside, "clean"].tolist() == [0.875, 0.75, 1]
+    text = "\n".join(as_text({"switch": frame.reset_index()}))
+    assert "best-member" in text
+    assert "does not know it" in text
+
+
+def test_repeated_queries(tmp_path):
+    """Against a's images the switch is right with 1, 1/2, 0, 0 by image; against b's with 1/2, 1/2, 1, 0:
+    T1 over q draws is the mean of the q-th powers. Under the switch's own: 1/2, 1/2, 0, 0."""
+    frame = write(make(tmp_path), tmp_path)["queries"].set_index(["rung", "queries"])["robust"]
+    for count in (1, 2, 5, 10, 100):
+        half = 0.5**count
+        assert frame["T1", count] == pytest.approx(((1 + half) + (2 * half + 1)) / 8, abs=1e-6)
+        assert frame["T2", count] == frame["minimum", count] == pytest.approx(2 * half / 4, abs=1e-6)
+
+
+def test_alarms_of_the_matrix(tmp_path):
+    """Stopped at its first success b's own attack leaves it 2 of 4, no other less; nor a's own 1 of 4."""
+    frame = transfer(make(tmp_path))
+    assert list(alarms(frame)) == []
+    frame = transfer(make(tmp_path / "other", BITS | {("a", "b", PGD): "1000"}))
+    (alarm,) = alarms(frame)
+    assert alarm == (
+        f"transfer-beats-white-box: pgd at {T}: images against rst-0.1 leave rst-0.2 25.0%, its own 50.0%"
+    )
 
 
 def test_the_csv_files_are_read_back_equal(tmp_path):
@@ -206,6 +236,35 @@ def test_the_minimum_lies_between_the_bounds(seed, sets, members):
     assert lower - 1e-12 <= minimum <= upper + 1e-12
     # Any single set is only sure to be at or above the lower bound.
     assert all(1 - (weights @ one).mean() >= lower - 1e-12 for one in wrong)
+    assert all(minimum <= 1 - (weights @ one).mean() + 1e-12 for one in wrong)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.01, 0.99))
+def test_a_member_that_nothing_fools_moves_the_bounds_as_the_formula_says(seed, share):
+    """With probability `share` it answers, the others share the rest: every error shrinks by 1 - share."""
+    random = np.random.RandomState(seed)
+    wrong, weights = random.randint(0, 2, (4, 3, 7)).astype(float), random.dirichlet(np.ones(3))
+    more = np.concatenate([wrong, np.zeros((4, 1, 7))], axis=1)
+    lower, upper = bounds(wrong, weights)
+    moved = bounds(more, np.append((1 - share) * weights, share))
+    assert moved == pytest.approx((1 - (1 - share) * (1 - lower), 1 - (1 - share) * (1 - upper)))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 4))
+def test_the_mean_of_the_matrix_is_t0_and_t1(seed, members):
+    """On the same bits, for equal weights, with and without early stop."""
+    random = np.random.RandomState(seed)
+    names = tuple("abcd"[:members])
+    sets = {(name, attack): random.randint(0, 2, (members, 9)) for name in names for attack in (PGD, STOP)}
+    sets["", "clean"] = np.ones((members, 9))
+    rungs = Ladder("s", names, np.full(members, 1 / members), sets).rungs()
+    found = {rung.name: rung.robust().mean() for rung in rungs}
+    for rung, attack in (("T0", STOP), ("T1", PGD)):
+        matrix = [[sets[source, attack][place].mean() for place in range(members)] for source in names]
+        assert found[rung] == pytest.approx(np.mean(matrix))
+    assert found["minimum"] <= min(found.values()) + 1e-12
 
 
 def test_no_transfer_puts_the_mean_of_the_matrix_above_the_upper_bound():

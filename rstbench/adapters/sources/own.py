@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import BadRequest
@@ -13,6 +14,8 @@ from ...tickets.switch import Switch
 from ...tickets.ticket import Ticket
 from ...tickets.train import Checkpoint
 from ..entry import Entry, enter
+
+BEST = "best"
 
 
 def ticket(id: str) -> Entry:
@@ -71,7 +74,7 @@ def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
 
 def switch(id: str, weights: str = "") -> Entry:
     """`switch:FILE+FILE+…[weights=0.2+0.8]`: tickets of one random network, drawn with these probabilities,
-    equal ones where none are given."""
+    equal ones where none are given; `weights=best` leaves them to who has the training images."""
     paths = [Path(part).expanduser() for part in id.split("+") if part]
     tickets = [Ticket.load(path) for path in paths]
     if len({found.random_digest for found in tickets}) > 1:
@@ -83,10 +86,12 @@ def switch(id: str, weights: str = "") -> Entry:
     name = f"switch:{'+'.join(path.stem for path in paths)}"
     if not weights:
         return switch_entry(members, name)
+    if weights == BEST:
+        return replace(switch_entry(members, f"{name}[weights={BEST}]"), unfitted=True)
     try:
         shares = [float(share) for share in weights.split("+")]
     except ValueError:
-        raise BadRequest(f"weights of a switch read 0.2+0.8, got {weights!r}") from None
+        raise BadRequest(f"weights of a switch read 0.2+0.8 or {BEST}, got {weights!r}") from None
     made = Switch([member.module for member in members], shares)
     return switch_entry(members, f"{name}[weights={weights}]", made)
 

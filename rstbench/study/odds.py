@@ -1,0 +1,85 @@
+"""The best probabilities for the members of a switch, fitted on held-out training images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Generator
+
+from ..adapters.entry import Entry, at_rest
+from ..adapters.sources.own import switch_entry
+from ..attacks import parse_attack
+from ..attacks.odds import best_odds
+from ..data import Images
+from ..errors import BadFile, BadRequest
+from ..harness.store import write_whole
+from ..threat import Threat
+from ..tickets.fit import hold_out
+from ..tickets.switch import Switch
+from .make import Workshop
+
+ATTACK = "joint:orders=1"
+ROUNDS = 5
+MOST = 500  # held-out images are enough for a handful of probabilities
+
+
+def fitted(entry: Entry, shop: Workshop, folder: Path) -> Entry:
+    """The switch with the probabilities that lost least on held-out training images of its members' recipe,
+    within the recipe's threat.
+
+    `folder/<digest of the equal switch>.json` holds the fit; where it is there it is read.
+    Raises BadRequest where a member's recipe is not known, BadFile for a file of another fit.
+    """
+    recipe = entry.recipe
+    if recipe is None or not all(member.recipe for member in entry.members):
+        raise BadRequest(f"{entry.card.name}: best weights want members whose training images are known")
+    held = _held_out(recipe.data, recipe.seed, shop)
+    asked = {
+        "members": [member.digest for member in entry.members],
+        "data": recipe.data,
+        "images": len(held),
+        "threat": recipe.threat,
+        "attack": ATTACK,
+        "seed": recipe.seed,
+    }
+    path = folder / f"{entry.digest[:16]}.json"
+    weights = _read(path, asked) if path.exists() else _fit(entry, held, asked, shop, path)
+    made = Switch([member.module for member in entry.members], weights)
+    chosen = switch_entry(entry.members, entry.card.name, made)
+    return replace(chosen, card=replace(chosen.card, family=entry.card.family))
+
+
+def _held_out(data: str, seed: int, shop: Workshop) -> Images:
+    """Never test images, whatever an epoch was selected on."""
+    learning, own = shop.images(data)
+    held = own if own is not None else hold_out(learning, seed)[1]
+    return held.first(min(MOST, len(held)))
+
+
+def _fit(entry: Entry, held: Images, asked: Mapping[str, Any], shop: Workshop, path: Path) -> list[float]:
+    shop.progress.note(f"{entry.card.name}: fitting its weights on {len(held)} held-out training images")
+    x, y = (part.to(shop.device) for part in held.at(slice(None)))
+    modules = [member.module for member in entry.members]
+    generator = Generator().manual_seed(asked["seed"])
+    threat, attack = Threat.parse(asked["threat"]), parse_attack(ATTACK)[1]
+    with ExitStack() as rest:
+        for module in modules:
+            rest.enter_context(at_rest(module, shop.device))
+        odds = best_odds(modules, x, y, threat, attack, generator, rounds=ROUNDS)
+    write_whole(path, (json.dumps({**asked, **asdict(odds)}, indent=1) + "\n").encode())
+    return list(odds.weights)
+
+
+def _read(path: Path, asked: Mapping[str, Any]) -> list[float]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if {key: found[key] for key in asked} != dict(asked):
+            raise ValueError("it was fitted to something else")
+        return [float(weight) for weight in found["weights"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadFile(f"{path} is no fit of this switch ({error}); delete it") from error

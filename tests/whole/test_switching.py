@@ -1,0 +1,97 @@
+"""The random switch from the command line: its weights, the wrong way to attack it, transfer in other norms."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from rstbench import BadRequest, load_model
+from rstbench.adapters.entry import load_entry
+from rstbench.cli import main
+from rstbench.study.plan import BEST, EQUAL
+from rstbench.study.reading import parse_study
+
+ASKED = ["--data", "digits:test:20", "--threat", "Linf:0.1", "--batch-size", "20", "--quiet"]
+STUDY = {
+    "data": "digits:test",
+    "threats": ["Linf:0.1"],
+    "draw": [{"network": "conv2", "remaining": [0.1, 0.2]}],
+}
+
+
+@pytest.fixture
+def switch(ticket_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return "switch:" + "+".join(map(str, ticket_files))
+
+
+def test_the_best_weights_are_fitted_to_held_out_images_once(switch, tmp_path, capsys):
+    asked = ["evaluate", switch, f"{switch}[weights=best]", *ASKED, "--attack", "pgd:steps=3"]
+    assert main(asked) == 0
+    assert "fitting its weights on 147 held-out training images" in capsys.readouterr().err
+    (path,) = (tmp_path / "runs" / "adhoc" / "switches").glob("*.json")
+    fit = json.loads(path.read_text())
+    assert sum(fit["weights"]) == pytest.approx(1)
+    # Equal weights are what it begins with: their attack cannot lose more than what was settled on loses to all.
+    assert fit["rounds"][0][0] == [0.5, 0.5]
+    assert fit["error"] <= 1
+    frame = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv")
+    assert set(frame["kind"]) == {"switch"}
+    weights = pd.read_csv(tmp_path / "runs" / "adhoc" / "switch.csv")["weights"].unique()
+    assert set(weights) == {"0.5+0.5", "+".join(f"{weight:.6g}" for weight in fit["weights"])}
+    before = path.stat().st_mtime_ns
+    assert main(asked) == 0
+    assert path.stat().st_mtime_ns == before
+
+    path.write_text(json.dumps(fit | {"attack": "pgd"}))
+    capsys.readouterr()
+    assert main(asked) == 2
+    assert "is no fit of this switch" in capsys.readouterr().err
+
+
+def test_best_weights_want_someone_who_fits_them(switch):
+    assert load_entry(f"{switch}[weights=best]").unfitted
+    with pytest.raises(BadRequest, match="fitted by evaluate"):
+        load_model(f"{switch}[weights=best]")
+    with pytest.raises(BadRequest, match=r"read 0\.2\+0\.8 or best, got 'good'"):
+        load_entry(f"{switch}[weights=good]")
+
+
+def test_weights_in_a_study():
+    assert parse_study({**STUDY, "switch": True}, "s").switch_weights == (EQUAL,)
+    both = parse_study({**STUDY, "switch": True, "switch-weights": ["equal", "best"]}, "s")
+    assert both.switch_weights == (EQUAL, BEST)
+    assert parse_study({**both.as_toml()}, "s") == both
+    for wrong in ([], ["uniform"], [0.5]):
+        with pytest.raises(BadRequest, match="switch-weights lists equal or best"):
+            parse_study({**STUDY, "switch": True, "switch-weights": wrong}, "s")
+    with pytest.raises(BadRequest, match="goes with switch = true"):
+        parse_study({**STUDY, "switch-weights": ["best"]}, "s")
+
+
+def test_autoattack_on_single_draws_is_flagged(switch, tmp_path):
+    attack = "autoattack:attacks=apgd-ce,sampled=true"
+    assert main(["evaluate", switch, *ASKED, "--attack", attack]) == 0
+    (row,) = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv").to_dict("records")
+    assert "sampled-switch" in row["flags"]
+    rungs = pd.read_csv(tmp_path / "runs" / "adhoc" / "switch.csv").set_index("rung")
+    assert rungs.loc["sampled", "knows_switch"] in (False, "false")
+    # What knows the switch is asked all the same.
+    assert {"T2", "T4", "T5", "minimum"} <= set(rungs.index)
+    assert rungs.loc["minimum", "robust"] <= rungs.loc["sampled", "robust"]
+
+
+@pytest.mark.parametrize("threat", ["L2:0.5", "L1:2"])
+def test_transfer_in_other_norms_by_other_attacks(ticket_files, tmp_path, monkeypatch, capsys, threat):
+    monkeypatch.chdir(tmp_path)
+    attacks = ["pgd:steps=3", "pgd:momentum=1,steps=3", "pgd:loss=margin,steps=3", "pgd:samples=2,steps=3"]
+    asked = [part for attack in attacks for part in ("--attack", attack)]
+    tickets = [f"ticket:{path}" for path in ticket_files]
+    assert main(["transfer", *tickets, *ASKED[:2], "--threat", threat, *ASKED[4:], *asked]) == 0
+    frame = pd.read_csv(tmp_path / "runs" / "transfer" / "transfer.csv")
+    assert len(frame) == 4 * 4
+    assert frame["threat"].unique().tolist() == [threat]
+    assert frame["attack"].nunique() == 4
+    assert f"at {threat}" in capsys.readouterr().out
