@@ -244,7 +244,9 @@ def test_draw_export_train_transfer(cli, tmp_path):
     assert frame["threat"].unique().tolist() == ["Linf:0.1"]
     assert frame["data"].unique().tolist() == ["digits:test"]
     rungs = pd.read_csv(tmp_path / "runs" / "adhoc" / "switch.csv")["rung"].tolist()
-    assert rungs == ["T0", "T1", "T2", "minimum"]
+    assert rungs[:5] == ["T0", "T1", "T2", "minimum", "mean-member"]
+    assert rungs[5].startswith("best-member conv2-0.")
+    assert len(rungs) == 6  # the dense network was not trained against an adversary
 
 
 def test_the_same_model_twice_is_listed_once(cli, models):

@@ -18,6 +18,7 @@ from rstbench.study.asking import LADDER
 
 ROOT = Path(__file__).parent.parent.parent
 STUDY = Path(__file__).parent / "small.toml"
+BESIDE = ["mean-member", "best-member", "dense"]
 HEAD = "rank,model,kind,method,network,data,threat,images,seed,remaining,kept_weights,total_weights,clean"
 TAIL = "worst,worst_low,worst_high,flags,forwards,backwards,seconds"
 
@@ -62,7 +63,7 @@ def finished(tmp_path_factory):
 def test_what_it_writes(finished):
     out, done = finished
     assert {p.name for p in out.iterdir() if not p.name.startswith(".")} == {
-        "leaderboard.csv", "transfer.csv", "switch.csv", "results", "tickets", "checkpoints", "study.toml",
+        "leaderboard.csv", "transfer.csv", "switch.csv", "queries.csv", "results", "tickets", "checkpoints", "study.toml",
     }  # fmt: skip
     assert sorted(p.name for p in (out / "tickets").iterdir()) == [
         "costs.jsonl", "history.csv", "rst-0.3-seed0.safetensors", "rst-0.6-seed0.safetensors",
@@ -81,7 +82,8 @@ def test_what_it_writes(finished):
     assert len(board.splitlines()) == 9
     assert "joint" not in board
     assert [line.split()[0] for line in ladder.splitlines()] == [
-        "switch", "T0", "T1", *["T2"] * 5, "T3", "T4", "T5", "minimum", "switch", "T0", "T1", "T2", "minimum",
+        "switch", "T0", "T1", *["T2"] * 5, "T3", "T4", "T5", "minimum", *BESIDE,
+        "switch", "T0", "T1", "T2", "minimum", *BESIDE,
     ]  # fmt: skip
     assert "autoattack sees only the mean of a switch; asked too are: apgd, " in done.stderr
 

@@ -1,4 +1,4 @@
-"""The random switch from the command line: its weights, the wrong way to attack it, transfer in other norms."""
+"""The random switch from the command line: its weights, how it is attacked; transfer in other norms."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rstbench.study.reading import parse_study
 
 ASKED = ["--data", "digits:test:20", "--threat", "Linf:0.1", "--batch-size", "20", "--quiet"]
 STUDY = {
+    "name": "s",
     "data": "digits:test",
     "threats": ["Linf:0.1"],
     "draw": [{"network": "conv2", "remaining": [0.1, 0.2]}],
@@ -34,9 +35,8 @@ def test_the_best_weights_are_fitted_to_held_out_images_once(switch, tmp_path, c
     (path,) = (tmp_path / "runs" / "adhoc" / "switches").glob("*.json")
     fit = json.loads(path.read_text())
     assert sum(fit["weights"]) == pytest.approx(1)
-    # Equal weights are what it begins with: their attack cannot lose more than what was settled on loses to all.
     assert fit["rounds"][0][0] == [0.5, 0.5]
-    assert fit["error"] <= 1
+    assert len(fit["rounds"]) == 5
     frame = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv")
     assert set(frame["kind"]) == {"switch"}
     weights = pd.read_csv(tmp_path / "runs" / "adhoc" / "switch.csv")["weights"].unique()
