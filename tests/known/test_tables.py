@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from rstbench.harness.request import Request, Row
 from rstbench.harness.store import Store
 from rstbench.harness.trial import Card, Tally, Trial
+from rstbench.reporters.board import leaderboard, lines_of
 from rstbench.reporters.evidence import Evidence, base_attack
 from rstbench.reporters.ladder import bounds, expected_error
+from rstbench.reporters.matrix import transfer
 from rstbench.reporters.ratios import is_worth_it, ratios, ratios_text
-from rstbench.reporters.tables import as_text, leaderboard, lines_of, matrix_text, transfer, write
+from rstbench.reporters.tables import as_text, matrix_text, write
 
 T = "Linf:0.1"
 PGD, STOP, AUTO = "pgd", "pgd:early_stop=true", "autoattack"
