@@ -141,11 +141,19 @@ def export(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Rebuilds the CSV files of folders from their stored evidence alone."""
+    """Rebuilds the tables of folders from their stored evidence alone; with --out, those of all together."""
+    from .harness.merge import merge
     from .reporters.evidence import Evidence
     from .reporters.tables import as_text, write
+    from .terminal import Notes
 
-    for folder in map(Path, args.folders):
+    folders = [Path(folder) for folder in args.folders]
+    if args.out:
+        out = Path(args.out).expanduser()
+        for line in merge(folders, out):
+            Notes().note(line)
+        folders = [out]
+    for folder in folders:
         frames = write(Evidence.read(folder), folder)
         print("\n".join(as_text(frames)))
     return DONE

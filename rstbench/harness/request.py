@@ -42,6 +42,10 @@ class Request:
 
     def save(self, root: Path) -> None:
         """Writes `root/study.toml`."""
+        write_whole(root / FILE, self.file())
+
+    def file(self) -> bytes:
+        """The request as the file that `load` reads."""
         import tomli_w
 
         plain = {
@@ -54,7 +58,7 @@ class Request:
                 "cards": {digest: as_plain(card) for digest, card in sorted(self.cards.items())},
             },
         }
-        write_whole(root / FILE, tomli_w.dumps(_lists(plain)).encode())
+        return tomli_w.dumps(_lists(plain)).encode()
 
     @classmethod
     def load(cls, root: Path) -> Request:

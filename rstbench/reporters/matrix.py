@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from ..harness.trial import CLEAN
@@ -16,12 +18,13 @@ TRANSFER = [
 
 def transfer(evidence: Evidence) -> pd.DataFrame:
     """Long form: one line a source, target, attack and threat, of models judged by one another."""
+    cards, asked = evidence.request.cards, dict.fromkeys(_asked(evidence))
     lines = [
         {
-            "source": evidence.card(source).name,
-            "target": evidence.card(target).name,
-            "source_remaining": evidence.card(source).remaining,
-            "target_remaining": evidence.card(target).remaining,
+            "source": cards[source].name,
+            "target": cards[target].name,
+            "source_remaining": cards[source].remaining,
+            "target_remaining": cards[target].remaining,
             "attack": base_attack(attack),
             "early_stop": str(EARLY_STOP in attack).lower(),
             "threat": threat,
@@ -29,16 +32,16 @@ def transfer(evidence: Evidence) -> pd.DataFrame:
             "images": evidence.request.images,
             "robust": mean(bits),
         }
-        for group in evidence.request.groups
-        for attack, threat, seed in _asked(evidence, group)
-        if not attack.startswith(("autoattack", CLEAN))
-        for source in group
-        for target in group
+        for attack, threat, seed, source, target in asked
         if (bits := evidence.bits(source, target, attack, threat, seed)) is not None
     ]
     return pd.DataFrame(lines, columns=TRANSFER)
 
 
-def _asked(evidence: Evidence, group: tuple[str, ...]) -> list[tuple[str, str, int]]:
-    """(attack, threat, seed) by which the models of a group were attacked, sorted."""
-    return sorted({key[2:] for key in evidence.records if key[0] in group and key[1] in group and key[3]})
+def _asked(evidence: Evidence) -> Iterator[tuple[str, str, int, str, str]]:
+    """(attack, threat, seed, source, target) of each group; the groups of several folders may overlap."""
+    for group in evidence.request.groups:
+        ways = {key[2:] for key in evidence.records if key[0] in group and key[1] in group and key[3]}
+        for attack, threat, seed in sorted(ways):
+            if not attack.startswith(("autoattack", CLEAN)):
+                yield from ((attack, threat, seed, source, target) for source in group for target in group)

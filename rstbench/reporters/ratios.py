@@ -54,7 +54,7 @@ def ratios_text(table: pd.DataFrame) -> Iterator[str]:
     measures = [name.removesuffix("_sd") for name in table if name.endswith("_sd")]
     shown = [name for name in measures if name != "worst" or len(measures) > 3]  # one attack: worst is it
     for threat, part in table.groupby("threat", sort=False):
-        for measure in shown:
+        for measure in (name for name in shown if part[name].notna().any()):
             seeds = part["seeds"].max()
             over = f", mean of {seeds} seeds ± standard deviation" if seeds > 1 else ""
             images = part["images"].max()
