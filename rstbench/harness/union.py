@@ -25,6 +25,7 @@ def united(requests: Sequence[Request], names: Sequence[str]) -> Request:
         groups=tuple(dict.fromkeys(group for request in requests for group in request.groups)),
         keys=tuple(sorted({key for request in requests for key in request.keys})),
         failures=tuple(dict.fromkeys(failure for request in requests for failure in request.failures)),
+        labels=next((request.labels[:images] for request in requests if request.labels), ()),
     )
 
 
