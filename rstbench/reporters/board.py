@@ -68,7 +68,7 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
         for tally in evidence.tallies(row.model, attack, row.threat, row.seed)
     ]
     return {
-        "setting": card.family,
+        "setting": card.family or _repeated(evidence, row.model),
         "ratio": card.ratio,
         "made_seconds": card.made_seconds,
         "made_mib": card.made_mib,
@@ -93,6 +93,12 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
         "backwards": round(sum(tally.backwards * _share(tally, n) for tally in tallies) / n, 1),
         "seconds": round(sum(tally.seconds for tally in tallies), 1),
     }
+
+
+def _repeated(evidence: Evidence, model: str) -> str:
+    """The name of a model that was asked at several seeds of the attack, else ''."""
+    seeds = {row.seed for row in evidence.request.rows if row.model == model}
+    return evidence.card(model).name if len(seeds) > 1 else ""
 
 
 def _share(tally: Tally, images: int) -> float:

@@ -38,6 +38,13 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
     return float(differences.mean()), max(-1.0, centre - half), min(1.0, centre + half)
 
 
+def interval(values: np.ndarray) -> dict[str, float | None]:
+    """The mean over images with its Wilson interval, as the three cells of a table."""
+    robust = mean(values)
+    low, high = wilson(robust or 0.0, len(values))
+    return {"robust": robust, "robust_low": short(low), "robust_high": short(high)}
+
+
 def mean(values: np.ndarray | None) -> float | None:
     """The mean for a table, None where there are no values to take it of."""
     return None if values is None else short(float(values.mean()))

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..harness.store import write_whole
 from .board import attacks_of, leaderboard, lines_of
+from .classes import per_class
+from .compare import compare
+from .curves import curves
 from .evidence import Evidence
+from .formats import formats
 from .ladder import ladder_text, switch
 from .matrix import transfer
+from .pareto import pareto
 from .ratios import is_worth_it, ratios, ratios_text
 
 
-def write(evidence: Evidence, root: Path) -> dict[str, pd.DataFrame]:
-    """Writes leaderboard.csv, ratios.csv where there are settings to compare, transfer.csv where models
-    were crossed, switch.csv where there is a switch."""
+def tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
+    """Every table that has something to tell, by name; the leaderboard wherever one was asked for."""
+    cards, lines = evidence.request.cards.values(), lines_of(evidence)
     frames = {"leaderboard": leaderboard(evidence)} if evidence.request.rows else {}
-    compared = ratios(lines_of(evidence), attacks_of(evidence))
+    compared = ratios(lines, attacks_of(evidence))
     if is_worth_it(compared):
         frames["ratios"] = compared
     if evidence.request.groups:
         frames["transfer"] = transfer(evidence)
-    if any(card.members for card in evidence.request.cards.values()):
+    if any(card.members for card in cards):
         frames["switch"] = switch(evidence)
-    for name, frame in frames.items():
-        write_whole(root / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
-    for name in {"leaderboard", "ratios", "transfer", "switch"} - set(frames):
-        (root / f"{name}.csv").unlink(missing_ok=True)
+    views = {
+        "per_class": per_class(evidence),
+        "curves": curves(evidence),
+        "compare": compare(evidence),
+        "pareto": pareto(lines) if len(cards) > 1 else pd.DataFrame(),
+    }
+    return frames | {name: frame for name, frame in views.items() if len(frame)}
+
+
+def write(evidence: Evidence, root: Path, more: Sequence[str] = ()) -> dict[str, pd.DataFrame]:
+    """Writes the tables as CSV, and in more formats; returns them. Raises BadRequest for unknown formats."""
+    writers, frames = formats(more), tables(evidence)
+    for writer in writers:
+        writer(evidence, frames, root)
     return frames
 
 

@@ -61,7 +61,8 @@ def make_field(
         if together[0].remaining and len(family) > 1 and crossed:
             groups.append(tuple(family))
             if study.switch and len(family) == len(together):
-                entries.append(switch_entry(family, f"switch-{name}{mark}"))
+                entry = switch_entry(family, f"switch-{name}{mark}")
+                entries.append(replace(entry, card=replace(entry.card, family=f"switch-{name}")))
     for entry in given:
         if not entry.resumable:
             progress.note(
