@@ -44,20 +44,19 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """A table as it was written: texts without what made them safe, '' where there is none; numbers with all
     their digits, missing where the cell is empty. Raises BadFile."""
     try:
-        frame = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(TEXT, str) | dict.fromkeys(WHOLE, "Int64"),
-            keep_default_na=False,
-            na_values=[""],
-            float_precision="round_trip",
-            encoding="utf-8",
-        )
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        frame.columns = [_unguarded(str(name)) for name in frame.columns]
+        return pd.DataFrame({name: _read(name, list(frame[name])) for name in frame.columns})
     except (OSError, ValueError) as error:
         raise BadFile(f"{path} is no table of this tool: {' '.join(str(error).split())}") from error
-    frame.columns = [_unguarded(str(name)) for name in frame.columns]
-    for name in TEXT & set(frame.columns):
-        frame[name] = frame[name].fillna("").map(_unguarded)
-    return frame
+
+
+def _read(name: str, texts: list[str]) -> pd.Series:
+    if name in TEXT:
+        return pd.Series([_unguarded(text) for text in texts], dtype=str)
+    if name in WHOLE:
+        return pd.Series([int(text) if text else None for text in texts], dtype="Int64")
+    return pd.Series([float(text) if text else math.nan for text in texts], dtype=float)
 
 
 def _field(value: Any) -> str:
