@@ -43,8 +43,11 @@ def merge(roots: Sequence[Path], out: Path) -> list[str]:
 
 
 def _folders(roots: Sequence[Path]) -> list[_Folder]:
-    once = {root.resolve(): root for root in reversed(roots)}
-    return [_Folder(root, Request.load(root), Store(root)) for root in reversed(once.values())]
+    """Each once, in the order named."""
+    once: dict[Path, Path] = {}
+    for root in roots:
+        once.setdefault(root.resolve(), root)
+    return [_Folder(root, Request.load(root), Store(root)) for root in once.values()]
 
 
 def _names(folders: Sequence[_Folder]) -> list[str]:

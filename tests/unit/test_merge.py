@@ -72,7 +72,7 @@ def test_shards_of_one_trial_are_joined(tmp_path):
 def test_merging_changes_no_figure_and_can_be_merged_again(tmp_path):
     one, two = folder(tmp_path / "one", {"a": (A, WHOLE)}), folder(tmp_path / "two", {"b": (B, WHOLE)})
     merge([one, two], tmp_path / "both")
-    merge([tmp_path / "both", one, one, tmp_path / "two" / ".." / "one"], tmp_path / "again")
+    merge([tmp_path / "both", one, tmp_path / "two" / ".." / "both"], tmp_path / "again")
     whole = folder(tmp_path / "whole", {"a": (A, WHOLE), "b": (B, WHOLE)})
     want = leaderboard(Evidence.read(whole))
     for name in ("both", "again"):
