@@ -25,6 +25,7 @@ _PUBLIC = {
     "export": "rstbench.api",
     "load_data": "rstbench.api",
     "load_model": "rstbench.api",
+    "read_table": "rstbench.reporters.cells",
     "shared_switch": "rstbench.tickets.shared",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605

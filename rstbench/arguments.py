@@ -101,6 +101,13 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
 
     verb = _verb(verbs, "report", functions, "rstbench report runs/digits")
     verb.add_argument("folders", nargs="+", metavar="DIR")
+    verb.add_argument("--out", metavar="DIR", help="merge the evidence of all folders into this one")
+    verb.add_argument(
+        "--format",
+        action="append",
+        metavar="FORMAT",
+        help="beside CSV: markdown, latex, html, json, parquet (repeatable)",
+    )
 
     verb = _verb(verbs, "list", functions, "rstbench list attacks")
     verb.add_argument(

@@ -143,12 +143,22 @@ def export(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Rebuilds the CSV files of folders from their stored evidence alone."""
+    """Rebuilds the tables of folders from their stored evidence alone; with --out, those of all together."""
+    from .harness.merge import merge
     from .reporters.evidence import Evidence
+    from .reporters.formats import formats
     from .reporters.tables import as_text, write
+    from .terminal import Notes
 
-    for folder in map(Path, args.folders):
-        frames = write(Evidence.read(folder), folder)
+    folders = [Path(folder) for folder in args.folders]
+    formats(args.format or [])  # an unknown one is refused before anything is written
+    if args.out:
+        out = Path(args.out).expanduser()
+        for line in merge(folders, out):
+            Notes().note(line)
+        folders = [out]
+    for folder in folders:
+        frames = write(Evidence.read(folder), folder, args.format or [])
         print("\n".join(as_text(frames)))
     return DONE
 

@@ -18,6 +18,8 @@ LAYERS = [
     ["plugins", "threat", "harness.trial", "harness.progress"],
     ["harness.store"],
     ["harness.request"],
+    ["harness.union"],
+    ["harness.merge"],
     ["data", "attacks", "tickets.recipe"],
     ["tickets.networks"],
     [
@@ -61,6 +63,7 @@ LAYERS = [
     ["__main__"],
 ]
 WITHOUT_TORCH = ["errors", "plugins", "harness.trial", "harness.store", "harness.request", "harness.progress"]
+WITHOUT_TORCH += ["harness.union", "harness.merge"]
 WITHOUT_TORCH += [
     "reporters",
     "study.plan",

@@ -29,7 +29,7 @@ class Row:
 class Request:
     """study: the resolved study; run: versions, device, threads, batch; images: how many were asked
     about; groups: models (digests) whose images were judged by one another, with the attacks used;
-    keys: all trials of this request."""
+    keys: all trials of this request; labels: the true classes of the images, none in older folders."""
 
     study: Mapping[str, Any]
     run: Mapping[str, Any]
@@ -39,9 +39,14 @@ class Request:
     groups: tuple[tuple[str, ...], ...] = ()
     keys: tuple[str, ...] = ()
     failures: tuple[str, ...] = field(default=())
+    labels: tuple[int, ...] = ()
 
     def save(self, root: Path) -> None:
         """Writes `root/study.toml`."""
+        write_whole(root / FILE, self.file())
+
+    def file(self) -> bytes:
+        """The request as the file that `load` reads."""
         import tomli_w
 
         plain = {
@@ -50,11 +55,12 @@ class Request:
             "evidence": {
                 "groups": [list(group) for group in self.groups],
                 "keys": sorted(self.keys),
+                "labels": " ".join(map(str, self.labels)),  # a line, where TOML's list takes one for each
                 "rows": [as_plain(row) | {"attacks": list(row.attacks)} for row in self.rows],
                 "cards": {digest: as_plain(card) for digest, card in sorted(self.cards.items())},
             },
         }
-        write_whole(root / FILE, tomli_w.dumps(_lists(plain)).encode())
+        return tomli_w.dumps(_lists(plain)).encode()
 
     @classmethod
     def load(cls, root: Path) -> Request:
@@ -72,11 +78,19 @@ class Request:
                 groups=tuple(tuple(group) for group in evidence["groups"]),
                 keys=tuple(evidence["keys"]),
                 failures=tuple(run["failures"]),
+                labels=_labels(evidence.get("labels", ""), run["images"]),
             )
         except FileNotFoundError:
             raise BadFile(f"no {FILE} in {root}; name a folder that `evaluate` wrote") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadFile(f"{path} is not what `evaluate` writes: {error!r}") from error
+
+
+def _labels(text: str, images: int) -> tuple[int, ...]:
+    labels = tuple(map(int, text.split()))
+    if labels and len(labels) != images:
+        raise ValueError(f"{len(labels)} labels for {images} images")
+    return labels
 
 
 def _lists(value: Any) -> Any:

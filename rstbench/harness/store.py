@@ -39,12 +39,11 @@ class Store:
         """Appends a tally and returns once it is on the disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(trial.key)
-        lines = [canonical(asdict(tally))]
+        content = _line(asdict(tally))
         if not _cut_torn_line(path):
-            plain_cards = {digest: asdict(card) for digest, card in cards.items()}
-            lines.insert(0, canonical({"trial": asdict(trial), "cards": plain_cards, "data": data}))
+            content = _header(trial, cards, data) + content
         with path.open("ab") as file:
-            file.write("".join(line + "\n" for line in lines).encode())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
 
@@ -84,6 +83,21 @@ class Store:
                         f"another run is writing to {self.root}; wait for it or choose another --out"
                     ) from None
             yield
+
+
+def record_file(record: Record) -> bytes:
+    """A record as the file that `Store.read` takes it from."""
+    header = _header(record.trial, record.cards, record.data)
+    return header + b"".join(_line(asdict(tally)) for tally in record.tallies)
+
+
+def _header(trial: Trial, cards: Mapping[str, Card], data: str) -> bytes:
+    plain_cards = {digest: asdict(card) for digest, card in cards.items()}
+    return _line({"trial": asdict(trial), "cards": plain_cards, "data": data})
+
+
+def _line(value: Any) -> bytes:
+    return (canonical(value) + "\n").encode()
 
 
 def _cut_torn_line(path: Path) -> bool:
@@ -134,18 +148,22 @@ def refuse_foreign(path: Path, beside: Path) -> None:
 
 
 def write_folder(path: Path, files: Mapping[str, bytes], marker: str) -> None:
-    """Writes a folder of files under a temporary name, then renames it.
+    """Writes a folder of files: a new one, or one where the JSON file `marker` names this tool, as an earlier
+    export does. Raises BadRequest for any other folder with files in it."""
+    is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if not is_free and not _is_ours(path / marker):
+        raise BadRequest(f"{path} exists and is no earlier export; choose another --out")
+    fill_folder(path, files)
 
-    Into a folder where the JSON file `marker` names this tool, as in an earlier one of these, the files are
-    written one by one; what else lies there stays. Raises BadRequest for any other folder with files in it.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not _is_ours(path / marker):
-            raise BadRequest(f"{path} exists and is no earlier export; choose another --out")
+
+def fill_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files into a folder. A new one is written under a temporary name, then renamed: it is there
+    whole or not at all; one with files in it gets them one by one in this order, and keeps what it has."""
+    if path.exists() and any(path.iterdir()):
         for name, content in files.items():
             write_whole(path / name, content)
         return
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft = path.resolve().with_name(f".{path.resolve().name}.{os.getpid()}.part")
     try:
         for name, content in files.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)

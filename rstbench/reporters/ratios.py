@@ -9,7 +9,7 @@ import pandas as pd
 
 HEAD = ["setting", "ratio", "method", "threat", "remaining", "kept_weights", "seeds", "images"]
 COSTS = ["made_seconds", "made_mib"]
-DENSE = "dense"  # the column of what has no ratio
+DENSE, OTHER = "dense", "other"  # the column of what has no ratio: with all its weights, or a switch, say
 
 
 def ratios(lines: list[dict[str, Any]], attacks: list[str]) -> pd.DataFrame:
@@ -17,8 +17,8 @@ def ratios(lines: list[dict[str, Any]], attacks: list[str]) -> pd.DataFrame:
     and beside each its sample standard deviation (`…_sd`, empty for one seed).
 
     The last columns are what the making cost, in the mean. lines: rows of the leaderboard with the
-    `setting` (the table of the study) and the `ratio` each was made at. Seeds whose cell is empty are left
-    out of that cell's mean.
+    `setting` (the table of the study; of a model that was given, its name, where it was attacked at several
+    seeds) and the `ratio` each was made at. Seeds whose cell is empty are left out of that cell's mean.
     """
     frame = pd.DataFrame(lines)
     if frame.empty:
@@ -54,21 +54,23 @@ def ratios_text(table: pd.DataFrame) -> Iterator[str]:
     measures = [name.removesuffix("_sd") for name in table if name.endswith("_sd")]
     shown = [name for name in measures if name != "worst" or len(measures) > 3]  # one attack: worst is it
     for threat, part in table.groupby("threat", sort=False):
-        for measure in shown:
+        for measure in (name for name in shown if part[name].notna().any()):
             seeds = part["seeds"].max()
             over = f", mean of {seeds} seeds ± standard deviation" if seeds > 1 else ""
             images = part["images"].max()
             where = "" if measure == "clean" else f" at {threat}"
             yield f"{measure}{where}: percent of {images} images{over}"
-            yield from _grid(part, measure)
+            yield from _grid(part[part[measure].notna()], measure)
 
 
 def _grid(part: pd.DataFrame, measure: str) -> Iterator[str]:
+    without = part.loc[part["ratio"] == "", "remaining"]
+    last = DENSE if without.notna().all() else OTHER
     cells = {
-        (row["setting"], row["ratio"] or DENSE): _cell(row[measure], row[f"{measure}_sd"])
+        (row["setting"], row["ratio"] or last): _cell(row[measure], row[f"{measure}_sd"])
         for _, row in part.iterrows()
     }
-    columns = sorted({ratio for _, ratio in cells}, key=lambda r: (r == DENSE, r if r == DENSE else float(r)))
+    columns = sorted({ratio for _, ratio in cells}, key=lambda r: (r == last, r if r == last else float(r)))
     settings = list(dict.fromkeys(setting for setting, _ in cells))
     names = max(map(len, settings))
     widths = [max(len(c), *(len(cells.get((s, c), "")) for s in settings)) for c in columns]

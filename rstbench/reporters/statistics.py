@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+DIGITS = 6
 Z95 = 1.959963984540054  # the 0.975 quantile of the normal distribution
 
 
@@ -35,3 +36,20 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
     adjusted = np.concatenate([differences, [1.0, -1.0]])
     centre, half = float(adjusted.mean()), Z95 * float(adjusted.std()) / math.sqrt(adjusted.size)
     return float(differences.mean()), max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def interval(values: np.ndarray) -> dict[str, float | None]:
+    """The mean over images with its Wilson interval, as the three cells of a table."""
+    robust = mean(values)
+    low, high = wilson(robust or 0.0, len(values))
+    return {"robust": robust, "robust_low": short(low), "robust_high": short(high)}
+
+
+def mean(values: np.ndarray | None) -> float | None:
+    """The mean for a table, None where there are no values to take it of."""
+    return None if values is None else short(float(values.mean()))
+
+
+def short(value: float | None) -> float | None:
+    """As many digits as a table shows."""
+    return None if value is None else round(value, DIGITS)

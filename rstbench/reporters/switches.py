@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import pandas as pd
 
 from ..harness.request import Row
 from ..harness.trial import CLEAN
+from .answers import answers
+from .compare import COLUMNS as COMPARED
+from .compare import comparison, is_dense
 from .evidence import Evidence
 from .ladder import MINIMUM, Ladder, bounds, ladders
 from .statistics import wilson
@@ -34,8 +38,9 @@ def switch(evidence: Evidence) -> pd.DataFrame:
         for rung in ladder.rungs():
             told = {"rung": rung.name, "attack": rung.attack, "knows_switch": str(rung.knows).lower()}
             lines.append(_line(evidence, row, ladder, told, ladder.clean, rung.robust()) | both)
-        for name, clean, robust in baselines(evidence, row, ladder):
-            lines.append(_line(evidence, row, ladder, {"rung": name}, clean, robust))
+        for other in baselines(evidence, row, ladder):
+            told = {"rung": f"{other.role} {other.name}".rstrip()}
+            lines.append(_line(evidence, row, ladder, told, other.clean, other.robust))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -88,36 +93,56 @@ def queries(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=ASKED)
 
 
-def baselines(evidence: Evidence, row: Row, ladder: Ladder) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, clean, robust) of what a switch is compared with, each (images,): its members' mean, its best
-    member, the dense network trained against an adversary under the same seed."""
-    members = [ladder.member(place) for place in range(len(ladder.members))]
-    clean = ladder.sets["", CLEAN]
-    yield "mean-member", ladder.clean, np.asarray(ladder.weights @ np.stack(members))
-    best = int(np.argmax([member.mean() for member in members]))
-    yield f"best-member {evidence.card(ladder.members[best]).name}", clean[best], members[best]
+def gains(evidence: Evidence) -> pd.DataFrame:
+    """Lines of compare.csv: each switch on the worst of all crafted sets, against its baselines."""
+    lines = [
+        comparison(
+            ladder.rungs()[-1].robust(),
+            other.robust,
+            model=evidence.card(row.model).name,
+            baseline=other.name,
+            role=other.role,
+            attack=MINIMUM,
+            threat=row.threat,
+            data=evidence.request.run["data"],
+            seed=row.seed,
+        )
+        for row, ladder in ladders(evidence)
+        for other in baselines(evidence, row, ladder)
+    ]
+    return pd.DataFrame(lines, columns=COMPARED)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a switch is compared with; clean, robust: (images,)."""
+
+    role: str
+    name: str
+    clean: np.ndarray
+    robust: np.ndarray
+
+
+def baselines(evidence: Evidence, row: Row, ladder: Ladder) -> Iterator[Baseline]:
+    """The mean of its members and the best of them, each on its worst crafted set; the best dense network of
+    their architecture that was trained against an adversary, on its own worst attack."""
+    members = np.stack([ladder.member(place) for place in range(len(ladder.members))])
+    yield Baseline("mean-member", "", ladder.clean, ladder.weights @ members)
+    best = int(members.mean(1).argmax())
+    name = evidence.card(ladder.members[best]).name
+    yield Baseline("best-member", name, ladder.sets["", CLEAN][best], members[best])
+    network = evidence.card(ladder.members[0]).network
     dense = [
-        (f"dense {evidence.card(other.model).name}", *answers)
+        Baseline("dense", evidence.card(other.model).name, found.clean, found.worst)
         for other in evidence.request.rows
-        if (other.threat, other.seed) == (row.threat, row.seed) and _is_dense(evidence, other.model, ladder)
-        if (answers := _own_worst(evidence, other))
+        if (other.threat, other.seed) == (row.threat, row.seed)
+        and is_dense(evidence.card(other.model))
+        and evidence.card(other.model).network == network
+        and (found := answers(evidence, other)) is not None
+        and found.worst is not None
     ]
     if dense:
-        yield max(dense, key=lambda one: float(one[2].mean()))
-
-
-def _is_dense(evidence: Evidence, model: str, ladder: Ladder) -> bool:
-    """Whether it is the adversarially trained dense network of the members' architecture."""
-    card, member = evidence.card(model), evidence.card(ladder.members[0])
-    same = card.network == member.network and card.total_weights == member.total_weights
-    return card.method == "adversarial-training" and same and card.kept_weights == card.total_weights
-
-
-def _own_worst(evidence: Evidence, row: Row) -> tuple[np.ndarray, np.ndarray] | None:
-    """(clean, worst of its own attacks); None where an answer is missing."""
-    answers = [evidence.robust(row.model, attack, row.threat, row.seed) for attack in (CLEAN, *row.attacks)]
-    known = [answer for answer in answers if answer is not None]
-    return (known[0], np.minimum.reduce(known)) if len(known) == len(answers) > 1 else None
+        yield max(dense, key=lambda one: float(one.robust.mean()))
 
 
 def ladder_text(frame: pd.DataFrame) -> Iterator[str]:
@@ -145,3 +170,14 @@ def _told(row: pd.Series) -> str:
     if row["rung"] == MINIMUM:
         return "worst of all, image by image"
     return "knows the switch" if row["knows_switch"] == "true" else "does not know it"
+
+
+def gains_text(frame: pd.DataFrame) -> Iterator[str]:
+    """What each switch gains over its members and the dense network, for a terminal; frame: compare.csv."""
+    switches = frame[frame["attack"] == MINIMUM]
+    for (model, threat, seed), part in switches.groupby(["model", "threat", "seed"], sort=False):
+        yield f"{model} at {threat}, seed {seed}, worst of all: points more than (95% interval)"
+        for _, row in part.iterrows():
+            low, high = 100 * row["difference_low"], 100 * row["difference_high"]
+            figures = f"{100 * row['difference']:+5.1f}  ({low:+.1f} to {high:+.1f})"
+            yield f"  {row['role']:<11}  {figures}  {row['verdict']}  {row['baseline']}".rstrip()

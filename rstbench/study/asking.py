@@ -124,4 +124,5 @@ def as_request(
             dict.fromkeys(tuple(e.digest for e in group) for field in fields for group in field.groups)
         ),
         keys=tuple(sorted({trial.key for trial in trials})),
+        labels=tuple(setting.data.labels[:images].tolist()),
     )

@@ -65,6 +65,7 @@ def make_field(
             groups.append(tuple(family))
             if study.switch and len(family) == len(together):
                 whole = switch_entry(family, f"switch-{name}{mark}")
+                whole = replace(whole, card=replace(whole.card, family=f"switch-{name}"))
                 entries += [_weighted(whole, text, shop, out) for text in study.switch_weights]
     given = [fitted(entry, shop, out) if entry.unfitted else entry for entry in given]
     for entry in given:
@@ -84,7 +85,8 @@ def _weighted(equal: Entry, weights: str, shop: Workshop, out: Path) -> Entry:
     """The switch of equal probabilities as it is, or with those that suit it best."""
     if weights == EQUAL:
         return equal
-    return fitted(replace(equal, card=replace(equal.card, name=f"{equal.card.name}-{BEST}")), shop, out)
+    card = replace(equal.card, name=f"{equal.card.name}-{BEST}", family=f"{equal.card.family}-{BEST}")
+    return fitted(replace(equal, card=card), shop, out)
 
 
 def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:

@@ -17,8 +17,8 @@ from ..data import Images, load, parse
 from ..errors import BadFile, BadRequest
 from ..harness.request import FILE
 from ..plugins import find
+from ..reporters.board import rows_of
 from ..reporters.evidence import Evidence
-from ..reporters.tables import rows_of
 from ..tickets.ticket import Ticket
 from ..tickets.train import FORMAT as CHECKPOINT
 from ..tickets.train import Checkpoint

@@ -12,10 +12,12 @@ from rstbench.harness.request import Request, Row
 from rstbench.harness.store import Store
 from rstbench.harness.trial import Card, Tally, Trial
 from rstbench.reporters.alarms import alarms
+from rstbench.reporters.board import leaderboard, lines_of
 from rstbench.reporters.evidence import Evidence, base_attack
 from rstbench.reporters.ladder import Ladder, bounds, expected_error
+from rstbench.reporters.matrix import transfer
 from rstbench.reporters.ratios import is_worth_it, ratios, ratios_text
-from rstbench.reporters.tables import as_text, leaderboard, lines_of, matrix_text, transfer, write
+from rstbench.reporters.tables import as_text, matrix_text, write
 
 T = "Linf:0.1"
 PGD, STOP, AUTO = "pgd", "pgd:early_stop=true", "autoattack"
@@ -190,6 +192,21 @@ def test_the_ladder(tmp_path):
     text = "\n".join(as_text({"switch": frame.reset_index()}))
     assert "best-member" in text
     assert "does not know it" in text
+
+
+def test_what_a_switch_gains(tmp_path):
+    """Worst of all the switch keeps 1/2, 1/2, 0, 0 by image; a: 1000; dense: 1100."""
+    frames = write(make(tmp_path), tmp_path)
+    frame = frames["compare"]
+    lines = frame[frame["attack"] == "minimum"].set_index("role")
+    assert lines["baseline"].to_dict() == {"mean-member": "", "best-member": "rst-0.1", "dense": "dense"}
+    assert lines["difference"].to_dict() == {"mean-member": 0, "best-member": 0, "dense": -0.25}
+    # Differences of the switch and a: -1/2, 1/2, 0, 0; with +1 and -1 added their variance is 2.5 / 6.
+    half = 1.959964 * ((2.5 / 6) / 6) ** 0.5
+    assert lines.loc["best-member", "difference_high"] == pytest.approx(half, abs=1e-6)
+    assert set(lines["verdict"]) == {"not told apart"}
+    text = "\n".join(as_text(frames))
+    assert "switch at Linf:0.1, seed 0, worst of all: points more than" in text
 
 
 def test_repeated_queries(tmp_path):

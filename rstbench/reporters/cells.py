@@ -1,0 +1,71 @@
+"""Tables as CSV files and back: what a cell reads like, and how a text is kept from being run.
+
+Spreadsheet programs take a cell that begins with = + - @, a tab or a line's end for a formula. Such a text,
+a model's name say, gets an apostrophe in front, as OWASP advises
+(https://owasp.org/www-community/attacks/CSV_Injection); `read_table` takes it away again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import BadFile
+
+# Columns that hold text, even where it looks like a number; all others hold numbers.
+TEXT = {
+    "model", "kind", "method", "network", "data", "threat", "flags", "source", "target", "attack",
+    "early_stop", "members", "weights", "rung", "knows_switch", "setting", "ratio", "norm", "eps", "baseline",
+    "role", "verdict", "on_front",
+}  # fmt: skip
+WHOLE = {"rank", "images", "seed", "seeds", "kept_weights", "total_weights", "class"}
+# A text that has the apostrophes of its own before the sign gets one more, so that nothing is lost.
+_FORMULA, _GUARDED = re.compile("'*[=+@\\-\t\r\n]"), re.compile("'+[=+@\\-\t\r\n]")
+
+
+def cell(value: Any) -> str:
+    """What stands in a cell: '' for what is missing, and for what is no finite number."""
+    if isinstance(value, str):
+        return value
+    return "" if pd.isna(value) or not math.isfinite(value) else str(value)
+
+
+def as_csv(frame: pd.DataFrame) -> bytes:
+    """A table as UTF-8 text after RFC 4180, lines ending in a line feed."""
+    rows = [list(frame.columns), *frame.itertuples(index=False, name=None)]
+    return "".join(",".join(map(_field, row)) + "\n" for row in rows).encode()
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A table as it was written: texts without what made them safe, '' where there is none; numbers with all
+    their digits, missing where the cell is empty. Raises BadFile."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        frame.columns = [_unguarded(str(name)) for name in frame.columns]
+        return pd.DataFrame({name: _read(name, list(frame[name])) for name in frame.columns})
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{path} is no table of this tool: {' '.join(str(error).split())}") from error
+
+
+def _read(name: str, texts: list[str]) -> pd.Series:
+    if name in TEXT:
+        return pd.Series([_unguarded(text) for text in texts], dtype=str)
+    if name in WHOLE:
+        return pd.Series([int(text) if text else None for text in texts], dtype="Int64")
+    return pd.Series([float(text) if text else math.nan for text in texts], dtype=float)
+
+
+def _field(value: Any) -> str:
+    text = cell(value)
+    if isinstance(value, str) and _FORMULA.match(value):
+        text = f"'{text}"
+    # The semicolon separates cells where a comma is the decimal point.
+    return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',;"\t\r\n') else text
+
+
+def _unguarded(text: str) -> str:
+    return text[1:] if _GUARDED.match(text) else text
