@@ -101,6 +101,14 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
 
     verb = _verb(verbs, "report", functions, "rstbench report runs/digits")
     verb.add_argument("folders", nargs="+", metavar="DIR")
+    verb.add_argument(
+        "--format", choices=("csv", "robustbench"), default="csv", help="written beside the CSV"
+    )
+    verb.add_argument(
+        "--published",
+        metavar="PATH",
+        help="figures to quote: CSV, RobustBench's JSON, or a folder of them",
+    )
 
     verb = _verb(verbs, "list", functions, "rstbench list attacks")
     verb.add_argument(

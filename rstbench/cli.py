@@ -143,11 +143,16 @@ def export(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Rebuilds the CSV files of folders from their stored evidence alone."""
     from .reporters.evidence import Evidence
+    from .reporters.published import gather
     from .reporters.tables import as_text, write
+    from .reporters.zoo import write_entries
 
+    own = gather(Path(args.published).expanduser()) if args.published else None
     for folder in map(Path, args.folders):
-        frames = write(Evidence.read(folder), folder)
-        print("\n".join(as_text(frames)))
+        evidence = Evidence.read(folder)
+        print("\n".join(as_text(write(evidence, folder, own))))
+        if args.format == "robustbench":
+            print("\n".join(map(str, write_entries(evidence, folder))))
     return DONE
 
 

@@ -14,6 +14,7 @@ from ..harness.store import write_whole
 from ..harness.trial import CLEAN, Tally
 from .evidence import EARLY_STOP, Evidence, base_attack
 from .ladder import ladder_text, switch
+from .published import comparable, comparable_transfer
 from .ratios import is_worth_it, ratios, ratios_text
 from .statistics import wilson
 
@@ -182,9 +183,10 @@ def _asked(evidence: Evidence, group: tuple[str, ...]) -> list[tuple[str, str, i
     return sorted({key[2:] for key in evidence.records if key[0] in group and key[1] in group and key[3]})
 
 
-def write(evidence: Evidence, root: Path) -> dict[str, pd.DataFrame]:
+def write(evidence: Evidence, root: Path, own: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
     """Writes leaderboard.csv, ratios.csv where there are settings to compare, transfer.csv where models
-    were crossed, switch.csv where there is a switch."""
+    were crossed, switch.csv where there is a switch, published.csv where figures are quoted on the same data
+    and threat; own: a user's quoted rows."""
     frames = {"leaderboard": leaderboard(evidence)} if evidence.request.rows else {}
     compared = ratios(lines_of(evidence), attacks_of(evidence))
     if is_worth_it(compared):
@@ -193,9 +195,11 @@ def write(evidence: Evidence, root: Path) -> dict[str, pd.DataFrame]:
         frames["transfer"] = transfer(evidence)
     if any(card.members for card in evidence.request.cards.values()):
         frames["switch"] = switch(evidence)
+    quoted = {"published": comparable(evidence, own), "published_transfer": comparable_transfer(evidence)}
+    frames |= {name: frame for name, frame in quoted.items() if len(frame)}
     for name, frame in frames.items():
         write_whole(root / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
-    for name in {"leaderboard", "ratios", "transfer", "switch"} - set(frames):
+    for name in {"leaderboard", "ratios", "transfer", "switch", *quoted} - set(frames):
         (root / f"{name}.csv").unlink(missing_ok=True)
     return frames
 
