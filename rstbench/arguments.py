@@ -110,6 +110,9 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
         help="figures to quote: CSV, RobustBench's JSON, or a folder of them",
     )
 
+    verb = _verb(verbs, "status", functions, "rstbench status runs/digits")
+    verb.add_argument("folders", nargs="+", metavar="DIR")
+
     verb = _verb(verbs, "list", functions, "rstbench list attacks")
     verb.add_argument(
         "kind",

@@ -156,6 +156,18 @@ def report(args: argparse.Namespace) -> int:
     return DONE
 
 
+def status(args: argparse.Namespace) -> int:
+    """Says how far runs are, their rate and when they end, from their folders alone."""
+    import time
+
+    from .reporters.status import look, status_text
+
+    for folder in map(Path, args.folders):
+        now = time.time()
+        print("\n".join(status_text(look(folder, now), now)))
+    return DONE
+
+
 def list_names(args: argparse.Namespace) -> int:
     """Prints what can be named, and which package offers it; settings of a recipe with their values."""
     from .study.reading import shipped
@@ -181,6 +193,7 @@ VERBS = {
     "train": train,
     "export": export,
     "report": report,
+    "status": status,
     "list": list_names,
 }
 

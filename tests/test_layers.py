@@ -17,7 +17,7 @@ LAYERS = [
     ["__init__", "errors"],  # __init__ loads its public names when they are first used
     ["plugins", "threat", "harness.trial", "harness.progress"],
     ["harness.store"],
-    ["harness.request"],
+    ["harness.request", "harness.agenda"],
     ["data", "attacks", "tickets.recipe"],
     ["tickets.networks"],
     [
@@ -60,6 +60,7 @@ LAYERS = [
     ["__main__"],
 ]
 WITHOUT_TORCH = ["errors", "plugins", "harness.trial", "harness.store", "harness.request", "harness.progress"]
+WITHOUT_TORCH += ["harness.agenda"]
 WITHOUT_TORCH += [
     "reporters",
     "study.plan",
@@ -71,7 +72,7 @@ WITHOUT_TORCH += [
     "cli",
     "threat",
 ]
-REPORTERS_MAY = {"errors", "harness.trial", "harness.store", "harness.request", "reporters"}
+REPORTERS_MAY = {"errors", "harness.trial", "harness.store", "harness.request", "harness.agenda", "reporters"}
 
 
 def modules():
