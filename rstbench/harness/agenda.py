@@ -1,6 +1,6 @@
 """What a run has before it and how far it came, on disk while it goes, for whoever watches. No torch.
 
-`.agenda.jsonl` is written anew at the start of each run in a folder: first when it began and which networks
+`.agenda` is written anew at the start of each run in a folder: first when it began and which networks
 it makes, then a line when it begins to ask (from then on `study.toml` tells what), one for each failure, and
 one at its end.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .store import write_whole
 
-FILE = ".agenda.jsonl"
+FILE = ".agenda"
 
 
 @dataclass(frozen=True)
