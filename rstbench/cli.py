@@ -63,19 +63,21 @@ def evaluate(args: argparse.Namespace) -> int:
     import dataclasses
 
     from .reporters.tables import as_text
+    from .screen import show
     from .study.run import run_study
 
     study, given = _study(args)
     if args.seed is not None:
         study = dataclasses.replace(study, seeds=(args.seed,))
     outcome = run_study(study, _options(args, study.name), _progress(args), given)
-    print("\n".join(as_text(outcome.tables)))
+    show(outcome.tables, as_text)
     return _finish(outcome)
 
 
 def transfer(args: argparse.Namespace) -> int:
     """Crafts images against each model and lets every model judge them."""
     from .reporters.tables import matrix_text
+    from .screen import show
     from .study.cross import run_transfer
 
     outcome = run_transfer(
@@ -88,7 +90,7 @@ def transfer(args: argparse.Namespace) -> int:
         _options(args, "transfer"),
         _progress(args),
     )
-    print("\n".join(matrix_text(outcome.tables["transfer"])))
+    show(outcome.tables, lambda frames: matrix_text(frames["transfer"]))
     return _finish(outcome)
 
 
@@ -146,11 +148,12 @@ def report(args: argparse.Namespace) -> int:
     from .reporters.published import gather
     from .reporters.tables import as_text, write
     from .reporters.zoo import write_entries
+    from .screen import show
 
     own = gather(Path(args.published).expanduser()) if args.published else None
     for folder in map(Path, args.folders):
         evidence = Evidence.read(folder)
-        print("\n".join(as_text(write(evidence, folder, own))))
+        show(write(evidence, folder, own), as_text)
         if args.format == "robustbench":
             print("\n".join(map(str, write_entries(evidence, folder))))
     return DONE

@@ -55,7 +55,7 @@ LAYERS = [
     ["study.asking"],
     ["study.run"],
     ["study.cross", "study.verbs", "study.parcels"],
-    ["api", "terminal", "arguments"],
+    ["api", "terminal", "screen", "arguments"],
     ["cli"],
     ["__main__"],
 ]
@@ -68,6 +68,7 @@ WITHOUT_TORCH += [
     "study.jobs",
     "tickets.recipe",
     "terminal",
+    "screen",
     "arguments",
     "cli",
     "threat",
