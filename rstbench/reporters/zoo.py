@@ -49,11 +49,11 @@ def entries(evidence: Evidence) -> dict[str, dict[str, Any]]:
 
 
 def write_entries(evidence: Evidence, root: Path) -> list[Path]:
-    """Writes them below `root/robustbench`, where no others stay. Raises BadRequest where there are none."""
+    """Writes them below `root/robustbench`, where no older entry stays. Raises BadRequest where there are none."""
     found = entries(evidence)
     if not found:
         raise BadRequest(f"no model in {root} was asked {ATTACK}, without which RobustBench has no entry")
-    for old in (root / FOLDER).rglob("*.json"):
+    for old in (root / FOLDER).glob("*/*/*.json"):
         if old.relative_to(root / FOLDER).as_posix() not in found:
             old.unlink()
     for name, entry in found.items():

@@ -113,9 +113,14 @@ def test_no_entry_for_a_switch_or_without_autoattack(tmp_path):
 
 def test_what_is_written_is_read_back(tmp_path):
     evidence = evidence_of(tmp_path)
-    (tmp_path / "robustbench").mkdir()
-    (tmp_path / "robustbench" / "stale.json").write_text("{}")
+    stale = tmp_path / "robustbench" / "cifar10" / "Linf" / "stale.json"
+    foreign = tmp_path / "robustbench" / "mine.json"
+    stale.parent.mkdir(parents=True)
+    for path in (stale, foreign):
+        path.write_text("{}")
     write_entries(evidence, tmp_path)
+    assert not stale.exists()
+    assert foreign.exists()
     quoted = gather(tmp_path / "robustbench").set_index("model")
     board = write(evidence, tmp_path)["leaderboard"].set_index("model")
     assert len(quoted) == 4
