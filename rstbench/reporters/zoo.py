@@ -49,7 +49,7 @@ def entries(evidence: Evidence) -> dict[str, dict[str, Any]]:
 
 
 def write_entries(evidence: Evidence, root: Path) -> list[Path]:
-    """Writes them below `root/robustbench`, where no older entry stays. Raises BadRequest where there are none."""
+    """Writes them below `root/robustbench`; older entries go. Raises BadRequest where there are none."""
     found = entries(evidence)
     if not found:
         raise BadRequest(f"no model in {root} was asked {ATTACK}, without which RobustBench has no entry")
