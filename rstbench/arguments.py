@@ -106,8 +106,16 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
         "--format",
         action="append",
         metavar="FORMAT",
-        help="beside CSV: markdown, latex, html, json, parquet (repeatable)",
+        help="beside CSV: markdown, latex, html, json, parquet, robustbench (repeatable)",
     )
+    verb.add_argument(
+        "--published",
+        metavar="PATH",
+        help="figures to quote: CSV, RobustBench's JSON, or a folder of them",
+    )
+
+    verb = _verb(verbs, "status", functions, "rstbench status runs/digits")
+    verb.add_argument("folders", nargs="+", metavar="DIR")
 
     verb = _verb(verbs, "list", functions, "rstbench list attacks")
     verb.add_argument(

@@ -63,13 +63,14 @@ def evaluate(args: argparse.Namespace) -> int:
     import dataclasses
 
     from .reporters.tables import as_text
+    from .screen import show
     from .study.run import run_study
 
     study, given = _study(args)
     if args.seed is not None:
         study = dataclasses.replace(study, seeds=(args.seed,))
     outcome = run_study(study, _options(args, study.name), _progress(args), given)
-    print("\n".join(as_text(outcome.tables)))
+    show(outcome.tables, as_text)
     return _finish(outcome)
 
 
@@ -77,6 +78,7 @@ def transfer(args: argparse.Namespace) -> int:
     """Crafts images against each model and lets every model judge them."""
     from .reporters.alarms import alarms
     from .reporters.tables import matrix_text
+    from .screen import show
     from .study.cross import run_transfer
 
     outcome = run_transfer(
@@ -89,8 +91,7 @@ def transfer(args: argparse.Namespace) -> int:
         _options(args, "transfer"),
         _progress(args),
     )
-    matrix = outcome.tables["transfer"]
-    print("\n".join((*matrix_text(matrix), *alarms(matrix))))
+    show(outcome.tables, lambda frames: (*matrix_text(frames["transfer"]), *alarms(frames["transfer"])))
     return _finish(outcome)
 
 
@@ -147,19 +148,33 @@ def report(args: argparse.Namespace) -> int:
     from .harness.merge import merge
     from .reporters.evidence import Evidence
     from .reporters.formats import formats
+    from .reporters.published import gather
     from .reporters.tables import as_text, write
+    from .screen import show
     from .terminal import Notes
 
     folders = [Path(folder) for folder in args.folders]
     formats(args.format or [])  # an unknown one is refused before anything is written
+    own = gather(Path(args.published).expanduser()) if args.published else None
     if args.out:
         out = Path(args.out).expanduser()
         for line in merge(folders, out):
             Notes().note(line)
         folders = [out]
     for folder in folders:
-        frames = write(Evidence.read(folder), folder, args.format or [])
-        print("\n".join(as_text(frames)))
+        show(write(Evidence.read(folder), folder, args.format or [], own), as_text)
+    return DONE
+
+
+def status(args: argparse.Namespace) -> int:
+    """Says how far runs are, their rate and when they end, from their folders alone."""
+    import time
+
+    from .reporters.status import look, status_text
+
+    for folder in map(Path, args.folders):
+        now = time.time()
+        print("\n".join(status_text(look(folder, now), now)))
     return DONE
 
 
@@ -188,6 +203,7 @@ VERBS = {
     "train": train,
     "export": export,
     "report": report,
+    "status": status,
     "list": list_names,
 }
 

@@ -17,7 +17,7 @@ LAYERS = [
     ["__init__", "errors"],  # __init__ loads its public names when they are first used
     ["plugins", "threat", "harness.trial", "harness.progress"],
     ["harness.store"],
-    ["harness.request"],
+    ["harness.request", "harness.agenda"],
     ["harness.union"],
     ["harness.merge"],
     ["data", "attacks", "tickets.recipe"],
@@ -58,12 +58,12 @@ LAYERS = [
     ["study.asking"],
     ["study.run"],
     ["study.cross", "study.verbs", "study.parcels"],
-    ["api", "terminal", "arguments"],
+    ["api", "terminal", "screen", "arguments"],
     ["cli"],
     ["__main__"],
 ]
 WITHOUT_TORCH = ["errors", "plugins", "harness.trial", "harness.store", "harness.request", "harness.progress"]
-WITHOUT_TORCH += ["harness.union", "harness.merge"]
+WITHOUT_TORCH += ["harness.agenda", "harness.union", "harness.merge"]
 WITHOUT_TORCH += [
     "reporters",
     "study.plan",
@@ -71,11 +71,12 @@ WITHOUT_TORCH += [
     "study.jobs",
     "tickets.recipe",
     "terminal",
+    "screen",
     "arguments",
     "cli",
     "threat",
 ]
-REPORTERS_MAY = {"errors", "harness.trial", "harness.store", "harness.request", "reporters"}
+REPORTERS_MAY = {"errors", "harness.trial", "harness.store", "harness.request", "harness.agenda", "reporters"}
 
 
 def modules():

@@ -12,6 +12,7 @@ from ..attacks import parse_attack
 from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..threat import Threat
+from . import agenda
 from .executors import Executor, Local
 from .progress import Progress, Silent
 from .shard import Answer, Shard, run
@@ -172,6 +173,7 @@ class _Asking:
 
     def _fail(self, fault: ModelFault, question: Question) -> None:
         self.faults.append(fault)
+        agenda.add(self.store.root, "fault", str(fault))
         if question.attack == CLEAN:
             self.broken.add(question.source.digest)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import BadFile, BadRequest
 from .trial import Card, Record, Tally, Trial, canonical
@@ -75,14 +76,38 @@ class Store:
         """Holds the folder for one run. Raises BadRequest while another process holds it."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as lock:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise BadRequest(
-                        f"another run is writing to {self.root}; wait for it or choose another --out"
-                    ) from None
+            if not _take(lock):
+                raise BadRequest(
+                    f"another run is writing to {self.root}; wait for it or choose another --out"
+                )
             yield
+
+    def held(self) -> bool:
+        """Whether a run holds the folder now. To look takes the lock for an instant, which `alone` waits out.
+        False where the platform has no such locks."""
+        if fcntl is None:
+            return False
+        try:
+            with (self.root / ".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _take(lock: IO[str]) -> bool:
+    """Locks the file for this process; False where another has it, and has it still after a moment."""
+    for pause in (0.0, 0.1):
+        time.sleep(pause)
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            continue
+    return False
 
 
 def record_file(record: Record) -> bytes:

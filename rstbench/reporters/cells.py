@@ -20,7 +20,7 @@ from ..errors import BadFile
 TEXT = {
     "model", "kind", "method", "network", "data", "threat", "flags", "source", "target", "attack",
     "early_stop", "members", "weights", "rung", "knows_switch", "setting", "ratio", "norm", "eps", "baseline",
-    "role", "verdict", "on_front",
+    "role", "verdict", "on_front", "url", "page", "read", "protocol", "note", "paper",
 }  # fmt: skip
 WHOLE = {"rank", "images", "seed", "seeds", "kept_weights", "total_weights", "class"}
 # A text that has the apostrophes of its own before the sign gets one more, so that nothing is lost.

@@ -13,19 +13,13 @@ from ..harness.store import write_whole
 from .cells import as_csv
 from .evidence import Evidence
 from .renderings import latex, markdown, page, parquet, records
+from .zoo import write_entries
 
-Format = Callable[[Evidence, Mapping[str, pd.DataFrame], Path], None]
+Format = Callable[[Evidence, Mapping[str, pd.DataFrame], Path], object]
 TABLES = (
-    "leaderboard",
-    "ratios",
-    "transfer",
-    "switch",
-    "queries",
-    "per_class",
-    "curves",
-    "compare",
-    "pareto",
-)
+    "leaderboard", "ratios", "transfer", "switch", "queries", "per_class", "curves", "compare", "pareto",
+    "published", "published_transfer",
+)  # fmt: skip
 
 
 def formats(names: Iterable[str]) -> list[Format]:
@@ -62,4 +56,5 @@ FORMATS: dict[str, Format] = {
     "html": _each("html", page),
     "json": _each("json", records),
     "parquet": _each("parquet", parquet),
+    "robustbench": lambda evidence, frames, folder: write_entries(evidence, folder),
 }

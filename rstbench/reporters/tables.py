@@ -17,12 +17,16 @@ from .evidence import Evidence
 from .formats import formats
 from .matrix import transfer
 from .pareto import pareto
+from .published import comparable, comparable_transfer
 from .ratios import is_worth_it, ratios, ratios_text
 from .switches import gains, gains_text, ladder_text, queries, switch
 
 
-def tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
-    """Every table that has something to tell, by name; the leaderboard wherever one was asked for."""
+def tables(evidence: Evidence, own: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
+    """Every table that has something to tell, by name; the leaderboard wherever one was asked for.
+
+    own: a user's quoted rows, which join those that are published on the same data and threat.
+    """
     cards, lines = evidence.request.cards.values(), lines_of(evidence)
     frames = {"leaderboard": leaderboard(evidence)} if evidence.request.rows else {}
     compared = ratios(lines, attacks_of(evidence))
@@ -37,13 +41,17 @@ def tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
         "curves": curves(evidence),
         "compare": pd.concat([compare(evidence), gains(evidence)], ignore_index=True),
         "pareto": pareto(lines) if len(cards) > 1 else pd.DataFrame(),
+        "published": comparable(evidence, own),
+        "published_transfer": comparable_transfer(evidence),
     }
     return frames | {name: frame for name, frame in views.items() if len(frame)}
 
 
-def write(evidence: Evidence, root: Path, more: Sequence[str] = ()) -> dict[str, pd.DataFrame]:
+def write(
+    evidence: Evidence, root: Path, more: Sequence[str] = (), own: pd.DataFrame | None = None
+) -> dict[str, pd.DataFrame]:
     """Writes the tables as CSV, and in more formats; returns them. Raises BadRequest for unknown formats."""
-    writers, frames = formats(more), tables(evidence)
+    writers, frames = formats(more), tables(evidence, own)
     for writer in writers:
         writer(evidence, frames, root)
     return frames

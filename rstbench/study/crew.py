@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,19 +18,26 @@ from .make import Made, Workshop
 
 @dataclass
 class Yield:
-    """made: by file; faults: what could not be made, by file."""
+    """made: by file; faults: what could not be made, by file; tell: hears of each at once."""
 
     made: dict[Path, Made] = field(default_factory=dict)
     faults: dict[Path, ModelFault] = field(default_factory=dict)
+    tell: Callable[[str], None] = lambda text: None
+
+    def fail(self, job: Job, why: object) -> None:
+        self.faults[job.path] = ModelFault(f"{job.name}: {why}")
+        self.tell(str(self.faults[job.path]))
 
 
-def make_all(jobs: Sequence[Job], shop: Workshop, workers: int = 1) -> Yield:
+def make_all(
+    jobs: Sequence[Job], shop: Workshop, workers: int = 1, tell: Callable[[str], None] = lambda text: None
+) -> Yield:
     """Makes the jobs, which come in an order in which each finds what it needs; `workers` at a time.
 
     Each worker has its share of the threads. Raises BadRequest; what fails while learning is in the
-    outcome, with everything that would begin from it.
+    outcome, with everything that would begin from it, and `tell` hears of it at once.
     """
-    result = Yield()
+    result = Yield(tell=tell)
     missing = [job for job in jobs if not job.path.exists()]
     if workers > 1 and missing:
         _side_by_side(missing, shop, workers, result)
@@ -39,13 +46,13 @@ def make_all(jobs: Sequence[Job], shop: Workshop, workers: int = 1) -> Yield:
             try:
                 result.made[job.path] = shop.make(job)
             except ModelFault as fault:
-                result.faults[job.path] = ModelFault(f"{job.name}: {fault}")
+                result.fail(job, fault)
     return result
 
 
 def _blocked(job: Job, result: Yield) -> bool:
     if job.needs in result.faults:
-        result.faults[job.path] = ModelFault(f"{job.name}: {job.needs.stem} is missing")
+        result.fail(job, f"{job.needs.stem} is missing")
         return True
     return False
 
@@ -71,7 +78,7 @@ def _side_by_side(jobs: Sequence[Job], shop: Workshop, workers: int, result: Yie
                     clean, robust = future.result()
                     stage.advance(1, clean=clean, robust=robust)
                 except ModelFault as fault:
-                    result.faults[job.path] = ModelFault(f"{job.name}: {fault}")
+                    result.fail(job, fault)
                     stage.advance(1)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..data import download
 from ..errors import BadRequest
+from ..harness import agenda
 from ..harness.bench import Question, ask, clean
 from ..harness.progress import Progress
 from ..harness.store import Store
@@ -49,9 +50,12 @@ def run_transfer(
     store = Store(options.out)
     with store.alone():
         refuse_other_kind(options.out, rows=False)
+        agenda.begin(options.out, [])
         as_request(study, setting, images, [field], questions, rows=False).save(options.out)
+        agenda.add(options.out, "asking")
         faults = ask(questions, setting, store, progress)
         tables = write(Evidence.read(options.out), options.out)
+        agenda.add(options.out, "ended")
     return Outcome(tables, faults)
 
 

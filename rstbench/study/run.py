@@ -13,6 +13,7 @@ from ..attacks import parse_attack
 from ..data import download as fetching
 from ..data import load, parse
 from ..errors import BadRequest, ModelFault
+from ..harness import agenda
 from ..harness.adversarials import Keeper
 from ..harness.bench import Setting, ask, pick_batch, pick_device, whole_shards
 from ..harness.executors import Local, Processes
@@ -73,7 +74,10 @@ def run_study(
     store = Store(options.out)
     with store.alone():
         refuse_other_kind(options.out, rows=True)
-        done = make_all(jobs, workshop, options.workers)
+        agenda.begin(options.out, [job.path for job in jobs])
+        done = make_all(
+            jobs, workshop, options.workers, lambda fault: agenda.add(options.out, "fault", fault)
+        )
         if done.made:
             named = [(job.label, done.made[job.path]) for job in jobs if job.path in done.made]
             write_history(options.out / "tickets", named)
@@ -84,6 +88,7 @@ def run_study(
                 progress.note(text)
         request = as_request(study, setting, images, fields, questions)
         request.save(options.out)
+        agenda.add(options.out, "asking")
         keeper = Keeper(options.out) if options.save_adversarials else None
         faults = [fault for field in fields for fault in field.faults]
         faults += ask(
@@ -100,6 +105,7 @@ def run_study(
         if keeper:
             keeper.collect(request, setting.data, setting.batch)
         tables = write(Evidence.read(options.out), options.out)
+        agenda.add(options.out, "ended")
     return Outcome(tables, faults)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data import download
 from ..errors import BadRequest, ModelFault
+from ..harness import agenda
 from ..harness.bench import pick_device
 from ..harness.progress import Progress
 from ..harness.store import Store
@@ -83,11 +84,13 @@ def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Listed:
     for job in jobs:
         shop.check(job)
     with Store(options.out).alone():
-        done = make_all(jobs, shop, options.workers)
+        agenda.begin(options.out, [job.path for job in jobs])
+        done = make_all(jobs, shop, options.workers, lambda fault: agenda.add(options.out, "fault", fault))
         named = [(job.name, done.made[job.path]) for job in jobs if job.path in done.made]
         # The folder may hold what earlier commands made; their histories stay.
         others = _others(options.out, {job.path for job in jobs})
         write_history(options.out, sorted([*others, *named], key=lambda pair: pair[0]))
+        agenda.add(options.out, "ended")
     made = [(job.path, _summary(done.made[job.path])) for job in jobs if job.path in done.made]
     return made, list(done.faults.values())
 

@@ -1,0 +1,208 @@
+"""How far a run is: folders made by hand, times worked out on paper."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rstbench.errors import BadFile
+from rstbench.harness import agenda
+from rstbench.harness.agenda import Agenda
+from rstbench.harness.request import Request, Row
+from rstbench.harness.store import Store
+from rstbench.harness.trial import CLEAN, Card, Tally, Trial
+from rstbench.reporters.status import duration, look, status_text
+from rstbench.reporters.work import Piece, forecast, trials_of
+
+ROOT = Path(__file__).parent.parent.parent
+NOW = 1_000_000.0
+T = "Linf:0.1"
+CARDS = {"x": Card("x", "ticket"), "y": Card("y", "ticket")}
+
+
+def network(root, name, at, seconds=None):
+    path = root / "tickets" / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
+    os.utime(path, (at, at))
+    if seconds is not None:
+        with (path.parent / "costs.jsonl").open("a") as file:
+            file.write(json.dumps({"name": name, "seconds": seconds}) + "\n")
+    return path
+
+
+def planned(root, *names, began=NOW - 1000):
+    """As `agenda.begin` writes it, at another time."""
+    agenda.begin(root, [root / "tickets" / f"{name}.safetensors" for name in names])
+    first = json.loads((root / agenda.FILE).read_text())
+    (root / agenda.FILE).write_text(json.dumps({**first, "began": began}) + "\n")
+
+
+def asked(root):
+    """Two models, one threat: pgd answered for x alone, a shard of 30 s each; autoattack not begun."""
+    store, keys = Store(root), []
+    questions = [("x", CLEAN), ("y", CLEAN), *((m, a) for a in ("pgd", "autoattack") for m in "xy")]
+    for model, attack in questions:
+        clean = attack == CLEAN
+        trial = Trial(model, model, attack, "" if clean else T, "data", 2, 0)
+        keys.append(trial.key)
+        for start in (0, 2) if clean or (model, attack) == ("x", "pgd") else ():
+            tally = Tally(start, "11", seconds=0.0 if clean else 30.0)
+            store.add(trial, tally, {model: CARDS[model]}, "digits:test")
+            os.utime(store.path(trial.key), (NOW - 10, NOW - 10))
+    Request(
+        study={"name": "hand", "attacks": ["pgd", "autoattack"], "threats": [T], "seeds": [0]},
+        run={"data": "digits:test", "data_digest": "data", "batch": 2},
+        images=4,
+        cards=CARDS,
+        rows=tuple(Row(model, T, 0, ("pgd", "autoattack")) for model in CARDS),
+        keys=tuple(keys),
+    ).save(root)
+
+
+def text_of(root):
+    return list(status_text(look(root, NOW), NOW))
+
+
+def test_networks_are_being_made(tmp_path):
+    planned(tmp_path, "a", "b", "c")
+    network(tmp_path, "a", NOW - 60, seconds=100)
+    network(tmp_path, "b", NOW - 260, seconds=80)
+    (tmp_path / "tickets" / ".c.unfinished").write_bytes(b"")
+    with Store(tmp_path).alone():
+        found = look(tmp_path, NOW)
+        text = text_of(tmp_path)
+    # In the last 300 s: a whole (100 s), and of b the 40 s after they began. That is 140 of 300 seconds, so
+    # one more network of 90 s takes 90 * 300 / 140 = 193 s.
+    assert (found.networks.done, found.networks.asked) == (2, 3)
+    assert found.networks.left == pytest.approx(90 * 300 / 140)
+    assert text[0].endswith(": making networks, for 17 min")
+    assert text[1:3] == ["  networks  2 of 3 made, 1 under way: c", "  rate      0.4 networks a minute"]
+    assert text[3].startswith("  ends      in about 3 min, at ")
+
+
+def test_shards_are_being_answered(tmp_path):
+    planned(tmp_path)
+    asked(tmp_path)
+    agenda.add(tmp_path, "asking")
+    agenda.add(tmp_path, "fault", "y, pgd raised")
+    with Store(tmp_path).alone():
+        found = look(tmp_path, NOW)
+        text = text_of(tmp_path)
+    assert found.state == "attacking"
+    assert dict(found.shards.parts) == {"clean": (4, 4), "pgd": (2, 4), "autoattack": (0, 4)}
+    assert (found.shards.done, found.shards.asked) == (6, 12)
+    # The two shards of 30 s gave 60 seconds of work in 300; the other two take 60 / 0.2 s.
+    assert found.shards.left == pytest.approx(300)
+    assert "            2 of 4 pgd" in text
+    ends = next(line for line in text if line.startswith("  ends"))
+    assert ends.startswith("  ends      in about 5 min, at ")
+    assert ends.endswith(", without autoattack: none done yet")
+    assert text[-2:] == ["  failures  1", "            y, pgd raised"]
+
+
+def test_a_killed_run_is_stopped_and_an_ended_one_done(tmp_path):
+    planned(tmp_path)
+    asked(tmp_path)
+    agenda.add(tmp_path, "asking")
+    assert text_of(tmp_path)[0] == f"{tmp_path}: stopped; the same command continues"
+    assert not any(line.startswith("  ends") for line in text_of(tmp_path))
+    # What failed stays unanswered when a run has come to its end.
+    agenda.add(tmp_path, "fault", "y raised")
+    agenda.add(tmp_path, "ended")
+    assert text_of(tmp_path)[0] == f"{tmp_path}: done, but for what failed"
+
+
+def test_until_a_run_asks_the_study_is_that_of_an_earlier_one(tmp_path):
+    asked(tmp_path)
+    assert look(tmp_path, NOW).shards.asked == 12
+    planned(tmp_path, "a")
+    found = look(tmp_path, NOW)
+    assert (found.state, found.shards) == ("stopped", None)
+
+
+def test_a_shard_that_many_models_judge_is_one_piece(tmp_path):
+    store, cards = Store(tmp_path), CARDS
+    trials = [Trial("x", target, "pgd", T, "data", 2, 0) for target in "xy"]
+    for trial in trials:
+        for start in (0, 2):
+            store.add(trial, Tally(start, "11", seconds=5.0), cards, "digits:test")
+    clean = [Trial(m, m, CLEAN, "", "data", 2, 0) for m in "xy"]
+    request = Request(
+        study={},
+        run={"data": "digits:test", "data_digest": "data", "batch": 2},
+        images=4,
+        cards=cards,
+        rows=(Row("x", T, 0, ("pgd",)),),
+        groups=(("x", "y"),),
+        keys=tuple(trial.key for trial in (*trials, *clean)),
+    )
+    request.save(tmp_path)
+    assert dict(look(tmp_path, NOW).shards.parts) == {"clean": (0, 4), "pgd": (2, 2)}
+    store.path(trials[1].key).unlink()
+    assert dict(look(tmp_path, NOW).shards.parts) == {"clean": (0, 4), "pgd": (0, 2)}
+
+
+def test_what_was_not_begun_is_found_by_its_key():
+    """Of the committed study every key follows from rows, groups and attacks, early-stopped ones too."""
+    root = ROOT / "leaderboards" / "digits"
+    request = Request.load(root)
+    expected = trials_of(request)
+    assert set(expected) == set(request.keys)
+    assert all(Store(root).read(key).trial == trial for key, trial in expected.items())
+    assert look(root, NOW).state == "done"
+
+
+def test_speed_falls_back_to_the_whole_run():
+    pieces = [Piece(500.0, 400.0)]
+    # Nothing ended in the last 300 s; in the 1000 s of the run 400 s of work did.
+    assert forecast(pieces, 40.0, 0.0, 1000.0) == (1 / 1000, 100.0)
+    assert forecast([], 40.0, 0.0, 1000.0) == (0.0, None)
+    assert forecast(pieces, 40.0, None, 1000.0) == (0.0, None)
+
+
+def test_a_folder_in_its_first_moments(tmp_path):
+    assert text_of(tmp_path) == [f"{tmp_path}: empty, nothing was asked of it yet"]
+    with Store(tmp_path).alone():
+        assert look(tmp_path, NOW).state == "making"
+        assert "how many are asked was not written down" in "\n".join(text_of(tmp_path))
+
+
+def test_no_run_is_one_line(tmp_path):
+    with pytest.raises(BadFile, match="no folder"):
+        look(tmp_path / "nothing", NOW)
+    (tmp_path / "letter.txt").write_text("")
+    with pytest.raises(BadFile, match="is no run"):
+        look(tmp_path, NOW)
+
+
+def test_looking_changes_nothing(tmp_path):
+    planned(tmp_path)
+    asked(tmp_path)
+    (tmp_path / ".lock").write_text("")
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in tmp_path.rglob("*")}
+    look(tmp_path, NOW)
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in tmp_path.rglob("*")} == before
+    with Store(tmp_path).alone():  # the glance did not keep the lock
+        assert Store(tmp_path).held()
+    assert not Store(tmp_path).held()
+
+
+def test_a_damaged_agenda_is_none(tmp_path):
+    for text in ("", "{", "[]\n", '{"began": 1}\n', "1\n2\n"):
+        (tmp_path / agenda.FILE).write_text(text)
+        assert Agenda.load(tmp_path) is None
+    # A line that a kill tore does not count.
+    (tmp_path / agenda.FILE).write_text('{"began": 1, "networks": []}\n{"ended": ""')
+    assert Agenda.load(tmp_path) == Agenda(1.0, ())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (99, "99 s"), (100, "2 min"), (5940, "99 min"), (7500, "2 h 5 min"), (270000, "3 d 3 h")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
