@@ -18,6 +18,7 @@ LAYERS = [
     ["plugins", "threat", "harness.trial", "harness.progress"],
     ["harness.store"],
     ["harness.request"],
+    ["harness.examples"],
     ["data", "attacks", "tickets.recipe"],
     ["tickets.networks"],
     [
@@ -61,6 +62,7 @@ LAYERS = [
 ]
 WITHOUT_TORCH = ["errors", "plugins", "harness.trial", "harness.store", "harness.request", "harness.progress"]
 WITHOUT_TORCH += [
+    "harness.examples",
     "reporters",
     "study.plan",
     "study.reading",
@@ -71,7 +73,14 @@ WITHOUT_TORCH += [
     "cli",
     "threat",
 ]
-REPORTERS_MAY = {"errors", "harness.trial", "harness.store", "harness.request", "reporters"}
+REPORTERS_MAY = {
+    "errors",
+    "harness.trial",
+    "harness.store",
+    "harness.request",
+    "harness.examples",
+    "reporters",
+}
 
 
 def modules():

@@ -13,7 +13,7 @@ from ..attacks import parse_attack
 from ..data import download as fetching
 from ..data import load, parse
 from ..errors import BadRequest, ModelFault
-from ..harness.adversarials import Keeper
+from ..harness.adversarials import ExampleKeeper, Keeper
 from ..harness.bench import Setting, ask, pick_batch, pick_device, whole_shards
 from ..harness.executors import Local, Processes
 from ..harness.progress import Progress, Silent
@@ -85,18 +85,20 @@ def run_study(
         request = as_request(study, setting, images, fields, questions)
         request.save(options.out)
         keeper = Keeper(options.out) if options.save_adversarials else None
+        examples = ExampleKeeper(options.out, request, setting.data)
         faults = [fault for field in fields for fault in field.faults]
         faults += ask(
             questions,
             setting,
             store,
             progress,
-            keep=keeper.keep if keeper else None,
+            keep=[kept.keep for kept in (keeper, examples) if kept],
             has=keeper.has if keeper else lambda trial, start: True,
         )
         if faults:
             request = replace(request, failures=tuple(str(fault) for fault in faults))
             request.save(options.out)
+        examples.collect()
         if keeper:
             keeper.collect(request, setting.data, setting.batch)
         tables = write(Evidence.read(options.out), options.out)
