@@ -141,13 +141,21 @@ def export(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Rebuilds the CSV files of folders from their stored evidence alone."""
+    """Rebuilds the CSV files, figures and pages of folders from their stored evidence alone."""
     from .reporters.evidence import Evidence
+    from .reporters.gallery import runs_in, write_index, write_report
     from .reporters.tables import as_text, write
 
-    for folder in map(Path, args.folders):
-        frames = write(Evidence.read(folder), folder)
+    reported = []
+    for folder in runs_in(args.folders):
+        evidence = Evidence.read(folder)
+        frames = write(evidence, folder)
+        for note in write_report(evidence, frames, folder):
+            _complain(note)
         print("\n".join(as_text(frames)))
+        reported.append((evidence, frames, folder))
+    if args.index:
+        print(write_index(reported))
     return DONE
 
 

@@ -19,6 +19,7 @@ from ..harness.executors import Local, Processes
 from ..harness.progress import Progress, Silent
 from ..harness.store import Store
 from ..reporters.evidence import Evidence
+from ..reporters.gallery import write_report
 from ..reporters.tables import write
 from ..threat import Threat
 from .asking import added, as_request, questions_of, refuse_other_kind
@@ -41,6 +42,7 @@ class Options:
     save_adversarials: bool = False
     download: bool = False
     workers: int = 1  # networks made, and shards attacked, at once
+    report: bool = True  # figures and a page beside the tables
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,11 @@ def run_study(
         examples.collect()
         if keeper:
             keeper.collect(request, setting.data, setting.batch)
-        tables = write(Evidence.read(options.out), options.out)
+        evidence = Evidence.read(options.out)
+        tables = write(evidence, options.out)
+        if options.report:
+            for note in write_report(evidence, tables, options.out):
+                progress.note(note)
     return Outcome(tables, faults)
 
 

@@ -19,6 +19,7 @@ EDGE = 1.15  # room beside the first and the last ratio
 def draw_ratios(points: pd.DataFrame) -> Iterator[Drawing]:
     """Natural accuracy, and robust accuracy at each threat: side by side for a few families, a figure each,
     in panels of families that share their first word, for many."""
+    points = points.dropna(subset="worst")
     families = families_of(points)
     if not families:
         return
@@ -83,7 +84,7 @@ def _panel(axes: Axes, points: pd.DataFrame, measure: str, group: Sequence[str],
         x, y, spread = line["x"], line[column], line[f"{column}_sd"].fillna(0)
         axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.14, lw=0)
         axes.plot(x, y, color=colour, marker=marker, ms=3.5, lw=1.3, zorder=3)
-        ends.append((x.iloc[-1], y.iloc[-1], _short(family, group), colour))
+        ends.append((x.iloc[-1], y.iloc[-1], _short(family, group if first else ()), colour))
         low, high = min(low, (y - spread).min()), max(high, (y + spread).max())
     ratios = sorted({float(ratio) for ratio in points["ratio"] if ratio})
     for name, level in levels_of(points, column)[: MOST_LEVELS if first is None else 1]:
@@ -98,8 +99,8 @@ def _panel(axes: Axes, points: pd.DataFrame, measure: str, group: Sequence[str],
 def _short(family: str, group: Sequence[str]) -> str:
     """The name without the first word, where that is the title of its panel."""
     word, _, rest = family.partition("-")
-    shared = len(group) > 1 and rest and all(other.partition("-")[0] == word for other in group)
-    return rest if shared and all("-" in other for other in group) and family in group else family
+    shared = family in group and len(group) > 1 and all(other.startswith(f"{word}-") for other in group)
+    return rest if shared else family
 
 
 def levels_of(points: pd.DataFrame, column: str) -> list[tuple[str, float]]:

@@ -112,6 +112,7 @@ def sheet(
 
 def percent_axis(axes: Axes, low: float, high: float, *, across: bool = False) -> None:
     """Fractions shown as percent, with room round [low, high] and a quiet grid."""
+    low, high = min(low, high), max(low, high)
     room = max(0.02, 0.06 * (high - low))
     axis = axes.xaxis if across else axes.yaxis
     (axes.set_xlim if across else axes.set_ylim)(max(-0.02, low - room), min(1.02, high + room))

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..crossed import groups_of, matrix
 from .style import PAPER, Drawing, file_name, label
 
 CELL = 0.42  # inches
@@ -40,24 +41,6 @@ def draw_transfer(transfer: pd.DataFrame | None) -> Iterator[Drawing]:
                 f"against each; framed: its own.",
                 _figure(panels, names, str(attack), str(threat)),
             )
-
-
-def groups_of(part: pd.DataFrame) -> list[list[str]]:
-    """Models that were judged by one another, in the table's order."""
-    groups: list[list[str]] = []
-    for source, judged in part.groupby("source", sort=False)["target"]:
-        together = list(dict.fromkeys([str(source), *judged]))
-        for group in [group for group in groups if set(group) & set(together)]:
-            groups.remove(group)
-            together = list(dict.fromkeys([*group, *together]))
-        groups.append(together)
-    return groups
-
-
-def matrix(part: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
-    """(sources, targets), nan where nobody asked. Of several seeds the mean."""
-    cells = part.groupby(["source", "target"])["robust"].mean().unstack()
-    return np.asarray(cells.reindex(index=list(names), columns=list(names)), dtype=float)
 
 
 def _figure(panels: dict[str, np.ndarray], names: Sequence[str], attack: str, threat: str) -> Figure:
