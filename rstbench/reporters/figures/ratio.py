@@ -39,7 +39,7 @@ def draw_ratios(points: pd.DataFrame) -> Iterator[Drawing]:
             _panel(panel, points[points["threat"] == threat], measure, group, families[0])
             panel.set_title(label(title))
         name = file_name("ratios", *([NATURAL] if measure == NATURAL else [threat]))
-        title = f"{_title(measure, threat)} against remaining ratio"
+        title = f"{_title(measure, threat).removesuffix(', %')} against remaining ratio"
         yield Drawing(name, title, _alt(points, families), figure)
 
 
@@ -132,7 +132,9 @@ def _title(measure: str, threat: str) -> str:
 def _alt(points: pd.DataFrame, families: Sequence[str]) -> str:
     seeds = int(points["seeds"].max())
     spread = f", mean of {seeds} seeds with their standard deviation" if seeds > 1 else ""
+    few = len(families) <= MOST_LINES
+    whom = ", ".join(families) if few else f"{len(families)} settings; dark: {families[0]}"
     return (
-        f"Accuracy in percent against the fraction of weights kept{spread}, for {', '.join(families)}; "
+        f"Accuracy in percent against the fraction of weights kept{spread}, for {whom}; "
         f"dashed: networks of no ratio. The axes of the panels differ."
     )

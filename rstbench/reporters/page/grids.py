@@ -88,7 +88,7 @@ def transfer_grids(transfer: pd.DataFrame | None) -> Iterator[Grid]:
             stopped = ", stopped at its first success" if stop == "true" else ""
             yield Grid(
                 f"{attack} at {threat}{stopped}",
-                "rows: crafted against; columns: judged by; framed: its own",
+                "percent right; down: whom images were crafted against; across: who judges; framed: its own",
                 tuple(names),
                 tuple(
                     (name, tuple(_judged(value, row == column) for column, value in enumerate(values[row])))

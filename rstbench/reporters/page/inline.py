@@ -5,8 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# The neutral colours of the figures, and the page's names for them.
-_COLOURS = {"#1b1f24": "var(--ink)", "#69727a": "var(--muted)", "#e2e5e7": "var(--line)", "#fefefe": "none"}
+# Colours of the figures, and the page's names for them: others in the dark.
+_COLOURS = {
+    "#1b1f24": "var(--ink)",
+    "#69727a": "var(--muted)",
+    "#e2e5e7": "var(--line)",
+    "#fefefe": "none",
+    "#0072b2": "var(--blue)",
+    "#d55e00": "var(--vermilion)",
+    "#009e73": "var(--green)",
+}
+WIDE = 640  # pixels; wider figures stand alone
 _DROPPED = re.compile(
     r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|\sxmlns(:\w+)?=\"[^\"]*\"",
     re.DOTALL,
@@ -23,6 +32,11 @@ class Picture:
     alt: str
     svg: str
     file: str
+
+    @property
+    def wide(self) -> bool:
+        found = re.search(r'style="width:(\d+)px"', self.svg)
+        return found is not None and int(found[1]) > WIDE
 
 
 def inline(svg: bytes, name: str) -> str:

@@ -37,14 +37,17 @@ def row_command(request: Request, row: Row, folder: Path) -> str:
 def _command(request: Request, what: Iterable[str]) -> str:
     run = request.run
     parts = ["python", "-m", "rstbench", "evaluate", *what]
-    parts += ["--batch-size", str(run["batch"]), "--device", str(run["device"]).partition(" ")[0]]
+    parts += ["--batch-size", str(run["batch"])] if "batch" in run else []
+    parts += ["--device", str(run["device"]).partition(" ")[0]] if "device" in run else []
     threads = f"OMP_NUM_THREADS={run['threads']} " if "threads" in run else ""
     return threads + shlex.join([*parts, "--out", OUT])
 
 
 def _limit(request: Request) -> list[str]:
-    """What makes the study show as many images as here."""
-    return [] if request.study.get("images") == request.images else ["--limit", str(request.images)]
+    """What makes the study show as many images as here, where it does not say so itself."""
+    named = str(request.study.get("data", "")).rpartition(":")[2]
+    says = str(request.study.get("images") or named)
+    return [] if says == str(request.images) else ["--limit", str(request.images)]
 
 
 def _asked(request: Request, threat: str) -> list[str]:

@@ -115,5 +115,5 @@ def _where(evidence: Evidence, tallies: Sequence[Tally]) -> str:
 
 def run_text(device: object, threads: object, versions: dict[str, str]) -> str:
     """'cpu, 2 threads, rstbench 0.1.0, torch 2.15.0'."""
-    told = [str(device or "unknown device"), f"{threads} threads"]
-    return ", ".join([*told, *(f"{name} {number}" for name, number in versions.items())])
+    told = [str(device or "unknown device"), f"{threads} thread{'' if threads == 1 else 's'}"]
+    return ", ".join([*told, *(f"{name} {versions[name]}" for name in sorted(versions))])

@@ -51,6 +51,7 @@ def write_page(
         batch=run.get("batch", ""),
         failures=request.failures,
         command=whole_command(request),
+        refers=bool(request.study.get("model")),
         rows=rows,
         attacks=[] if board is None else shown_attacks(board, attacks),
         seeds=0 if board is None else board["seed"].nunique(),

@@ -48,6 +48,13 @@
   }
   if (!board) return;
 
+  // A table that fits needs no scrolling of its own: its head then sticks to the window.
+  const fit = () => {
+    board.parentElement.classList.remove("fits");
+    board.parentElement.classList.toggle("fits", board.scrollWidth <= board.parentElement.offsetWidth);
+  };
+  addEventListener("resize", fit);
+
   const rows = [...board.tBodies];
   for (const row of rows) {
     const evidence = row.rows[1];
@@ -115,4 +122,5 @@
   controls.addEventListener("input", filter);
   controls.addEventListener("submit", (event) => event.preventDefault());
   filter();
+  fit();
 })();
