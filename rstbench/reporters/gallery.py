@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..errors import BadRequest
+from ..errors import BadFile, BadRequest
 from ..harness.examples import Examples
 from ..harness.request import FILE
 from ..harness.store import write_whole
@@ -86,11 +86,13 @@ def write_index(reported: Sequence[Reported]) -> Path:
 
 def runs_in(paths: Sequence[str]) -> list[Path]:
     """The folders that `evaluate` wrote among these paths and, where one is none itself, below it; files are
-    passed over, so that `leaderboards/*` may be given."""
+    passed over, so that `leaderboards/*` may be given. Raises BadFile for files alone."""
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir() and not (path / FILE).exists():
             found += sorted(inner.parent for inner in path.rglob(FILE)) or [path]
         elif not path.is_file():
             found.append(path)
-    return list(dict.fromkeys(found)) or list(map(Path, paths))
+    if not found:
+        raise BadFile(f"no {FILE} in {' '.join(paths)}; name a folder that `evaluate` wrote")
+    return list(dict.fromkeys(found))

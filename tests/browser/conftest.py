@@ -7,17 +7,26 @@ import itertools
 import json
 import os
 import select
-import shlex
 import shutil
 import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage",
     "--disable-extensions", "--disable-background-networking", "--remote-debugging-pipe",
 )  # fmt: skip
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3), os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 KEYS = {"Enter": 13, "Tab": 9, "Escape": 27, " ": 32}
 
 
@@ -32,21 +41,23 @@ class Chromium:
 
     def __init__(self, program: str, profile: Path) -> None:
         to_read, to_write = os.pipe(), os.pipe()  # the browser reads its descriptor 3 and writes its 4
-        command = shlex.join([program, *FLAGS, f"--user-data-dir={profile}", "about:blank"])
+        ends = (to_read[0], to_write[1])
         self.process = subprocess.Popen(
-            ["sh", "-c", f"exec {command} 3<&{to_read[0]} 4>&{to_write[1]}"],
-            pass_fds=(to_read[0], to_write[1]),
+            [sys.executable, "-c", LAUNCH, *map(str, ends), program, *FLAGS, f"--user-data-dir={profile}"],
+            pass_fds=ends,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(to_read[0])
-        os.close(to_write[1])
+        for end in ends:
+            os.close(end)
         self.out, self.into = to_read[1], to_write[0]
         self.buffer, self.numbers = b"", itertools.count(1)
         self.said: list[str] = []
         self.asked: list[str] = []
         self.loaded = False
         self.session: str | None = None
+
+    def begin(self) -> None:
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -146,3 +157,13 @@ class Chromium:
         """A PNG of what is seen, or of the whole page."""
         found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         Path(path).write_bytes(base64.b64decode(found["data"]))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    program = find()
+    if program is None:
+        pytest.skip(f"no Chromium: none of {', '.join(NAMES)} is on the path, and $CHROMIUM names none")
+    with closing(Chromium(program, tmp_path_factory.mktemp("profile"))) as opened:
+        opened.begin()
+        yield opened
