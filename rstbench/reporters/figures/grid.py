@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ...harness.examples import Crafting, Examples
 from ...harness.trial import CLEAN
 from ..evidence import Evidence
-from .style import INK, SERIES, SIZE, Drawing, file_name, label
+from .style import SERIES, SIZE, Drawing, file_name, label
 
 CELL, GAP, LINE = 0.66, 0.08, 0.2  # inches
 RIGHT, WRONG = SERIES[2], SERIES[1]
@@ -67,28 +67,26 @@ def grid(evidence: Evidence, examples: Examples, crafting: Crafting) -> Figure |
     left, above, down = 0.85, 0.62, CELL + GAP + LINE
     width, height = left + n * (CELL + GAP), above + 2 * down + CELL + GAP
     figure = Figure((width, height))
-
-    def write(text: str, inches: float, **more: object) -> None:
-        figure.text(0.05 / width, 1 - inches / height, text, va="center", **more)  # type: ignore[arg-type]
-
+    axes = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
     for row, (name, pictures) in enumerate(rows):
         top = above + row * down
-        write(name, top + CELL / 2)
+        axes.text(0.05, top + CELL / 2, name, va="center")
         for column, picture in enumerate(pictures):
-            x, y = left + column * (CELL + GAP), height - top - CELL
-            axes = figure.add_axes((x / width, y / height, CELL / width, CELL / height))
-            _show(axes, picture)
+            x = left + column * (CELL + GAP)
+            _show(axes, picture, x, top)
             if row == 0:
-                axes.set_title(str(labels[column]), fontweight="normal", loc="center", pad=3, color=INK)
+                axes.text(x + CELL / 2, top - 0.1, str(labels[column]), ha="center", va="center")
             if row < 2:
                 asked = (source, CLEAN, "", 0) if row == 0 else crafting
                 text, good = _seen(evidence, examples, asked, column, int(labels[column]))
-                axes.set_xlabel(text, color=RIGHT if good else WRONG, labelpad=2)
+                colour = RIGHT if good else WRONG
+                axes.text(x + CELL / 2, top + CELL + 0.1, text, ha="center", va="center", color=colour)
+        if row < 2:
+            axes.text(0.05, top + CELL + 0.1, "sees", va="center")
+    axes.text(0.05, above - 0.1, "label", va="center")
     title = f"{label(evidence.card(source).name)}: {attack} at {threat}"
-    write(title, 0.14, fontweight="bold", fontsize=SIZE + 0.5)
-    write("label", above - 0.1)
-    for row in range(2):
-        write("sees", above + row * down + CELL + 0.1)
+    axes.text(0.05, 0.14, title, va="center", fontweight="bold", fontsize=SIZE + 0.5)
+    axes.set(xlim=(0, width), ylim=(height, 0))  # inches, from the upper left corner
     return figure
 
 
@@ -118,12 +116,16 @@ def _seen(
     return ("✓" if share else "✗") if share in (0, 1) else f"{100 * share:.0f} %", share >= 0.5
 
 
-def _show(axes: Axes, picture: np.ndarray) -> None:
-    """An image (c, h, w) in [0, 1]; other numbers of channels than three as their mean."""
+def _show(axes: Axes, picture: np.ndarray, x: float, y: float) -> None:
+    """An image (c, h, w) in [0, 1] at a place; other numbers of channels than three as their mean."""
     grey = len(picture) != 3
     pixels = picture.mean(0) if grey else picture.transpose(1, 2, 0)
-    axes.imshow(np.clip(pixels, 0, 1), cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="none")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.imshow(
+        np.clip(pixels, 0, 1),
+        cmap="gray" if grey else None,
+        vmin=0,
+        vmax=1,
+        interpolation="none",
+        aspect="auto",
+        extent=(x, x + CELL, y + CELL, y),
+    )

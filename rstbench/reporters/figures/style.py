@@ -45,6 +45,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.facecolor": "none",
     "svg.fonttype": "none",  # text stays text: small, to be found and read aloud
     "svg.hashsalt": "rstbench",
+    "image.composite_image": False,  # small images stay small, and sharp
 }
 
 
