@@ -116,7 +116,7 @@ def evaluate(
     with ExitStack() as rest:
         folder = Path(out) if out else Path(rest.enter_context(tempfile.TemporaryDirectory()))
         study = Study("adhoc", data, (threat,), tuple(Asked(attack) for attack in asked), seeds=(seed,))
-        options = Options(folder, device, str(batch_size), root=data_root(root))
+        options = Options(folder, device, str(batch_size), root=data_root(root), report=bool(out))
         entries = [_entry(name, model) for name, model in models.items()]
         outcome = run_study(study, options, given=entries)
     if outcome.faults:

@@ -100,8 +100,9 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
     )
 
     verb = _verb(verbs, "report", functions, "rstbench report runs/digits")
-    verb.add_argument("folders", nargs="+", metavar="DIR")
+    verb.add_argument("folders", nargs="+", metavar="DIR", help="what evaluate wrote, or what holds such")
     verb.add_argument("--out", metavar="DIR", help="merge the evidence of all folders into this one")
+    verb.add_argument("--index", action="store_true", help="a page beside the folders that links theirs")
     verb.add_argument(
         "--format",
         action="append",

@@ -144,16 +144,17 @@ def export(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Rebuilds the tables of folders from their stored evidence alone; with --out, those of all together."""
+    """Rebuilds tables, figures and pages from stored evidence alone; with --out, of all folders together."""
     from .harness.merge import merge
     from .reporters.evidence import Evidence
     from .reporters.formats import formats
+    from .reporters.gallery import runs_in, write_index, write_report
     from .reporters.published import gather
     from .reporters.tables import as_text, write
     from .screen import show
     from .terminal import Notes
 
-    folders = [Path(folder) for folder in args.folders]
+    folders = runs_in(args.folders)
     formats(args.format or [])  # an unknown one is refused before anything is written
     own = gather(Path(args.published).expanduser()) if args.published else None
     if args.out:
@@ -161,8 +162,16 @@ def report(args: argparse.Namespace) -> int:
         for line in merge(folders, out):
             Notes().note(line)
         folders = [out]
+    reported = []
     for folder in folders:
-        show(write(Evidence.read(folder), folder, args.format or [], own), as_text)
+        evidence = Evidence.read(folder)
+        frames = write(evidence, folder, args.format or [], own)
+        for note in write_report(evidence, frames, folder):
+            _complain(note)
+        show(frames, as_text)
+        reported.append((evidence, frames, folder))
+    if args.index:
+        print(write_index(reported))
     return DONE
 
 

@@ -19,7 +19,7 @@ LAYERS = [
     ["harness.store"],
     ["harness.request", "harness.agenda"],
     ["harness.union"],
-    ["harness.merge"],
+    ["harness.merge", "harness.examples"],
     ["data", "attacks", "tickets.recipe"],
     ["tickets.networks"],
     [
@@ -65,6 +65,7 @@ LAYERS = [
 WITHOUT_TORCH = ["errors", "plugins", "harness.trial", "harness.store", "harness.request", "harness.progress"]
 WITHOUT_TORCH += ["harness.agenda", "harness.union", "harness.merge"]
 WITHOUT_TORCH += [
+    "harness.examples",
     "reporters",
     "study.plan",
     "study.reading",
@@ -76,7 +77,15 @@ WITHOUT_TORCH += [
     "cli",
     "threat",
 ]
-REPORTERS_MAY = {"errors", "harness.trial", "harness.store", "harness.request", "harness.agenda", "reporters"}
+REPORTERS_MAY = {
+    "errors",
+    "harness.trial",
+    "harness.store",
+    "harness.request",
+    "harness.agenda",
+    "harness.examples",
+    "reporters",
+}
 
 
 def modules():

@@ -6,6 +6,7 @@ size, in its order, float32 in [0, 1].
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ..data import Images
+from .examples import COUNT, join_parts, name_of, wanted, write_part
 from .request import Request
 from .shard import Answer, Shard
 from .store import Store, write_whole
@@ -58,6 +60,35 @@ class Keeper:
         # Named by what crafted it: all judges of one crafting share the images.
         crafting = Trial(**{**vars(trial), "target": trial.source}).key
         return self.folder / "parts" / f"{crafting}-{start}.pt"
+
+
+class ExampleKeeper:
+    """Keeps the first images of each model's own attacks, and of the data, for `examples.npz`."""
+
+    def __init__(self, root: Path, request: Request, data: Images) -> None:
+        self.root, self.data = root, data
+        channels, height, width = data.shape
+        self.wanted = wanted(request, 4 * channels * height * width)
+
+    def keep(self, shard: Shard, answer: Answer) -> None:
+        trial = shard.trials[0]
+        crafting = (trial.source, trial.attack, trial.threat, trial.seed)
+        rest = COUNT - shard.start
+        whole = answer.predicted is not None or shard.source.members  # else only others judged it again
+        if rest <= 0 or not whole or (trial.attack != CLEAN and crafting not in self.wanted):
+            return
+        name, arrays = name_of(crafting), {}
+        if trial.attack != CLEAN and answer.images is not None:
+            arrays[f"{name}/adversarial"] = answer.images[:rest].float().numpy()
+        if answer.predicted is not None:
+            arrays[f"{name}/predicted"] = answer.predicted[:rest].numpy()
+        write_part(self.root, hashlib.sha256(name.encode()).hexdigest(), shard.start, arrays)
+
+    def collect(self) -> None:
+        """Writes `examples.npz`: what it held, and what this run or one before it, perhaps killed, kept."""
+        x, y = self.data.at(slice(0, COUNT))
+        digest = self.data.digest
+        join_parts(self.root, {f"{digest}/images": x.numpy(), f"{digest}/labels": y.numpy()})
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -102,13 +102,13 @@ def ask(
     setting: Setting,
     store: Store,
     progress: Progress | None = None,
-    keep: Keep | None = None,
+    keep: Sequence[Keep] = (),
     has: Callable[[Trial, int], bool] = lambda trial, start: True,
 ) -> list[ModelFault]:
     """Answers what the store does not know yet, each shard written as it is done; returns what failed.
 
-    A model that fails on clean images is asked nothing more. `keep` sees every answer with its
-    images; `has` says whether it still holds those of a shard, else the shard is run again.
+    A model that fails on clean images is asked nothing more. Each of `keep` sees every answer with its
+    images before it counts; `has` says whether those of a shard are still held, else it is run again.
     """
     asking = _Asking(setting, store, progress or Silent(), keep, has)
     executor = setting.executor
@@ -128,7 +128,7 @@ class _Asking:
     setting: Setting
     store: Store
     progress: Progress
-    keep: Keep | None
+    keep: Sequence[Keep]
     has: Callable[[Trial, int], bool]
     faults: list[ModelFault] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
@@ -178,14 +178,14 @@ class _Asking:
             self.broken.add(question.source.digest)
 
     def _write(self, shard: Shard, answer: Answer, question: Question) -> None:
+        for keep in self.keep:
+            keep(shard, answer)
         cards = {entry.digest: entry.card for entry in (question.source, *question.targets)}
         for trial in shard.trials:
             tally = answer.tallies[trial.key]
             both = {trial.source: cards[trial.source], trial.target: cards[trial.target]}
             if not _knows(self.store.read(trial.key), tally.start, len(tally.bits)):
                 self.store.add(trial, tally, both, self.setting.data.name)
-        if self.keep is not None:
-            self.keep(shard, answer)
 
 
 class _Score:

@@ -53,10 +53,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Answer:
-    """Tallies by trial key, and the crafted images (on the CPU)."""
+    """Tallies by trial key, the crafted images (on the CPU), and the class the source itself sees in each
+    where it judged them (-1: its logits are not finite)."""
 
     tallies: dict[str, Tally] = field(default_factory=dict)
     images: Tensor | None = None
+    predicted: Tensor | None = None
 
 
 def run(shard: Shard) -> Answer:
@@ -83,15 +85,16 @@ def run(shard: Shard) -> Answer:
         threads=torch.get_num_threads(),
         versions=versions(),
     )
-    tallies = {}
-    for own_trial, (right, flags) in zip(shard.trials, judged, strict=True):
+    tallies, predicted = {}, None
+    for own_trial, (seen, flags) in zip(shard.trials, judged, strict=True):
         own = own_trial.source == own_trial.target
+        predicted = seen.cpu() if own else predicted
         stages = {name: as_bits(broken) for name, broken in crafted.stages.items()} if own else {}
         raised = {*flags, *(crafted.flags if own or shard.source.members else ())}
         tallies[own_trial.key] = Tally(
-            shard.start, as_bits(right), stages, tuple(sorted(raised)), **vars(where)
+            shard.start, as_bits(seen == y), stages, tuple(sorted(raised)), **vars(where)
         )
-    return Answer(tallies, adv.cpu())
+    return Answer(tallies, adv.cpu(), predicted)
 
 
 def _craft(shard: Shard, attack: Attack, cost: Cost, x: Tensor, y: Tensor, seed: int) -> Crafted:
@@ -115,7 +118,7 @@ def _craft(shard: Shard, attack: Attack, cost: Cost, x: Tensor, y: Tensor, seed:
 
 
 def _judge(target: Entry, adv: Tensor, y: Tensor, shard: Shard, seed: int) -> tuple[Tensor, set[str]]:
-    """(right or not for each image, alarms)."""
+    """(the class seen in each image, alarms)."""
     clean = shard.trials[0].attack == CLEAN
     classes, exact = shard.images.classes, shard.images.classes_known
     with _seeded(seed):
@@ -135,7 +138,7 @@ def _judge(target: Entry, adv: Tensor, y: Tensor, shard: Shard, seed: int) -> tu
         if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
             flags.add("probabilities-not-logits")
     # The argmax of NaN is class 0: it must not look robust.
-    return (logits.argmax(1) == y) & finite, flags
+    return logits.argmax(1).where(finite, -1), flags
 
 
 @contextmanager

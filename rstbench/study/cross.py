@@ -11,6 +11,7 @@ from ..harness.bench import Question, ask, clean
 from ..harness.progress import Progress
 from ..harness.store import Store
 from ..reporters.evidence import Evidence
+from ..reporters.gallery import write_report
 from ..reporters.tables import write
 from ..threat import Threat
 from .asking import as_request, early_stopped, refuse_other_kind
@@ -54,7 +55,10 @@ def run_transfer(
         as_request(study, setting, images, [field], questions, rows=False).save(options.out)
         agenda.add(options.out, "asking")
         faults = ask(questions, setting, store, progress)
-        tables = write(Evidence.read(options.out), options.out)
+        evidence = Evidence.read(options.out)
+        tables = write(evidence, options.out)
+        for note in write_report(evidence, tables, options.out):
+            progress.note(note)
         agenda.add(options.out, "ended")
     return Outcome(tables, faults)
 

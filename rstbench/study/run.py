@@ -14,12 +14,13 @@ from ..data import download as fetching
 from ..data import load, parse
 from ..errors import BadRequest, ModelFault
 from ..harness import agenda
-from ..harness.adversarials import Keeper
+from ..harness.adversarials import ExampleKeeper, Keeper
 from ..harness.bench import Setting, ask, pick_batch, pick_device, whole_shards
 from ..harness.executors import Local, Processes
 from ..harness.progress import Progress, Silent
 from ..harness.store import Store
 from ..reporters.evidence import Evidence
+from ..reporters.gallery import write_report
 from ..reporters.tables import write
 from ..threat import Threat
 from .asking import added, as_request, questions_of, refuse_other_kind
@@ -42,6 +43,7 @@ class Options:
     save_adversarials: bool = False
     download: bool = False
     workers: int = 1  # networks made, and shards attacked, at once
+    report: bool = True  # figures and a page beside the tables
 
 
 @dataclass(frozen=True)
@@ -90,21 +92,27 @@ def run_study(
         request.save(options.out)
         agenda.add(options.out, "asking")
         keeper = Keeper(options.out) if options.save_adversarials else None
+        examples = ExampleKeeper(options.out, request, setting.data)
         faults = [fault for field in fields for fault in field.faults]
         faults += ask(
             questions,
             setting,
             store,
             progress,
-            keep=keeper.keep if keeper else None,
+            keep=[kept.keep for kept in (keeper, examples) if kept],
             has=keeper.has if keeper else lambda trial, start: True,
         )
         if faults:
             request = replace(request, failures=tuple(str(fault) for fault in faults))
             request.save(options.out)
+        examples.collect()
         if keeper:
             keeper.collect(request, setting.data, setting.batch)
-        tables = write(Evidence.read(options.out), options.out)
+        evidence = Evidence.read(options.out)
+        tables = write(evidence, options.out)
+        if options.report:
+            for note in write_report(evidence, tables, options.out):
+                progress.note(note)
         agenda.add(options.out, "ended")
     return Outcome(tables, faults)
 

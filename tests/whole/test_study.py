@@ -64,7 +64,8 @@ def test_what_it_writes(finished):
     out, done = finished
     assert {p.name for p in out.iterdir() if not p.name.startswith(".")} == {
         "leaderboard.csv", "transfer.csv", "switch.csv", "queries.csv", "per_class.csv", "curves.csv",
-        "compare.csv", "pareto.csv", "results", "tickets", "checkpoints", "study.toml",
+        "compare.csv", "pareto.csv", "results", "tickets", "checkpoints", "study.toml", "examples.npz",
+        "figures", "index.html",
     }  # fmt: skip
     assert sorted(p.name for p in (out / "tickets").iterdir()) == [
         "costs.jsonl", "history.csv", "rst-0.3-seed0.safetensors", "rst-0.6-seed0.safetensors",

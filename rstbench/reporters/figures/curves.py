@@ -1,0 +1,68 @@
+"""Accuracy against the radius, where one attack was asked at two of a norm or more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from .points import eps
+from .style import GRID, MARKERS, MUTED, SERIES, Drawing, label, name_ends, percent_axis, sheet
+
+MOST_NAMES = len(SERIES)
+
+
+def draw_curves(points: pd.DataFrame, attacks: Sequence[str]) -> Iterator[Drawing]:
+    """A panel a norm and attack; radius 0 is the clean image. Among many models the best and the worst at
+    the smallest radius are named, the rest is grey."""
+    found = [(norm, attack, part) for attack in attacks for norm, part in _asked(points, attack)]
+    if not found:
+        return
+    figure, axes = sheet(len(found), size=(2.3, 1.9))
+    for panel, (norm, attack, part) in zip(axes, found, strict=True):
+        _panel(panel, part, attack)
+        panel.set_title(f"{label(attack)}, {norm}, %")
+    told = "; ".join(f"{attack} at {', '.join(part['threat'].unique())}" for _, attack, part in found)
+    yield Drawing(
+        "radius", "Accuracy against radius", f"Accuracy in percent from radius 0 on, under {told}.", figure
+    )
+
+
+def _asked(points: pd.DataFrame, attack: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The norms at which an attack was asked at several radii, of models that were asked at all of them."""
+    known = points.dropna(subset=[attack])
+    for norm, part in known.groupby(known["threat"].str.partition(":")[0], sort=False):
+        radii = part["threat"].nunique()
+        whole = part[part.groupby("name")["threat"].transform("nunique") == radii]
+        if radii > 1 and len(whole):
+            yield str(norm), whole
+
+
+def _panel(axes: Axes, part: pd.DataFrame, attack: str) -> None:
+    curves = {}
+    for name, own in part.groupby("name", sort=False):
+        own = own.assign(eps=own["threat"].map(lambda text: float(eps(text)))).sort_values("eps")
+        curves[str(name)] = ([0.0, *own["eps"]], [float(own["clean"].iloc[0]), *own[attack].astype(float)])
+    ranked = sorted(curves, key=lambda name: -curves[name][1][1])
+    few = ranked if len(ranked) <= MOST_NAMES else [*ranked[: MOST_NAMES - 2], *ranked[-2:]]
+    for name in ranked:
+        if name not in few:
+            axes.plot(*curves[name], color=MUTED, alpha=0.3, lw=0.7, zorder=1)
+    ends = []
+    for name, colour, marker in zip(few, SERIES, MARKERS, strict=False):
+        x, y = curves[name]
+        axes.plot(x, y, color=colour, marker=marker, ms=3.5, lw=1.3, zorder=2)
+        ends.append((x[-1], y[-1], name, colour))
+    radii = sorted({x for xs, _ in curves.values() for x in xs})
+    axes.set_xlim(0, radii[-1] * 1.05)
+    axes.set_xticks(radii, ["0", *(t.partition(":")[2] for t in _by_radius(part))])
+    axes.grid(visible=True, axis="x", color=GRID)
+    axes.set_xlabel("radius")
+    values = [value for _, ys in curves.values() for value in ys]
+    percent_axis(axes, min(values), max(values))
+    name_ends(axes, ends)
+
+
+def _by_radius(part: pd.DataFrame) -> list[str]:
+    return sorted(part["threat"].unique(), key=eps)

@@ -1,0 +1,102 @@
+"""What a random switch is worth, as a staircase: each rung of attackers who know more takes its step down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from .style import INK, MUTED, SERIES, SIZE, Drawing, file_name, label, percent_axis, sheet
+
+ROW = 0.24  # inches
+FALL, SUM = SERIES[1], SERIES[0]
+COLOURS = {"best-member": SERIES[2], "dense": SERIES[3]}
+
+
+def draw_ladder(switch: pd.DataFrame | None) -> Iterator[Drawing]:
+    """One figure a switch, threat and seed; switch: switch.csv."""
+    if switch is None or switch.empty:
+        return
+    taken: set[str] = set()
+    for (members, _, threat, seed), rows in switch.groupby(
+        ["members", "weights", "threat", "seed"], sort=False
+    ):
+        part, beside = rows[rows["knows_switch"] != ""], rows[rows["knows_switch"] == ""]
+        size = (3.4, ROW * (len(part) + 1))
+        figure, axes = sheet(1, size=size, margins=(2.0, 0.75, 0.72, 0.32))
+        _stairs(axes[0], part)
+        _lines(axes[0], part, beside)
+        axes[0].set_title(f"Switch at {threat}, %")
+        name = file_name("switch", threat, f"seed{seed}")
+        while name in taken:  # of other members
+            name += "-more"
+        taken.add(name)
+        last = part[part["rung"] == "minimum"].iloc[0]
+        yield Drawing(
+            name,
+            f"The switch of {str(members).replace('+', ', ')} at {threat}, seed {seed}",
+            f"Expected accuracy falls from {last['clean']:.1%} on clean images to {last['robust']:.1%} under "
+            f"the worst of all crafted sets; it must lie between {last['lower_bound']:.1%} and "
+            f"{last['upper_bound']:.1%}. Bars are steps down, dots the rungs with their 95 % intervals.",
+            figure,
+        )
+
+
+def _stairs(axes: Axes, part: pd.DataFrame) -> None:
+    """Top down; a bar is what a rung takes away beyond all rungs above it."""
+    first = part.iloc[0]
+    level, names = float(first["clean"]), ["clean images"]
+    axes.plot(level, 0, "o", ms=5, color=SUM, zorder=4)
+    _figure(axes, 0, level)
+    for row, line in enumerate(part.to_dict("records"), start=1):
+        value, last = float(line["robust"]), line["rung"] == "minimum"
+        names.append("worst of all sets" if last else f"{line['rung']}  {label(line['attack'])}")
+        axes.plot([level, level], [row - 1, row], color=MUTED, lw=0.6, zorder=1)
+        if value < level:
+            axes.barh(row, level - value, left=value, color=FALL, height=0.55)
+        axes.plot([line["robust_low"], line["robust_high"]], [row, row], color=MUTED, lw=0.8, zorder=3)
+        axes.plot(value, row, "o", ms=5 if last else 3.5, color=SUM if last else INK, zorder=4)
+        level = min(level, value)
+        _figure(axes, row, value, bold=last)
+    axes.set_yticks(range(len(names)), names)
+    axes.get_yticklabels()[-1].set_fontweight("bold")
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    low = min(float(part["robust_low"].min()), float(first["lower_bound"]))
+    percent_axis(axes, low, max(float(first["clean"]), float(part["robust_high"].max())), across=True)
+
+
+def _figure(axes: Axes, row: int, value: float, *, bold: bool = False) -> None:
+    """The figure at the right edge, where no bar or interval is."""
+    weight = "bold" if bold else "normal"
+    text = f"{100 * value:.1f}"
+    axes.annotate(text, (1.02, row), xycoords=axes.get_yaxis_transform(), va="center", fontweight=weight)
+
+
+def _lines(axes: Axes, part: pd.DataFrame, beside: pd.DataFrame) -> None:
+    """Bounds, and what the switch is compared with; the mean of its members is the lower bound."""
+    first = part.iloc[0]
+    marks = [
+        ("lower bound, members' mean", float(first["lower_bound"]), INK, (0, (1, 1.5))),
+        ("upper bound", float(first["upper_bound"]), INK, (0, (1, 1.5))),
+    ]
+    for role, robust in zip(beside["rung"], beside["robust"], strict=True):
+        kind, _, name = str(role).partition(" ")
+        if name:
+            shown = "best member" if kind == "best-member" else kind
+            marks.append((f"{shown}: {label(name)}", float(robust), COLOURS[kind], (0, (4, 2))))
+    for place, (name, value, colour, dashes) in enumerate(sorted(marks, key=lambda mark: mark[1])):
+        axes.axvline(value, color=colour, lw=1.0, ls=dashes, zorder=2)
+        axes.annotate(
+            f"{name} {100 * value:.1f}",
+            (value, 0),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, -20 - 11 * place),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            color=colour,
+            fontsize=SIZE - 0.5,
+            annotation_clip=False,
+        )

@@ -1,0 +1,49 @@
+"""What the figures draw: one point a setting, ratio and threat, over all seeds. No matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import pandas as pd
+
+_SHARED = ["kind", "kept_weights", "images"]
+
+
+def points(lines: Sequence[dict[str, Any]], attacks: Sequence[str]) -> pd.DataFrame:
+    """Means over seeds of `clean`, each attack and `worst`, and `…_sd` where there are several.
+
+    lines: as `lines_of` gives them. Columns: name, setting, ratio (both '' where there is none), threat,
+    kind, kept_weights, images, seeds and the measures. Models of no table stand for themselves, their
+    names without the seed.
+    """
+    measures = ["clean", *attacks, "worst"]
+    columns = ["name", "setting", "ratio", "threat", *_SHARED, "seeds"]
+    columns += [name for measure in measures for name in (measure, f"{measure}_sd")]
+    frame = pd.DataFrame(lines)
+    if frame.empty:
+        return pd.DataFrame(columns=columns)
+    frame["name"] = [_name(line) for line in lines]
+    rows = []
+    for (name, threat), part in frame.groupby(["name", "threat"], sort=False):
+        first = part.iloc[0]
+        row = {"name": name, "threat": threat, "seeds": part["seed"].nunique()}
+        row |= {column: first[column] for column in ("setting", "ratio", *_SHARED)}
+        for measure in measures:
+            values = part[measure].astype(float).dropna() if measure in part else pd.Series(dtype=float)
+            row[measure] = values.mean()
+            row[f"{measure}_sd"] = values.std(ddof=1) if len(values) > 1 else float("nan")
+        rows.append(row)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _name(line: dict[str, Any]) -> str:
+    if line["setting"]:
+        return "-".join(filter(None, (line["setting"], line["ratio"])))
+    return str(line["model"]).removesuffix(f"-seed{line['seed']}")
+
+
+def eps(threat: str) -> Fraction:
+    """The radius of a threat's text: 'Linf:8/255' -> 8/255."""
+    return Fraction(threat.partition(":")[2])

@@ -1,0 +1,177 @@
+"""How every figure looks, and the same bytes for the same figures."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Neutral colours; the page gives them others in the dark.
+INK, MUTED, GRID, PAPER = "#1b1f24", "#69727a", "#e2e5e7", "#fefefe"
+# Okabe and Ito's palette without its black and its yellow, which is lost on white.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+LONGEST = 26  # letters of a name
+SIZE = 8.5  # points
+_SETTINGS: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": SIZE,
+    "axes.titlesize": SIZE + 0.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "text.parse_math": False,  # a model may be called $x$
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "svg.fonttype": "none",  # text stays text: small, to be found and read aloud
+    "svg.hashsalt": "rstbench",
+    "image.composite_image": False,  # small images stay small, and sharp
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure before it is written. name: of its files; alt: what it shows, in words."""
+
+    name: str
+    title: str
+    alt: str
+    figure: Figure
+
+    def svg(self) -> bytes:
+        return self._as("svg", {"Creator": None, "Date": None, "Format": None, "Type": None})
+
+    def png(self) -> bytes:
+        return self._as("png", {"Software": None})
+
+    def _as(self, kind: str, metadata: dict[str, None]) -> bytes:
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format=kind, dpi=144, metadata=metadata)
+        return buffer.getvalue()
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Within, figures are made and written alike."""
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # in somebody's name of a model
+        yield
+
+
+def sheet(
+    panels: int,
+    *,
+    columns: int = 2,
+    size: tuple[float, float] = (2.1, 1.75),
+    margins: tuple[float, float, float, float] = (0.5, 1.25, 0.42, 0.36),
+    heading: str = "",
+) -> tuple[Figure, list[Axes]]:
+    """A figure with axes of the same size in rows, perhaps under a heading; in inches, margins left, right,
+    below and above each."""
+    (width, height), (left, right, below, above) = size, margins
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    across, down = left + width + right, below + height + above
+    top = 0.3 if heading else 0.0
+    figure = Figure((columns * across, rows * down + top))
+    tall = rows * down + top
+    if heading:
+        figure.text(0.1 / (columns * across), 1 - 0.2 / tall, heading, fontweight="bold", fontsize=SIZE + 1.5)
+    axes = [
+        figure.add_axes(
+            (
+                ((place % columns) * across + left) / (columns * across),
+                1 - (top + (place // columns + 1) * down - below) / tall,
+                width / (columns * across),
+                height / tall,
+            )
+        )
+        for place in range(panels)
+    ]
+    return figure, axes
+
+
+def percent_axis(axes: Axes, low: float, high: float, *, across: bool = False) -> None:
+    """Fractions shown as percent, with room round [low, high] and a quiet grid."""
+    low, high = min(low, high), max(low, high)
+    room = max(0.02, 0.06 * (high - low))
+    axis = axes.xaxis if across else axes.yaxis
+    (axes.set_xlim if across else axes.set_ylim)(max(-0.02, low - room), min(1.02, high + room))
+    axis.set_major_locator(matplotlib.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axis.grid(visible=True)
+
+
+def label(name: str) -> str:
+    """A name as a figure shows it: printable, and cut where it is long."""
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names beside the axes, each led to from its (x, y, name, colour), moved apart where they touch."""
+    low, high = axes.get_ylim()
+    inches = axes.get_window_extent().height / axes.figure.dpi
+    gap = 1.25 * SIZE / 72 / inches * (high - low)
+    for (x, y, name, colour), place in zip(ends, apart([y for _, y, _, _ in ends], gap), strict=True):
+        axes.annotate(
+            label(name),
+            (x, y),
+            xytext=(1.045, (place - low) / (high - low)),
+            textcoords=axes.transAxes,
+            va="center",
+            color=colour,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.4,
+                "shrinkA": 1,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def file_name(*parts: object) -> str:
+    """Parts of a name that any file system takes: 'Linf:8/255' -> 'Linf-8-255'."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(map(str, parts))).strip("-")
+
+
+def apart(values: Sequence[float], gap: float) -> list[float]:
+    """The values moved as little as may be until neighbours are `gap` apart, in the same order."""
+    order = sorted(range(len(values)), key=lambda place: values[place])
+    blocks: list[list[int]] = []
+
+    def start(block: list[int]) -> float:
+        return sum(values[place] - step * gap for step, place in enumerate(block)) / len(block)
+
+    for place in order:
+        blocks.append([place])
+        while len(blocks) > 1 and start(blocks[-1]) < start(blocks[-2]) + len(blocks[-2]) * gap:
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    moved = [0.0] * len(values)
+    for block in blocks:
+        for step, place in enumerate(block):
+            moved[place] = start(block) + step * gap
+    return moved

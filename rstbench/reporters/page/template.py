@@ -1,0 +1,39 @@
+"""The templates, and how a page writes numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+FILE = "index.html"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def template(name: str) -> Template:
+    """A template in which every value is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "count": _count}
+    return environment.get_template(name)
+
+
+def _percent(value: Any, digits: int = 1) -> str:
+    """0.8625 -> '86.2'; '' where there is nothing."""
+    return "" if value is None or pd.isna(value) else f"{100 * float(value):.{digits}f}"
+
+
+def _count(value: Any) -> str:
+    """11526 -> '11,526'."""
+    return "" if value is None or pd.isna(value) else f"{int(value):,}"
+
+
+def distinct(board: pd.DataFrame | None, column: str) -> list[str]:
+    return [] if board is None else [str(value) for value in board[column].unique()]

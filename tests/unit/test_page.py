@@ -1,0 +1,326 @@
+"""The page as a file: whole, escaped, sufficient to itself, the same for the same evidence."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import sys
+from dataclasses import replace
+from fnmatch import fnmatch
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rstbench.arguments import make_parser
+from rstbench.cli import VERBS
+from rstbench.errors import BadFile, BadRequest
+from rstbench.harness.request import FILE, Request
+from rstbench.reporters.evidence import Evidence
+from rstbench.reporters.gallery import runs_in, write_index, write_report
+from rstbench.reporters.page.glossary import FLAGS, OF_OTHERS, explain
+from rstbench.reporters.page.inline import inline
+from rstbench.reporters.page.repeat import row_command, whole_command
+from rstbench.reporters.tables import write
+
+ROOT = Path(__file__).parent.parent.parent
+NAME = "<script>alert(1)</script>"
+VOID = {"meta", "input", "br", "link", "img"}
+
+
+class Page(HTMLParser):
+    """Elements, and that each is closed where it should be."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    def values(self, attribute):
+        return [attrs[attribute] for _, attrs in self.found if attribute in attrs]
+
+
+@pytest.fixture(scope="module")
+def folder(hand_run, tmp_path_factory):
+    root = tmp_path_factory.mktemp("hand")
+    report(hand_run(root), root)
+    return root
+
+
+def report(evidence, root, own=None):
+    frames = write(evidence, root, own=own)
+    notes = write_report(evidence, frames, root)
+    return frames, notes
+
+
+def text_of(root):
+    return (root / "index.html").read_text()
+
+
+def test_every_row_is_there_with_its_figures(folder):
+    page = Page(text_of(folder))
+    words = " ".join(" ".join(page.words).split())
+    for _, line in pd.read_csv(folder / "leaderboard.csv").iterrows():
+        assert f"Evidence of {line['model']} at {line['threat']}" in words
+        assert f"{100 * line['clean']:.1f}" in words
+    assert page.values("data-threat").count("Linf:1/10") == 5
+    assert page.values("data-kind").count("ticket") == 4
+    assert "apgd-ce" in words
+    assert "no answer" in words  # the attack that failed
+    assert "<b>autoattack</b> raised" in words
+    assert len(re.findall(r"<svg", text_of(folder))) == 8
+
+
+def test_a_name_is_text(folder):
+    text = text_of(folder)
+    assert NAME not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert text.count("<script") == 2  # our own
+
+
+def test_it_loads_nothing_and_its_links_lead_somewhere(folder):
+    text = text_of(folder)
+    page = Page(text)
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert page.values("src") == []
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+    for link in page.values("href"):
+        assert link[1:] in ids if link.startswith("#") else (folder / link).exists(), link
+    assert set(page.values("href")) >= evidence_of_rows(folder)
+
+
+def evidence_of_rows(folder):
+    """The evidence that the leaderboard's cells are views of."""
+    evidence = Evidence.read(folder)
+    rows = {(m, row.model) for row in evidence.request.rows for m, _ in evidence.members(row.model)}
+    return {
+        f"results/{record.trial.key}.jsonl"
+        for record in evidence.records.values()
+        if (record.trial.target, record.trial.source) in rows and "early" not in record.trial.attack
+    }
+
+
+def test_the_same_evidence_gives_the_same_page(hand_run, folder, tmp_path):
+    report(hand_run(tmp_path), tmp_path)
+    assert text_of(tmp_path) == text_of(folder)
+
+
+def test_without_matplotlib_there_is_a_page_and_one_line(hand_run, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("rstbench.reporters.figures.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    _, notes = report(hand_run(tmp_path), tmp_path)
+    assert len(notes) == 1
+    assert notes[0].startswith("no figures for ")
+    assert "matplotlib" in notes[0]
+    assert "<svg" not in text_of(tmp_path)
+    assert "rst-0.1" in text_of(tmp_path)
+
+
+def test_a_matrix_alone_has_a_page(hand_run, tmp_path):
+    frames, notes = report(hand_run(tmp_path, rows=[]), tmp_path)
+    assert notes == []
+    assert "leaderboard" not in frames
+    page = Page(text_of(tmp_path))
+    assert "transfer" in page.values("id")
+    assert "leaderboard" not in page.values("id")
+
+
+def test_every_alarm_is_explained():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    alarms = re.search(r"\*\*Alarms\*\* stand in `flags`: (.*?)\. - \*\*", readme)
+    assert alarms is not None
+    assert set(re.findall(r"`([a-z-]+)`", alarms[1])) == set(FLAGS)
+    code = "\n".join(path.read_text() for path in (ROOT / "rstbench").rglob("*.py"))
+    raised = re.findall(
+        r'flags\.add\("([a-z-]+)"\)|flags = \("([a-z-]+)",\)|return \(\) if .* else \("([a-z-]+)",\)', code
+    )
+    assert {name for names in raised for name in names if name} <= set(FLAGS)
+    assert len(raised) > 5
+    assert explain("of-somebody-else") == OF_OTHERS
+
+
+def test_quoted_figures_stand_apart(hand_run, tmp_path):
+    near = "Linf:1/10"
+    common = {"kind": "published", "attack": "pgd", "remaining": 0.05, "clean": 0.75, "robust": 0.458}
+    common |= {"source": "Fu et al.", "read": "2026-11-21"}
+    rows = [
+        {
+            "model": "theirs",
+            "threat": "Linf:1/10",
+            "data": "digits",
+            "url": "https://example.org/x",
+            **common,
+        },
+        {"model": "trap", "threat": near, "data": "digits", "url": "javascript:alert(1)", **common},
+        {"model": "elsewhere", "threat": near, "data": "cifar10", **common},
+        {"model": "farther", "threat": "Linf:1", "data": "digits", **common},
+    ]
+    frames, _ = report(hand_run(tmp_path), tmp_path, own=pd.DataFrame(rows))
+    text = text_of(tmp_path)
+    quoted = text[text.index('<section id="quoted">') :].partition("</section>")[0]
+    assert "theirs" in quoted
+    assert "45.8" in quoted
+    assert "trap" in quoted
+    assert "javascript:" not in text
+    assert "elsewhere" not in text
+    assert "farther" not in text
+    assert "theirs" not in set(frames["leaderboard"]["model"])
+    assert [link for link in Page(text).values("href") if ":" in link.partition("/")[0]] == [
+        "https://example.org/x"
+    ]
+
+
+STUDY = {
+    "name": "s",
+    "images": 20,
+    "data": "digits:test",
+    "attacks": ["pgd", {"attack": "autoattack", "threat": "Linf:1/10"}],
+    "draw": [{"name": "rst"}],
+    "model": [{"ref": "file:my nets.py:net", "name": NAME}],
+}
+
+
+def parsed(command):
+    """The command as our own parser reads it."""
+    threads, *words = shlex.split(command)
+    assert threads == "OMP_NUM_THREADS=2"
+    assert words[:4] == ["python", "-m", "rstbench", "evaluate"]
+    return make_parser(VERBS).parse_args(words[3:])
+
+
+def test_commands_ask_the_same(hand_run, tmp_path):
+    request = hand_run(tmp_path, study=STUDY).request
+    whole = parsed(whole_command(request))
+    assert (whole.what, whole.limit, whole.batch_size, whole.device) == (["study.toml"], 0, "20", "cpu")
+    rows = {(request.cards[row.model].name, row.threat): row for row in request.rows}
+    near = "Linf:1/10"
+    assert parsed(row_command(request, rows["rst-0.1", near], tmp_path)).what == ["study.toml"]
+    (tmp_path / "tickets").mkdir()
+    (tmp_path / "tickets" / "rst-0.1-seed0.safetensors").touch()
+    ticket = parsed(row_command(request, rows["rst-0.1", near], tmp_path))
+    assert ticket.what == ["ticket:tickets/rst-0.1-seed0.safetensors"]
+    assert (ticket.attack, ticket.threat, ticket.seed) == (["pgd", "autoattack"], [near], 0)
+    assert ticket.data == "digits:test:20"
+    assert parsed(row_command(request, rows[NAME, near], tmp_path)).what == ["file:my nets.py:net"]
+    switch = parsed(row_command(request, rows["switch-rst", "Linf:1/5"], tmp_path))
+    assert (switch.what, switch.attack, switch.threat) == (["study.toml"], ["pgd"], ["Linf:1/5"])
+
+
+@pytest.mark.parametrize(
+    ("study", "limit"),
+    [
+        ({"images": 20}, 0),
+        ({"images": 0, "data": "digits:test:20"}, 0),
+        ({"images": 150}, 20),
+        ({"images": 0}, 20),
+    ],
+)
+def test_commands_ask_as_many_images(hand_run, tmp_path, study, limit):
+    request = hand_run(tmp_path, study=STUDY | study).request
+    assert parsed(whole_command(request)).limit == limit
+
+
+def test_what_came_from_python_has_no_command(hand_run, tmp_path):
+    request = hand_run(tmp_path).request
+    assert whole_command(request) == ""
+    assert row_command(request, request.rows[0], tmp_path) == ""
+    report(Evidence.read(tmp_path), tmp_path)
+    assert "python -m rstbench" not in text_of(tmp_path)
+
+
+def test_evidence_from_another_machine_is_told(hand_run, tmp_path):
+    evidence = hand_run(tmp_path)
+    assert " on cpu, 2 threads" not in report_text(evidence, tmp_path)
+    run = {**evidence.request.run, "threads": 3}
+    changed = replace(evidence, request=replace(evidence.request, run=run))
+    assert "on cpu, 2 threads, rstbench 0, torch 2" in report_text(changed, tmp_path)
+
+
+def report_text(evidence, root):
+    report(evidence, root)
+    return text_of(root)
+
+
+def test_a_figure_becomes_a_part_of_the_page():
+    svg = b"""<?xml version="1.0"?><!DOCTYPE svg PUBLIC "x" "http://y">
+    <svg width="72pt" height="36pt" viewBox="0 0 72 36" xmlns="http://www.w3.org/2000/svg"><!-- a > b -->
+    <style type="text/css">*{x: y}</style><g id="a"><path d="M 1.23456 2" style="fill: #1b1f24"/></g>
+    <use href="#a" clip-path="url(#b)"/></svg>"""
+    assert " ".join(inline(svg, "one").split()) == (
+        '<svg aria-hidden="true" style="width:96px" viewBox="0 0 72 36"> <g id="one-a"><path '
+        'd="M 1.23 2" style="fill: var(--ink)"/></g> <use href="#one-a" clip-path="url(#one-b)"/></svg>'
+    )
+
+
+def test_a_page_of_pages(hand_run, tmp_path):
+    reported = []
+    for name in ("one", "deep/two"):
+        evidence = hand_run(tmp_path / name)
+        frames, _ = report(evidence, tmp_path / name)
+        reported.append((evidence, frames, tmp_path / name))
+    assert write_index(reported) == tmp_path / "index.html"
+    page = Page(text_of(tmp_path))
+    assert page.values("href") == ["one/index.html", "deep/two/index.html"]
+    assert all((tmp_path / link).exists() for link in page.values("href"))
+    assert NAME not in text_of(tmp_path)
+    # One folder, or one inside the other: the page stands above both.
+    assert write_index(reported[:1]) == tmp_path / "index.html"
+    (tmp_path / "one" / FILE).read_bytes()
+    assert write_index([reported[0], (*reported[1][:2], tmp_path / "one" / "in")]) == tmp_path / "index.html"
+
+
+def test_folders_of_runs(tmp_path):
+    for name in ("a", "b/c", "b/d"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / FILE).touch()
+    (tmp_path / "README.md").touch()
+    (tmp_path / "empty").mkdir()
+    everything = [str(path) for path in sorted(tmp_path.iterdir()) if path.name != "empty"]
+    assert runs_in(everything) == [tmp_path / "a", tmp_path / "b" / "c", tmp_path / "b" / "d"]
+    assert runs_in([str(tmp_path / "a"), str(tmp_path / "a")]) == [tmp_path / "a"]
+    # What holds no run is refused where it is read.
+    for strange in ("empty", "nowhere"):
+        (wrong,) = runs_in([str(tmp_path / strange)])
+        with pytest.raises(BadFile, match="name a folder"):
+            Request.load(wrong)
+    with pytest.raises(BadFile, match="name a folder"):
+        runs_in([str(tmp_path / "README.md")])
+
+
+def test_folders_without_a_common_parent(hand_run, monkeypatch, tmp_path):
+    evidence = hand_run(tmp_path)
+    monkeypatch.setattr("os.path.commonpath", lambda paths: "/")
+    with pytest.raises(BadRequest, match="common parent"):
+        write_index([(evidence, {}, tmp_path)])
+
+
+def test_the_package_ships_its_templates():
+    """A wheel holds what package_data names."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    patterns = setup["options.package_data"]["rstbench"].split()
+    package = ROOT / "rstbench"
+    templates = [path.relative_to(package).as_posix() for path in package.rglob("templates/*")]
+    assert len(templates) == 4
+    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in templates)
