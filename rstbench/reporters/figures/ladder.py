@@ -24,7 +24,7 @@ def draw_ladder(switch: pd.DataFrame | None) -> Iterator[Drawing]:
     ):
         part, beside = rows[rows["knows_switch"] != ""], rows[rows["knows_switch"] == ""]
         size = (3.4, ROW * (len(part) + 1))
-        figure, axes = sheet(1, size=size, margins=(2.0, 0.75, 0.72, 0.32))
+        figure, axes = sheet(1, size=size, margins=(2.0, 0.75, 0.9, 0.32))
         _stairs(axes[0], part)
         _lines(axes[0], part, beside)
         axes[0].set_title(f"Switch at {threat}, %")
