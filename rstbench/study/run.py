@@ -15,6 +15,7 @@ from ..data import load, parse
 from ..errors import BadRequest, ModelFault
 from ..harness.adversarials import ExampleKeeper, Keeper
 from ..harness.bench import Setting, ask, pick_batch, pick_device, whole_shards
+from ..harness.examples import Examples
 from ..harness.executors import Local, Processes
 from ..harness.progress import Progress, Silent
 from ..harness.store import Store
@@ -75,6 +76,7 @@ def run_study(
     store = Store(options.out)
     with store.alone():
         refuse_other_kind(options.out, rows=True)
+        Examples.read(options.out)  # a damaged file is found before any work
         done = make_all(jobs, workshop, options.workers)
         if done.made:
             named = [(job.label, done.made[job.path]) for job in jobs if job.path in done.made]
