@@ -16,6 +16,7 @@ from ..errors import BadRequest, ModelFault
 from ..harness import agenda
 from ..harness.adversarials import ExampleKeeper, Keeper
 from ..harness.bench import Setting, ask, pick_batch, pick_device, whole_shards
+from ..harness.examples import Examples
 from ..harness.executors import Local, Processes
 from ..harness.progress import Progress, Silent
 from ..harness.store import Store
@@ -76,6 +77,7 @@ def run_study(
     store = Store(options.out)
     with store.alone():
         refuse_other_kind(options.out, rows=True)
+        Examples.read(options.out)  # a damaged file is found before any work
         agenda.begin(options.out, [job.path for job in jobs])
         done = make_all(
             jobs, workshop, options.workers, lambda fault: agenda.add(options.out, "fault", fault)

@@ -138,18 +138,20 @@ def test_the_same_command_does_nothing_again(finished):
     assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before}
 
 
-def test_the_report_rebuilds_the_tables_from_the_evidence(finished, tmp_path):
+def test_the_report_rebuilds_tables_figures_and_page_from_the_evidence(finished, tmp_path):
     out, _ = finished
-    before = {path.name: path.read_bytes() for path in out.glob("*.csv")}
-    for name in before:
-        (out / name).unlink()
+    files = [*out.glob("*.csv"), *out.glob("figures/*"), out / "index.html"]
+    assert {path.suffix for path in files} == {".csv", ".svg", ".png", ".html"}
+    before = {path: path.read_bytes() for path in files}
+    for path in files:
+        path.unlink()
     code = f"import sys; from rstbench.cli import main; assert main(['report', {str(out)!r}]) == 0"
     code += "; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
     assert done.stdout.endswith("False\n")
-    assert before == {path.name: path.read_bytes() for path in out.glob("*.csv")}
+    assert before == {path: path.read_bytes() for path in files}
 
 
 def evidence(out):
@@ -181,6 +183,7 @@ def test_killed_and_continued_it_ends_the_same(finished, tmp_path, moment):
     subprocess.run(command(out, "--quiet"), env=environment(), check=True, capture_output=True)
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     assert tables(out) == tables(whole)
+    assert (out / "examples.npz").read_bytes() == (whole / "examples.npz").read_bytes()
     for path in (*whole.glob("tickets/*.safetensors"), whole / "tickets" / "history.csv"):
         assert (out / "tickets" / path.name).read_bytes() == path.read_bytes()
 

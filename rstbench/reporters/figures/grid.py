@@ -16,6 +16,7 @@ from ..evidence import Evidence
 from .style import SERIES, SIZE, Drawing, file_name, label
 
 CELL, GAP, LINE = 0.66, 0.08, 0.2  # inches
+MOST_PIXELS = 96  # across an image: of larger ones, every second pixel or fewer is shown
 RIGHT, WRONG = SERIES[2], SERIES[1]
 
 
@@ -119,7 +120,8 @@ def _seen(
 def _show(axes: Axes, picture: np.ndarray, x: float, y: float) -> None:
     """An image (c, h, w) in [0, 1] at a place; other numbers of channels than three as their mean."""
     grey = len(picture) != 3
-    pixels = picture.mean(0) if grey else picture.transpose(1, 2, 0)
+    every = -(-max(picture.shape[1:]) // MOST_PIXELS)
+    pixels = (picture.mean(0) if grey else picture.transpose(1, 2, 0))[::every, ::every]
     axes.imshow(
         np.clip(pixels, 0, 1),
         cmap="gray" if grey else None,
