@@ -10,13 +10,10 @@ from ..harness import agenda
 from ..harness.bench import Question, ask, clean
 from ..harness.progress import Progress
 from ..harness.store import Store
-from ..reporters.evidence import Evidence
-from ..reporters.gallery import write_report
-from ..reporters.tables import write
 from ..threat import Threat
 from .asking import as_request, early_stopped, refuse_other_kind
 from .field import Field, apart
-from .run import Options, Outcome, adhoc, canonical_study, settle
+from .run import Options, Outcome, adhoc, canonical_study, finish, settle
 
 
 def run_transfer(
@@ -55,11 +52,7 @@ def run_transfer(
         as_request(study, setting, images, [field], questions, rows=False).save(options.out)
         agenda.add(options.out, "asking")
         faults = ask(questions, setting, store, progress)
-        evidence = Evidence.read(options.out)
-        tables = write(evidence, options.out)
-        for note in write_report(evidence, tables, options.out):
-            progress.note(note)
-        agenda.add(options.out, "ended")
+        tables = finish(options, progress)
     return Outcome(tables, faults)
 
 

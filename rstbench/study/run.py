@@ -110,13 +110,19 @@ def run_study(
         examples.collect()
         if keeper:
             keeper.collect(request, setting.data, setting.batch)
-        evidence = Evidence.read(options.out)
-        tables = write(evidence, options.out)
-        if options.report:
-            for note in write_report(evidence, tables, options.out):
-                progress.note(note)
-        agenda.add(options.out, "ended")
+        tables = finish(options, progress)
     return Outcome(tables, faults)
+
+
+def finish(options: Options, progress: Progress) -> dict[str, pd.DataFrame]:
+    """Writes what is seen of the evidence, as the end of a run: the tables, and the figures and the page."""
+    evidence = Evidence.read(options.out)
+    tables = write(evidence, options.out)
+    if options.report:
+        for note in write_report(evidence, tables, options.out):
+            progress.note(note)
+    agenda.add(options.out, "ended")
+    return tables
 
 
 def canonical_study(study: Study) -> Study:
