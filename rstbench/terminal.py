@@ -23,8 +23,8 @@ class Notes(Silent):
 class Bars:
     """One bar a stage, with units per second, the remaining time and the figures so far."""
 
-    def __init__(self, out: TextIO = sys.stderr) -> None:
-        self.out = out
+    def __init__(self, out: TextIO | None = None) -> None:
+        self.out = out or sys.stderr
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[_Bar]:
@@ -49,8 +49,8 @@ class _Bar:
 class Lines:
     """A plain line at the start of a stage, every 15 seconds, and at its end."""
 
-    def __init__(self, out: TextIO = sys.stderr) -> None:
-        self.out = out
+    def __init__(self, out: TextIO | None = None) -> None:
+        self.out = out or sys.stderr
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[_Line]:

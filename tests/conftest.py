@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from rstbench.adapters.sources.own import ticket_entry
+from rstbench.cli import main
 from rstbench.data import load
 from rstbench.harness.examples import join_parts
 from rstbench.harness.request import Request, Row
@@ -81,10 +84,17 @@ def generator():
 
 
 @pytest.fixture
-def cli(tmp_path):
-    """Runs `python -m rstbench …` in a fresh process and folder."""
+def cli(tmp_path, monkeypatch):
+    """Runs a command in a folder: in this process, which spares the imports, or with `fresh` or an
+    environment of its own as `python -m rstbench …`."""
 
-    def run(*arguments, cwd=tmp_path, env=None, timeout=300):
+    def run(*arguments, cwd=tmp_path, env=None, fresh=False, timeout=300):
+        if not fresh and env is None:
+            monkeypatch.chdir(cwd)
+            out, err = io.StringIO(), io.StringIO()
+            with redirect_stdout(out), redirect_stderr(err):
+                status = main([str(argument) for argument in arguments])
+            return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", **(env or {})}
         return subprocess.run(
             [sys.executable, "-m", "rstbench", *map(str, arguments)],
