@@ -162,9 +162,9 @@ def report(args: argparse.Namespace) -> int:
         for line in merge(folders, out):
             Notes().note(line)
         folders = [out]
+    found = [(folder, Evidence.read(folder)) for folder in folders]  # all, before anything is written
     reported = []
-    for folder in folders:
-        evidence = Evidence.read(folder)
+    for folder, evidence in found:
         frames = write(evidence, folder, args.format or [], own)
         for note in write_report(evidence, frames, folder):
             _complain(note)
@@ -180,10 +180,11 @@ def status(args: argparse.Namespace) -> int:
     import time
 
     from .reporters.status import look, status_text
+    from .screen import printable
 
     for folder in map(Path, args.folders):
         now = time.time()
-        print("\n".join(status_text(look(folder, now), now)))
+        print("\n".join(map(printable, status_text(look(folder, now), now))))
     return DONE
 
 
@@ -287,4 +288,6 @@ def _told(faults: Sequence[ModelFault]) -> int:
 
 
 def _complain(error: object) -> None:
-    print(f"rstbench: {' '.join(str(error).split())}", file=sys.stderr)
+    from .screen import printable
+
+    print(printable(f"rstbench: {' '.join(str(error).split())}"), file=sys.stderr)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Text = Callable[[Mapping[str, "pd.DataFrame"]], Iterable[str]]
 NAMES = {"leaderboard": ("model",), "transfer": ("source", "target")}  # what may be cut, by table
-COSTS = ["forwards", "backwards"]  # what a narrow terminal does without
+COSTS = ["forwards", "backwards"]  # what a narrow terminal does without, and what the narrowest
+DETAILS = [*COSTS, "images", "kept_weights", "worst_low", "worst_high"]
 SHORTEST, BROKEN = 12, 24
 BOLD, YELLOW = "1", "33"
 BLUES = (17, 18, 24, 31, 38)  # of the 256 colours, for accuracies up to 20 %, 40 %, …; on them white
@@ -33,8 +34,13 @@ def show(frames: Mapping[str, pd.DataFrame], text: Text) -> None:
     out = sys.stdout
     if out.isatty():
         frames = {name: _fitted(name, frame, text) for name, frame in frames.items()}
-    lines = text(frames)
+    lines = map(printable, text(frames))
     print("\n".join(coloured(lines) if has_colour(out, os.environ) else lines), file=out)
+
+
+def printable(line: str) -> str:
+    """One line without characters that would move or colour what is around it: a name may hold any."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
 
 
 def has_colour(out: TextIO, environment: Mapping[str, str]) -> bool:
@@ -77,8 +83,8 @@ def shortened(names: Iterable[str], most: int) -> dict[str, str]:
 
 
 def _fitted(name: str, frame: pd.DataFrame, text: Text) -> pd.DataFrame:
-    """The table with names as long as the terminal is wide enough for; where it is too narrow, without COSTS;
-    where that does not help either, names are cut to BROKEN and lines are left to break."""
+    """The table with names as long as the terminal is wide enough for; where it is too narrow, without COSTS,
+    then DETAILS; where that does not help either, names are cut to BROKEN and lines are left to break."""
     columns = [column for column in NAMES.get(name, ()) if column in frame]
     longest = max((len(str(value)) for column in columns for value in frame[column]), default=0)
     terminal = shutil.get_terminal_size().columns
@@ -90,7 +96,8 @@ def _fitted(name: str, frame: pd.DataFrame, text: Text) -> pd.DataFrame:
     def fits(table: pd.DataFrame) -> bool:
         return max(map(len, text({name: table})), default=0) <= terminal
 
-    for table in (frame, frame.drop(columns=COSTS, errors="ignore")) if columns else ():
+    fewer = [frame.drop(columns=less, errors="ignore") for less in ([], COSTS, DETAILS)]
+    for table in fewer if columns else ():
         if fits(table):
             return table
         if fits(cut(table, SHORTEST)):
@@ -98,7 +105,7 @@ def _fitted(name: str, frame: pd.DataFrame, text: Text) -> pd.DataFrame:
                 range(longest), True, lo=SHORTEST, key=lambda most: not fits(cut(table, most))
             )
             return cut(table, too_long - 1)
-    return cut(frame, BROKEN) if columns else frame
+    return cut(fewer[-1], BROKEN) if columns else frame
 
 
 def _row(line: str, columns: list[tuple[str, int, int]]) -> str:

@@ -82,7 +82,8 @@ def _fits(frame: pd.DataFrame, evidence: Evidence) -> pd.Series:
     data = str(evidence.request.run["data"]).partition(":")[0]
     threats = {row.threat for row in evidence.request.rows} or {key[3] for key in evidence.records if key[3]}
     near = {text: any(_near(text, threat) for threat in threats) for text in frame["threat"].unique()}
-    return (frame["data"] == data) & frame["threat"].map(near).astype(bool)
+    same = frame["data"].map(lambda text: text.partition(":")[0] == data).astype(bool)
+    return same & frame["threat"].map(near).astype(bool)
 
 
 def _near(one: str, other: str) -> bool:

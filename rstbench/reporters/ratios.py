@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ def ratios(lines: list[dict[str, Any]], attacks: list[str]) -> pd.DataFrame:
 
     The last columns are what the making cost, in the mean. lines: rows of the leaderboard with the
     `setting` (the table of the study; of a model that was given, its name, where it was attacked at several
-    seeds) and the `ratio` each was made at. Seeds whose cell is empty are left out of that cell's mean.
+    seeds) and the `ratio` each was made at. A cell is empty unless all seeds of its row have an answer.
     """
     frame = pd.DataFrame(lines)
     if frame.empty:
@@ -30,9 +31,10 @@ def ratios(lines: list[dict[str, Any]], attacks: list[str]) -> pd.DataFrame:
         row = {"setting": setting, "ratio": ratio, "threat": threat, "seeds": part["seed"].nunique()}
         row |= {name: part[name].iloc[0] for name in ("method", "remaining", "kept_weights", "images")}
         for measure in measures:
-            values = part[measure].astype(float).dropna()
-            row[measure] = round(values.mean(), 6) if len(values) else None
-            row[f"{measure}_sd"] = round(values.std(ddof=1), 6) if len(values) > 1 else None
+            values = part[measure].astype(float) if measure in part else pd.Series([math.nan])
+            whole = bool(values.notna().all())
+            row[measure] = round(values.mean(), 6) if whole else None
+            row[f"{measure}_sd"] = round(values.std(ddof=1), 6) if whole and len(values) > 1 else None
         for cost in COSTS:
             values = part[cost].astype(float).dropna() if cost in part else []
             row[cost] = round(sum(values) / len(values), 1) if len(values) else None

@@ -160,6 +160,35 @@ def test_every_alarm_is_explained():
     assert explain("of-somebody-else") == OF_OTHERS
 
 
+def test_who_is_better_is_said_with_its_interval(folder):
+    text = text_of(folder)
+    compared = text[text.index('<section id="compared">') :].partition("</section>")[0]
+    frame = pd.read_csv(folder / "compare.csv")
+    worst = frame[frame["attack"].isin(["worst", "minimum"])]
+    assert len(worst) > 3
+    assert compared.count("<tr>") == len(worst) + 1
+    for _, row in worst.iterrows():
+        assert f"{100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}" in compared
+
+
+def test_whatever_evidence_is_missing_the_rest_is_reported(hand_run, tmp_path):
+    """The tables without each file of the evidence in turn, figures and page without some; then nothing."""
+    hand_run(tmp_path)
+    files = {path: path.read_bytes() for path in sorted((tmp_path / "results").iterdir())}
+    for place, (path, content) in enumerate(files.items()):
+        path.unlink()
+        evidence = Evidence.read(tmp_path)
+        frames = write(evidence, tmp_path)
+        assert len(frames["leaderboard"])
+        assert place % 8 or write_report(evidence, frames, tmp_path) == []
+        path.write_bytes(content)
+    for path in files:
+        path.unlink()
+    frames, notes = report(Evidence.read(tmp_path), tmp_path)
+    assert (len(frames["leaderboard"]), notes) == (0, [])
+    assert "by hand" in text_of(tmp_path)
+
+
 def test_quoted_figures_stand_apart(hand_run, tmp_path):
     near = "Linf:1/10"
     common = {"kind": "published", "attack": "pgd", "remaining": 0.05, "clean": 0.75, "robust": 0.458}

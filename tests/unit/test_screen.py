@@ -150,7 +150,7 @@ def test_a_narrow_terminal_goes_without_costs_and_never_without_alarms(terminal)
     assert "few-images zero-gradient" in out.getvalue()
     out = terminal(20, NO_COLOR="1")
     show({"leaderboard": FRAME}, text_of)
-    assert "forwards" in out.getvalue()
+    assert "kept_weights" not in out.getvalue()
     assert "few-images zero-gradient" in out.getvalue()
     assert LONG not in out.getvalue()
 
@@ -175,3 +175,8 @@ def test_shortened_names_fit_and_stay_different(names, most):
     assert list(short) == names
     assert len(set(short.values())) == len(names)
     assert all(len(name) <= most for name in short.values())
+
+
+def test_a_name_moves_nothing_on_the_terminal(capsys):
+    show({}, lambda frames: ["row \x1b[31mred\x1b[2J\nnext\u202e"])
+    assert capsys.readouterr().out == "row \ufffd[31mred\ufffd[2J\ufffdnext\ufffd\n"

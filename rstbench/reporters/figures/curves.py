@@ -32,7 +32,7 @@ def draw_curves(points: pd.DataFrame, attacks: Sequence[str]) -> Iterator[Drawin
 def _asked(points: pd.DataFrame, attack: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """The norms at which an attack was asked at several radii, of models that were asked at all of them."""
     known = points.dropna(subset=[attack])
-    for norm, part in known.groupby(known["threat"].str.partition(":")[0], sort=False):
+    for norm, part in known.groupby(known["threat"].map(lambda text: text.partition(":")[0]), sort=False):
         radii = part["threat"].nunique()
         whole = part[part.groupby("name")["threat"].transform("nunique") == radii]
         if radii > 1 and len(whole):

@@ -12,7 +12,8 @@ _SHARED = ["kind", "kept_weights", "images"]
 
 
 def points(lines: Sequence[dict[str, Any]], attacks: Sequence[str]) -> pd.DataFrame:
-    """Means over seeds of `clean`, each attack and `worst`, and `…_sd` where there are several.
+    """Means over seeds of `clean`, each attack and `worst`, and `…_sd` where there are several; NaN unless
+    all seeds have an answer.
 
     lines: as `lines_of` gives them. Columns: name, setting, ratio (both '' where there is none), threat,
     kind, kept_weights, images, seeds and the measures. Models of no table stand for themselves, their
@@ -31,9 +32,9 @@ def points(lines: Sequence[dict[str, Any]], attacks: Sequence[str]) -> pd.DataFr
         row = {"name": name, "threat": threat, "seeds": part["seed"].nunique()}
         row |= {column: first[column] for column in ("setting", "ratio", *_SHARED)}
         for measure in measures:
-            values = part[measure].astype(float).dropna() if measure in part else pd.Series(dtype=float)
-            row[measure] = values.mean()
-            row[f"{measure}_sd"] = values.std(ddof=1) if len(values) > 1 else float("nan")
+            values = part[measure].astype(float) if measure in part else pd.Series(dtype=float)
+            row[measure] = values.mean(skipna=False)
+            row[f"{measure}_sd"] = values.std(ddof=1, skipna=False) if len(values) > 1 else float("nan")
         rows.append(row)
     return pd.DataFrame(rows, columns=columns)
 

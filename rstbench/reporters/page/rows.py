@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ...harness.request import Row
@@ -73,6 +74,7 @@ def shown_attacks(board: pd.DataFrame, attacks: Sequence[str]) -> list[str]:
 
 def _answer(evidence: Evidence, row: Row, attack: str) -> Answer:
     robust = evidence.robust(row.model, attack, row.threat, row.seed)
+    clean = evidence.robust(row.model, CLEAN, row.threat, row.seed)
     records = list(_records(evidence, row, attack))
     tallies = evidence.tallies(row.model, attack, row.threat, row.seed)
     flags = evidence.all_flags(row.model, attack, row.threat, row.seed)
@@ -80,7 +82,7 @@ def _answer(evidence: Evidence, row: Row, attack: str) -> Answer:
         attack=attack,
         robust=None if robust is None else float(robust.mean()),
         images=evidence.request.images,
-        parts=_parts(tallies) if attack != CLEAN else (),
+        parts=_parts(tallies, clean) if attack != CLEAN and clean is not None else (),
         flags=tuple(sorted(flags)),
         keys=tuple((name, record.trial.key) for name, record in records),
         where=_where(evidence, tallies),
@@ -97,11 +99,14 @@ def _records(evidence: Evidence, row: Row, attack: str) -> Iterator[tuple[str, R
             yield evidence.card(member).name, record
 
 
-def _parts(tallies: Sequence[Tally]) -> tuple[tuple[str, int], ...]:
+def _parts(tallies: Sequence[Tally], clean: np.ndarray) -> tuple[tuple[str, int], ...]:
+    """What each stage broke of the images that were right before it; clean: (images,)."""
     broken: dict[str, int] = {}
     for tally in tallies:
         for stage, bits in tally.stages.items():
-            broken[stage] = broken.get(stage, 0) + bits.count("1")
+            right = clean[tally.start : tally.start + len(bits)] > 0
+            found = sum(bit == "1" for bit, whole in zip(bits, right, strict=False) if whole)
+            broken[stage] = broken.get(stage, 0) + found
     return tuple(broken.items())
 
 

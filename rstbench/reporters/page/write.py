@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from ...harness.store import write_whole
+from ..answers import WORST
 from ..evidence import Evidence
+from ..ladder import MINIMUM
 from .glossary import explain
 from .grids import ladders, setting_grids, transfer_grids
 from .inline import Picture
@@ -54,11 +56,20 @@ def write_page(
         ladders=list(ladders(frames.get("switch"))),
         transfers=list(transfer_grids(frames.get("transfer"))),
         pictures=pictures,
+        compared=compared(frames.get("compare")),
         quoted=quoted(frames.get("published")),
         files=[(f"{name}.csv", len(frame)) for name, frame in frames.items()],
     )
     write_whole(folder / FILE, text.encode())
     return folder / FILE
+
+
+def compared(compare: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """The lines of compare.csv on the worst case."""
+    if compare is None:
+        return []
+    worst = compare[compare["attack"].isin((WORST, MINIMUM))]
+    return [{str(name): value for name, value in row.items()} for row in worst.to_dict("records")]
 
 
 def quoted(published: pd.DataFrame | None) -> list[dict[str, Any]]:
