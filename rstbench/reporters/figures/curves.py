@@ -19,7 +19,7 @@ def draw_curves(points: pd.DataFrame, attacks: Sequence[str]) -> Iterator[Drawin
     found = [(norm, attack, part) for attack in attacks for norm, part in _asked(points, attack)]
     if not found:
         return
-    figure, axes = sheet(len(found), size=(2.3, 1.9))
+    figure, axes = sheet(len(found), size=(2.3, 1.9), beside=points["name"])
     for panel, (norm, attack, part) in zip(axes, found, strict=True):
         _panel(panel, part, attack)
         panel.set_title(f"{label(attack)}, {norm}, %")

@@ -27,14 +27,14 @@ def draw_ratios(points: pd.DataFrame) -> Iterator[Drawing]:
     measures = [(NATURAL, threats[0]), *(("robust", threat) for threat in threats)]
     groups = grouped(families)
     if len(groups) == 1:
-        figure, axes = sheet(len(measures))
+        figure, axes = sheet(len(measures), beside=points["setting"])
         for panel, (measure, threat) in zip(axes, measures, strict=True):
             _panel(panel, points[points["threat"] == threat], measure, families, None)
             panel.set_title(_title(measure, threat))
         yield Drawing("ratios", "Accuracy against remaining ratio", _alt(points, families), figure)
         return
     for measure, threat in measures:
-        figure, axes = sheet(len(groups), heading=_title(measure, threat))
+        figure, axes = sheet(len(groups), heading=_title(measure, threat), beside=points["setting"])
         for panel, (title, group) in zip(axes, groups.items(), strict=True):
             _panel(panel, points[points["threat"] == threat], measure, group, families[0])
             panel.set_title(label(title))

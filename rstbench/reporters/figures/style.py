@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LONGEST = 26  # letters of a name
 SIZE = 8.5  # points
+LETTER = 0.075  # inches a letter of that size takes at most, on the average of a name
 _SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": SIZE,
@@ -85,10 +86,12 @@ def sheet(
     size: tuple[float, float] = (2.1, 1.75),
     margins: tuple[float, float, float, float] = (0.5, 1.25, 0.42, 0.36),
     heading: str = "",
+    beside: Iterable[str] = (),
 ) -> tuple[Figure, list[Axes]]:
     """A figure with axes of the same size in rows, perhaps under a heading; in inches, margins left, right,
-    below and above each."""
+    below and above each. beside: the names that stand in the right margin."""
     (width, height), (left, right, below, above) = size, margins
+    right = max(right, *(0.25 + LETTER * len(label(name)) for name in beside), 0.0)
     columns = min(columns, panels)
     rows = -(-panels // columns)
     across, down = left + width + right, below + height + above
