@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..data import Images
-from .examples import COUNT, join_parts, name_of, wanted, write_part
+from .examples import COUNT, FILE, PARTS, join_parts, name_of, wanted, write_part
 from .request import Request
 from .shard import Answer, Shard
 from .store import Store, write_whole
@@ -85,7 +85,10 @@ class ExampleKeeper:
         write_part(self.root, hashlib.sha256(name.encode()).hexdigest(), shard.start, arrays)
 
     def collect(self) -> None:
-        """Writes `examples.npz`: what it held, and what this run or one before it, perhaps killed, kept."""
+        """Writes `examples.npz`: what it held, and what this run or one before it, perhaps killed, kept;
+        nothing where no image was crafted since they are kept."""
+        if not (self.root / FILE).exists() and not (self.root / PARTS).exists():
+            return
         x, y = self.data.at(slice(0, COUNT))
         digest = self.data.digest
         join_parts(self.root, {f"{digest}/images": x.numpy(), f"{digest}/labels": y.numpy()})

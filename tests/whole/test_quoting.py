@@ -16,7 +16,7 @@ QUOTED = "model,data,threat,attack,clean,robust,source\nx,digits,Linf:0.1,pgd,0.
 @pytest.fixture
 def run(tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(DIGITS, folder, ignore=shutil.ignore_patterns("tickets", "checkpoints"))
+    shutil.copytree(DIGITS, folder, ignore=shutil.ignore_patterns("tickets", "checkpoints", ".*"))
     return folder
 
 

@@ -85,7 +85,7 @@ def test_what_it_writes(finished):
     assert "joint" not in board
     assert [line.split()[0] for line in ladder.splitlines()] == [
         "switch", "T0", "T1", *["T2"] * 5, "T3", "T4", "T5", "minimum", *BESIDE,
-        "switch", "T0", "T1", "T2", "minimum", *BESIDE,
+        "switch", "T0", "T1", "T2", "minimum", *BESIDE, *["switch-rst", *BESIDE] * 2,
     ]  # fmt: skip
     assert "autoattack sees only the mean of a switch; asked too are: apgd, " in done.stderr
 
