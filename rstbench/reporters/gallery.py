@@ -84,6 +84,8 @@ def runs_in(paths: Sequence[str]) -> list[Path]:
     passed over, so that `leaderboards/*` may be given. Raises BadFile for files alone."""
     found: list[Path] = []
     for path in map(Path, paths):
+        if not path.exists():
+            raise BadFile(f"no folder {path}")
         if path.is_dir() and not (path / FILE).exists():
             found += sorted(inner.parent for inner in path.rglob(FILE)) or [path]
         elif not path.is_file():

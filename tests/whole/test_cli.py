@@ -133,7 +133,7 @@ def board(folder):
         (["train", "--from", "none.safetensors", "--out", "t"], "no ticket file"),
         (["train", "--weights", "inherit", "--out", "t"], "goes with a ticket"),
         (["export", "none.safetensors", "--out", "x.pt"], "no ticket file"),
-        (["report", "nowhere"], "no study.toml in nowhere"),
+        (["report", "nowhere"], "no folder nowhere"),
         (["transfer", "file:m.py:good", "--attack", "autoattack", *QUICK], "makes no transfer images"),
         (["list", "modles"], "did you mean 'models'"),
     ],
