@@ -18,6 +18,7 @@ from .figures.points import points
 from .page.inline import Picture, inline
 
 FOLDER = "figures"
+LIST = ".written"  # names of the figures there that are this tool's
 Reported = tuple[Evidence, Mapping[str, pd.DataFrame], Path]
 
 
@@ -42,7 +43,7 @@ def write_report(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder:
 
 def _draw(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Picture]:
     """Writes the figures, and takes away those of an earlier request."""
-    from .figures.draw import KINDS, draw_all
+    from .figures.draw import draw_all
     from .figures.style import styled
 
     attacks, root = attacks_of(evidence), folder / FOLDER
@@ -56,10 +57,12 @@ def _draw(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) 
                 written.add(f"{drawing.name}.{kind}")
             file = f"{FOLDER}/{drawing.name}.svg"
             pictures.append(Picture(drawing.title, drawing.alt, inline(svg, drawing.name), file))
-    for path in root.glob("*.*"):
-        kind = path.stem.partition("-")[0]
-        if kind in KINDS and path.suffix in (".svg", ".png") and path.name not in written:
-            path.unlink()
+    listed = root / LIST
+    before = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    for name in {Path(line).name for line in before} - {"", *written}:
+        (root / name).unlink(missing_ok=True)
+    if written or before:
+        write_whole(listed, "".join(f"{name}\n" for name in sorted(written)).encode())
     return pictures
 
 

@@ -16,8 +16,6 @@ from .ratio import draw_ratios
 from .style import Drawing
 from .transfer import draw_transfer
 
-KINDS = ("ratios", "radius", "pareto", "switch", "transfer", "examples")  # what names of figures begin with
-
 
 def draw_all(
     evidence: Evidence,

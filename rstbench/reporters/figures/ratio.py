@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from ..statistics import wilson
 from .style import INK, MARKERS, MUTED, SERIES, Drawing, file_name, label, name_ends, percent_axis, sheet
 
 MOST_LINES = len(SERIES)
@@ -81,11 +82,12 @@ def _panel(axes: Axes, points: pd.DataFrame, measure: str, group: Sequence[str],
         line = line.assign(x=line["ratio"].astype(float)).sort_values("x")
         if line.empty:
             continue
-        x, y, spread = line["x"], line[column], line[f"{column}_sd"].fillna(0)
-        axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.14, lw=0)
+        x, y = line["x"], line[column]
+        below, above = _band(line, column)
+        axes.fill_between(x, below, above, color=colour, alpha=0.14, lw=0)
         axes.plot(x, y, color=colour, marker=marker, ms=3.5, lw=1.3, zorder=3)
         ends.append((x.iloc[-1], y.iloc[-1], _short(family, group if first else ()), colour))
-        low, high = min(low, (y - spread).min()), max(high, (y + spread).max())
+        low, high = min(low, below.min()), max(high, above.max())
     ratios = sorted({float(ratio) for ratio in points["ratio"] if ratio})
     for name, level in levels_of(points, column)[: MOST_LEVELS if first is None else 1]:
         axes.axhline(level, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
@@ -94,6 +96,14 @@ def _panel(axes: Axes, points: pd.DataFrame, measure: str, group: Sequence[str],
     percent_axis(axes, low, high)
     ratio_axis(axes, ratios)
     name_ends(axes, ends)
+
+
+def _band(line: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
+    """A standard deviation over the seeds to both sides; of one seed the 95 % interval for its images."""
+    value, spread = line[column].astype(float), line[f"{column}_sd"]
+    limits = [wilson(mean, int(n)) for mean, n in zip(value, line["images"], strict=True)]
+    low, high = (pd.Series(side, index=line.index) for side in zip(*limits, strict=True))
+    return (value - spread).where(spread.notna(), low), (value + spread).where(spread.notna(), high)
 
 
 def _short(family: str, group: Sequence[str]) -> str:
@@ -131,7 +141,8 @@ def _title(measure: str, threat: str) -> str:
 
 def _alt(points: pd.DataFrame, families: Sequence[str]) -> str:
     seeds = int(points["seeds"].max())
-    spread = f", mean of {seeds} seeds with their standard deviation" if seeds > 1 else ""
+    one = ", one seed with its 95 % interval"
+    spread = f", mean of {seeds} seeds with their standard deviation" if seeds > 1 else one
     few = len(families) <= MOST_LINES
     whom = ", ".join(families) if few else f"{len(families)} settings; dark: {families[0]}"
     return (
