@@ -189,7 +189,11 @@ def test_report_writes_each_format_beside_csv(folder, capsys):
     asked = ["markdown", "latex", "html", "json"]
     assert main(["report", str(folder), *(word for name in asked for word in ("--format", name))]) == 0
     files = {path.name for path in folder.iterdir() if path.is_file()}
-    assert files == {"study.toml", *(f"leaderboard.{end}" for end in ("csv", "md", "tex", "html", "json"))}
+    assert files == {
+        "study.toml",
+        "index.html",
+        *(f"leaderboard.{end}" for end in ("csv", "md", "tex", "html", "json")),
+    }
     assert read_table(folder / "leaderboard.csv")["model"].tolist() == ["=cmd()"]
     assert json.loads((folder / "leaderboard.json").read_text())[0]["model"] == "=cmd()"
     assert "'=cmd()" in (folder / "leaderboard.csv").read_text()
