@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
+
+from .statistics import DIGITS, over_seeds
 
 HEAD = ["setting", "ratio", "method", "threat", "remaining", "kept_weights", "seeds", "images"]
 COSTS = ["made_seconds", "made_mib"]
@@ -31,10 +32,8 @@ def ratios(lines: list[dict[str, Any]], attacks: list[str]) -> pd.DataFrame:
         row = {"setting": setting, "ratio": ratio, "threat": threat, "seeds": part["seed"].nunique()}
         row |= {name: part[name].iloc[0] for name in ("method", "remaining", "kept_weights", "images")}
         for measure in measures:
-            values = part[measure].astype(float) if measure in part else pd.Series([math.nan])
-            whole = bool(values.notna().all())
-            row[measure] = round(values.mean(), 6) if whole else None
-            row[f"{measure}_sd"] = round(values.std(ddof=1), 6) if whole and len(values) > 1 else None
+            figures = over_seeds(part.get(measure, ()))
+            row[measure], row[f"{measure}_sd"] = (round(figure, DIGITS) for figure in figures)
         for cost in COSTS:
             values = part[cost].astype(float).dropna() if cost in part else []
             row[cost] = round(sum(values) / len(values), 1) if len(values) else None

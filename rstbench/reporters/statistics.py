@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -48,6 +49,15 @@ def interval(values: np.ndarray) -> dict[str, float | None]:
 def mean(values: np.ndarray | None) -> float | None:
     """The mean for a table, None where there are no values to take it of."""
     return None if values is None else short(float(values.mean()))
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, sample standard deviation) of one figure a seed; nan unless every seed has one, the deviation
+    of one seed too."""
+    found = np.asarray(values, dtype=float)
+    if not found.size:
+        return math.nan, math.nan
+    return float(found.mean()), float(found.std(ddof=1)) if found.size > 1 else math.nan
 
 
 def short(value: float | None) -> float | None:

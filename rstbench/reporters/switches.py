@@ -16,7 +16,7 @@ from .compare import COLUMNS as COMPARED
 from .compare import comparison, is_dense
 from .evidence import Evidence
 from .ladder import MINIMUM, Ladder, bounds, ladders
-from .statistics import wilson
+from .statistics import interval, mean, short
 
 COLUMNS = [
     "members", "weights", "rung", "attack", "knows_switch", "threat", "data", "seed", "images", "clean",
@@ -34,7 +34,7 @@ def switch(evidence: Evidence) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     for row, ladder in ladders(evidence):
         lower, upper = bounds(ladder.wrong, ladder.weights)
-        both = {"lower_bound": round(lower, 6), "upper_bound": round(upper, 6)}
+        both = {"lower_bound": short(lower), "upper_bound": short(upper)}
         for rung in ladder.rungs():
             told = {"rung": rung.name, "attack": rung.attack, "knows_switch": str(rung.knows).lower()}
             lines.append(_line(evidence, row, ladder, told, ladder.clean, rung.robust()) | both)
@@ -47,8 +47,6 @@ def switch(evidence: Evidence) -> pd.DataFrame:
 def _line(
     evidence: Evidence, row: Row, ladder: Ladder, told: dict[str, str], clean: np.ndarray, robust: np.ndarray
 ) -> dict[str, Any]:
-    mean = float(robust.mean())
-    low, high = wilson(mean, len(robust))
     return _names(evidence, ladder) | {
         "attack": "",
         "knows_switch": "",
@@ -57,10 +55,8 @@ def _line(
         "data": evidence.request.run["data"],
         "seed": row.seed,
         "images": len(robust),
-        "clean": round(float(clean.mean()), 6),
-        "robust": round(mean, 6),
-        "robust_low": round(low, 6),
-        "robust_high": round(high, 6),
+        "clean": mean(clean),
+        **interval(robust),
     }
 
 
@@ -84,7 +80,7 @@ def queries(evidence: Evidence) -> pd.DataFrame:
             "seed": row.seed,
             "images": rung.right.shape[1],
             "queries": count,
-            "robust": round(float(rung.robust(count).mean()), 6),
+            "robust": mean(rung.robust(count)),
         }
         for row, ladder in ladders(evidence)
         for rung in ladder.rungs()

@@ -12,6 +12,7 @@ from .board import attacks_of, leaderboard, lines_of
 from .classes import per_class
 from .compare import COLUMNS as COMPARED
 from .compare import compare
+from .crossed import matrix
 from .curves import curves
 from .evidence import Evidence
 from .formats import formats
@@ -97,11 +98,10 @@ def matrix_text(frame: pd.DataFrame) -> Iterator[str]:
     for (threat, attack, stop), part in frame.groupby(["threat", "attack", "early_stop"], sort=False):
         stopped = ", stopped at the first success" if stop == "true" else ""
         yield f"{attack} at {threat}{stopped}; rows: crafted against, columns: judged by"
-        matrix = part.pivot(index="source", columns="target", values="robust")
-        order = list(dict.fromkeys(part["source"]))
-        matrix = matrix.reindex(index=order, columns=[name for name in order if name in matrix])
+        names = list(dict.fromkeys(part["source"]))
+        shown = pd.DataFrame(matrix(part, names), index=names, columns=names)
         yield from (
-            matrix.map(lambda value: "" if pd.isna(value) else f"{100 * value:.1f}%").to_string().split("\n")
+            shown.map(lambda value: "" if pd.isna(value) else f"{100 * value:.1f}%").to_string().split("\n")
         )
 
 

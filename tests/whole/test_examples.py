@@ -62,7 +62,9 @@ def test_what_was_crafted_without_examples_is_absent(tmp_path):
     run(tmp_path)
     (tmp_path / "examples.npz").unlink()
     assert not run(tmp_path).arrays  # nothing is crafted any more
-    rstbench.evaluate(nets(), out=tmp_path, batch_size=5, **ASKED | {"attacks": ["pgd:steps=3", "apgd:steps=2"]})
+    rstbench.evaluate(
+        nets(), out=tmp_path, batch_size=5, **ASKED | {"attacks": ["pgd:steps=3", "apgd:steps=2"]}
+    )
     names = {name.rpartition("/")[0] for name in Examples.read(tmp_path).arrays}
     models = [row.model for row in Evidence.read(tmp_path).request.rows]
     digest = Evidence.read(tmp_path).request.run["data_digest"]

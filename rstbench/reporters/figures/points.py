@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..statistics import over_seeds
+
 _SHARED = ["kind", "kept_weights", "images"]
 
 
@@ -32,9 +34,7 @@ def points(lines: Sequence[dict[str, Any]], attacks: Sequence[str]) -> pd.DataFr
         row = {"name": name, "threat": threat, "seeds": part["seed"].nunique()}
         row |= {column: first[column] for column in ("setting", "ratio", *_SHARED)}
         for measure in measures:
-            values = part[measure].astype(float) if measure in part else pd.Series(dtype=float)
-            row[measure] = values.mean(skipna=False)
-            row[f"{measure}_sd"] = values.std(ddof=1, skipna=False) if len(values) > 1 else float("nan")
+            row[measure], row[f"{measure}_sd"] = over_seeds(part.get(measure, ()))
         rows.append(row)
     return pd.DataFrame(rows, columns=columns)
 
