@@ -83,7 +83,8 @@ class Request:
         except FileNotFoundError:
             raise BadFile(f"no {FILE} in {root}; name a folder that `evaluate` wrote") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadFile(f"{path} is not what `evaluate` writes: {error!r}") from error
+            what = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise BadFile(f"{path} is not what `evaluate` writes: {what}") from error
 
 
 def _labels(text: str, images: int) -> tuple[int, ...]:
