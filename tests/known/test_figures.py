@@ -9,6 +9,7 @@ import pytest
 from rstbench.harness.request import Row
 from rstbench.reporters.crossed import groups_of, matrix
 from rstbench.reporters.figures.grid import amplification
+from rstbench.reporters.figures.ladder import draw_ladder
 from rstbench.reporters.figures.pareto import front, short_count
 from rstbench.reporters.figures.points import eps, points
 from rstbench.reporters.figures.ratio import families_of, grouped, levels_of
@@ -111,6 +112,20 @@ def test_groups_of_models_that_judged_one_another():
     found = matrix(part, ["c", "d"])
     assert np.isnan(found[1, 0])
     assert found[0, 1] == 0.5
+
+
+def test_switches_of_the_same_members_are_told_apart():
+    common = {"members": "a+b", "threat": T, "seed": 0, "lower_bound": 0.4, "upper_bound": 0.8, "clean": 0.9}
+    common |= {"rung": "minimum", "attack": "", "knows_switch": "true", "robust": 0.5}
+    common |= {"robust_low": 0.4, "robust_high": 0.6}
+    asked = pd.DataFrame([{**common, "weights": weights} for weights in ("0.5+0.5", "0.25+0.75", "0+1")])
+    found = list(draw_ladder(asked))
+    weighted = "switch-weighted-Linf-8-255-seed0"
+    assert [one.name for one in found] == ["switch-Linf-8-255-seed0", weighted, f"{weighted}-more"]
+    assert [one.title for one in found[:2]] == [
+        f"The switch of a, b at {T}, seed 0",
+        f"The switch of a, b with weights 0.25, 0.75 at {T}, seed 0",
+    ]
 
 
 def drawn(hand_run, root, **more):

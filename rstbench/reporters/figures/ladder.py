@@ -19,7 +19,7 @@ def draw_ladder(switch: pd.DataFrame | None) -> Iterator[Drawing]:
     if switch is None or switch.empty:
         return
     taken: set[str] = set()
-    for (members, _, threat, seed), rows in switch.groupby(
+    for (members, weights, threat, seed), rows in switch.groupby(
         ["members", "weights", "threat", "seed"], sort=False
     ):
         part, beside = rows[rows["knows_switch"] != ""], rows[rows["knows_switch"] == ""]
@@ -27,20 +27,26 @@ def draw_ladder(switch: pd.DataFrame | None) -> Iterator[Drawing]:
         figure, axes = sheet(1, size=size, margins=(2.0, 0.75, 0.9, 0.32))
         _stairs(axes[0], part)
         _lines(axes[0], part, beside)
-        axes[0].set_title(f"Switch at {threat}, %")
-        name = file_name("switch", threat, f"seed{seed}")
+        equal = len(set(str(weights).split("+"))) == 1
+        axes[0].set_title(f"Switch{'' if equal else ' with unequal weights'} at {threat}, %")
+        name = file_name("switch", *(() if equal else ("weighted",)), threat, f"seed{seed}")
         while name in taken:  # of other members
             name += "-more"
         taken.add(name)
         last = part[part["rung"] == "minimum"].iloc[0]
         yield Drawing(
             name,
-            f"The switch of {str(members).replace('+', ', ')} at {threat}, seed {seed}",
+            f"The switch of {_listed(members)}{'' if equal else f' with weights {_listed(weights)}'} at "
+            f"{threat}, seed {seed}",
             f"Expected accuracy falls from {last['clean']:.1%} on clean images to {last['robust']:.1%} under "
             f"the worst of all crafted sets; it must lie between {last['lower_bound']:.1%} and "
             f"{last['upper_bound']:.1%}. Bars are steps down, dots the rungs with their 95 % intervals.",
             figure,
         )
+
+
+def _listed(joined: str) -> str:
+    return str(joined).replace("+", ", ")
 
 
 def _stairs(axes: Axes, part: pd.DataFrame) -> None:
