@@ -165,7 +165,7 @@ def test_a_matrix_is_cut_too(terminal):
     show({"transfer": frame}, lambda frames: matrix_text(frames["transfer"]))
     lines = ANSI.sub("", out.getvalue()).splitlines()
     assert max(map(len, lines)) <= 100
-    assert len(lines) == 7
+    assert len(lines) == 6
     assert all(f"-{number} " in f"{lines[1]} " for number in range(4))
 
 
