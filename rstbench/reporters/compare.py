@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ SIZE_MARGIN = 0.15  # of the model's kept weights: further away it is no network
 def compare(evidence: Evidence) -> pd.DataFrame:
     """One line a model, baseline and attack (and `worst`) that both answered at one threat and seed.
 
-    Baselines are of two roles: `dense` has the model's architecture and width with all its weights,
-    `same-size` has nearly as many weights as the model keeps. `worst` is compared only where both were asked
-    the same attacks.
+    Baselines are of two roles: `dense` has the model's architecture and width with all its weights, and its
+    norm layers where there is such a network; `same-size` has nearly as many weights as the model keeps.
+    `worst` is compared only where both were asked the same attacks.
     """
     asked: dict[tuple[str, int], dict[str, tuple[Row, Answers]]] = {}
     for row in evidence.request.rows:
@@ -84,14 +85,23 @@ def _baselines(card: Card, others: dict[str, Card]) -> Iterator[tuple[str, str]]
     dense = {digest: other for digest, other in others.items() if is_dense(other)}
     if card.members:
         return
-    for digest, other in dense.items():
-        if other.network == card.network:
-            yield DENSE, digest
+    yield from ((DENSE, digest) for digest in of_architecture(card.network, dense))
     kept = card.kept_weights or 0
     gaps = {digest: abs((other.kept_weights or 0) - kept) for digest, other in dense.items()}
     nearest = min(gaps, key=lambda digest: (gaps[digest], others[digest].name), default=None)
     if nearest is not None and kept and gaps[nearest] <= SIZE_MARGIN * kept:
         yield SAME_SIZE, nearest
+
+
+def of_architecture(network: str, cards: Mapping[str, Card]) -> list[str]:
+    """The digests whose network is this one; where there are none, those that differ in norm layers alone."""
+    same = [digest for digest, card in cards.items() if card.network == network]
+    return same or [digest for digest, card in cards.items() if _body(card.network) == _body(network)]
+
+
+def _body(network: str) -> str:
+    """'conv4[width=0.5,norm=affine]' -> 'conv4[width=0.5'."""
+    return re.sub(r",?(norm=\w+|last-norm)\b", "", network.rstrip("]")).replace("[,", "[").rstrip("[")
 
 
 def is_dense(card: Card) -> bool:

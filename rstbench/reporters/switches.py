@@ -13,7 +13,7 @@ from ..harness.request import Row
 from ..harness.trial import CLEAN
 from .answers import answers
 from .compare import COLUMNS as COMPARED
-from .compare import comparison, is_dense
+from .compare import comparison, is_dense, of_architecture
 from .evidence import Evidence
 from .ladder import MINIMUM, Ladder, bounds, ladders
 from .statistics import interval, mean, short
@@ -127,18 +127,17 @@ def baselines(evidence: Evidence, row: Row, ladder: Ladder) -> Iterator[Baseline
     best = int(members.mean(1).argmax())
     name = evidence.card(ladder.members[best]).name
     yield Baseline("best-member", name, ladder.sets["", CLEAN][best], members[best])
-    network = evidence.card(ladder.members[0]).network
-    dense = [
-        Baseline("dense", evidence.card(other.model).name, found.clean, found.worst)
+    dense = {
+        other.model: Baseline("dense", evidence.card(other.model).name, found.clean, found.worst)
         for other in evidence.request.rows
         if (other.threat, other.seed) == (row.threat, row.seed)
         and is_dense(evidence.card(other.model))
-        and evidence.card(other.model).network == network
         and (found := answers(evidence, other)) is not None
         and found.worst is not None
-    ]
-    if dense:
-        yield max(dense, key=lambda one: float(one.robust.mean()))
+    }
+    network = evidence.card(ladder.members[0]).network
+    if known := of_architecture(network, {model: evidence.card(model) for model in dense}):
+        yield max((dense[model] for model in known), key=lambda one: float(one.robust.mean()))
 
 
 def ladder_text(frame: pd.DataFrame) -> Iterator[str]:

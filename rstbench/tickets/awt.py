@@ -3,8 +3,10 @@
 Shi et al., "Finding Dynamics Preserving Adversarial Winning Tickets", AISTATS 2022, has no published code.
 What is here follows its abstract and the derivation that networks with equal outputs and equal mixed
 kernels Theta(x, z) = J(x) J(z)^T, x clean and z adversarial, learn alike under adversarial training; the loss
-and its constants are those of its ancestor, Liu and Zenke, "Finding trainable sparse networks through Neural
-Tangent Transfer", ICML 2020, and its code. Whether the paper normalises the same way is unconfirmed.
+and the constants passes, batch, lr, period, weight and decay are those of the code of its ancestor, Liu and
+Zenke, "Finding trainable sparse networks through Neural Tangent Transfer", ICML 2020, which computes the
+kernel whole. Unconfirmed for the paper: all of these, the normalisation, and where in the loss clean and
+adversarial images enter.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from rstbench.harness.trial import CLEAN, Card, Tally, Trial
 from rstbench.reporters.answers import answers
 from rstbench.reporters.board import leaderboard, lines_of
 from rstbench.reporters.classes import per_class
-from rstbench.reporters.compare import compare, comparison
+from rstbench.reporters.compare import compare, comparison, of_architecture
 from rstbench.reporters.curves import RISES, curves
 from rstbench.reporters.evidence import Evidence
 from rstbench.reporters.pareto import pareto
@@ -224,6 +224,29 @@ def test_who_is_a_baseline(tmp_path):
         "tuned": [["dense", "dense"], ["small", "same-size"]],
     }
     assert len(compare(field(tmp_path / "alone", {"a": TICKET}, {"a": "1" * 60}))) == 0
+
+
+@pytest.mark.parametrize(
+    ("network", "found"),
+    [
+        ("conv4[width=0.5]", "plain"),
+        ("conv4[width=0.5,norm=affine]", "affine"),  # its own norm layers come first
+        ("conv4[width=0.5,norm=none]", "plain affine"),
+        ("conv4[width=0.5,last-norm]", "plain affine"),
+        ("conv4[norm=none,last-norm]", "full"),
+        ("conv4[normalize=half]", ""),
+        ("conv4[norm=affine,normalize=mnist]", "pixels"),
+        ("conv2[width=0.5]", ""),
+    ],
+)
+def test_the_dense_network_of_an_architecture(network, found):
+    cards = {
+        "plain": dense("plain", network="conv4[width=0.5]"),
+        "affine": dense("affine", network="conv4[width=0.5,norm=affine]"),
+        "full": dense("full"),
+        "pixels": dense("pixels", network="conv4[normalize=mnist]"),
+    }
+    assert of_architecture(network, cards) == found.split()
 
 
 def test_worst_is_compared_only_over_the_same_attacks(tmp_path):
