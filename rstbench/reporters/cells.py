@@ -47,6 +47,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
         frame.columns = [_unguarded(str(name)) for name in frame.columns]
         return pd.DataFrame({name: _read(name, list(frame[name])) for name in frame.columns})
+    except FileNotFoundError:
+        raise BadFile(f"no table {path}; `report` writes those that have something to tell") from None
     except (OSError, ValueError) as error:
         raise BadFile(f"{path} is no table of this tool: {' '.join(str(error).split())}") from error
 
