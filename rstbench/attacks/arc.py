@@ -97,11 +97,13 @@ class ARC:
             count = min(self.runners or logits.shape[1], logits.shape[1] - 1)
             gaps = logits.gather(1, order[:, :1]) - logits.gather(1, order[:, 1 : count + 1])
             slopes = [
-                torch.autograd.grad(gaps[:, j].sum(), images, retain_graph=j + 1 < count)[0]
+                torch.autograd.grad(gaps[:, j].sum(), images, retain_graph=j + 1 < count)[0].nan_to_num(
+                    nan=0.0
+                )
                 for j in range(count)
             ]
         dual = torch.stack([_dual(slope, threat.norm) for slope in slopes])
-        distances = gaps.detach().T.abs() / (dual + 1e-10)
+        distances = (gaps.detach().T.abs() / (dual + 1e-10)).nan_to_num(nan=torch.inf)
         nearest = distances.argmin(0)
         which = torch.arange(len(images), device=images.device)
         slope, size = torch.stack(slopes)[nearest, which], dual[nearest, which]

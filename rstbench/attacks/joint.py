@@ -22,9 +22,10 @@ class Joint:
     """For each image a set of members that are fooled together grows greedily.
 
     A candidate joins where `steps` steps of `step` * eps on the summed hinge of all margins of the set end
-    with all of it fooled. In the first of `orders` passes each image tries its members from the smallest
-    margin up, in the others at random. Returns for each image what leaves the lowest expected accuracy. It
-    asks for what Gnecco Heredia et al. (2023) call effectiveness and maximality; the attack is this tool's.
+    with all of it fooled. In the first of `orders` passes each image tries its members from the likeliest
+    down, equal ones from the smallest margin up, in the others at random; those that never answer are left
+    out. Returns for each image what leaves the lowest expected accuracy. It asks for what Gnecco Heredia et
+    al. (2023) call effectiveness and maximality; the attack is this tool's.
     """
 
     steps: int = 20
@@ -42,7 +43,7 @@ class Joint:
     def __call__(
         self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
     ) -> Crafted:
-        pairs = members_of(model)
+        pairs = [(share, member) for share, member in members_of(model) if share > 0]
         shares = torch.tensor([weight for weight, _ in pairs], device=x.device)
         clean = _margins(pairs, x, y)
         best, lowest = x.clone(), _expected(clean, shares)
@@ -50,6 +51,9 @@ class Joint:
             keys = clean if turn == 0 else torch.rand(clean.shape, generator=generator).to(clean)
             # Those fooled already come first: they cost nothing.
             order = torch.where(clean > 0, torch.full_like(keys, torch.inf), keys).argsort(0, descending=True)
+            if turn == 0:
+                likely = torch.where(clean > 0, torch.inf, shares[:, None]).gather(0, order)
+                order = order.gather(0, likely.argsort(dim=0, descending=True, stable=True))
             adv = self._grow(pairs, order, x, y, threat, generator)
             value = _expected(_margins(pairs, adv, y), shares)
             better = value < lowest

@@ -12,17 +12,17 @@ from ..threat import Threat
 from .attack import Attack
 
 DESCENT = 500  # steps on the simplex between two attacks; they cost no forward
+LEAST = 1e-3  # a member with a smaller share is left out
 
 
 @dataclass(frozen=True)
 class Odds:
     """weights: of the members, summing to 1; error: their expected error, each image under the worst set of
-    images that was crafted in any round; rounds: (weights, expected error under the attack made for them) of
-    every round."""
+    images that was crafted for anyone; tried: (weights, the same error) of all that were attacked."""
 
     weights: tuple[float, ...]
     error: float
-    rounds: tuple[tuple[tuple[float, ...], float], ...]
+    tried: tuple[tuple[tuple[float, ...], float], ...]
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,25 @@ def best_odds(
     *,
     rounds: int = 5,
 ) -> Odds:
-    """Lowers the expected error over the members' probabilities, from equal ones.
+    """The probabilities of the members with the lowest expected error, as far as the attack can tell.
 
-    In each round the attack is made for the present weights, and its outcome joins those of the rounds
-    before. The error of some weights is then, for each image, that of the worst outcome so far; down its
-    sub-gradient on the simplex the next weights are found. They are as good as the attack. x, y: held-out
-    training images (n, c, h, w) and labels, never test images.
+    The attack is made for equal weights and for each member alone; then in each round for the weights that
+    are best against all outcomes so far, each image being judged by its worst one, which are found down the
+    sub-gradient of that error on the simplex. Of all weights that were attacked the best are returned, so
+    that no single member is better. x, y: held-out training images (n, c, h, w) and labels, never test ones.
     Source: OSP of Dbouk and Shanbhag, ICML 2023, which follows the sub-gradient of the last attack alone.
     """
-    weights = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
-    outcomes, seen = [_wrong(members, x, y)], list[tuple[tuple[float, ...], float]]()
-    for _ in range(rounds):
-        images = attack(Weighted(members, weights.tolist()), x, y, threat, generator).images  # type: ignore[arg-type]
+    outcomes, count = [_wrong(members, x, y)], len(members)
+    tried = [torch.full((count,), 1 / count, dtype=torch.float64), *torch.eye(count, dtype=torch.float64)]
+    for turn in range(len(tried) + rounds):
+        if turn == len(tried):
+            tried.append(descend(torch.stack(outcomes))[0])
+        images = attack(Weighted(members, tried[turn].tolist()), x, y, threat, generator).images  # type: ignore[arg-type]
         outcomes.append(_wrong(members, images, y))
-        seen.append((tuple(weights.tolist()), float((weights @ outcomes[-1]).mean())))
-        weights, error = descend(torch.stack(outcomes))
-    return Odds(tuple(weights.tolist()), error, tuple(seen))
+    errors = [float(_errors(torch.stack(outcomes), weights).mean()) for weights in tried]
+    best = min(range(len(tried)), key=errors.__getitem__)
+    found = tuple(tuple(weights.tolist()) for weights in tried)
+    return Odds(found[best], errors[best], tuple(zip(found, errors, strict=True)))
 
 
 def descend(wrong: Tensor, steps: int = DESCENT) -> tuple[Tensor, float]:
@@ -75,7 +78,14 @@ def descend(wrong: Tensor, steps: int = DESCENT) -> tuple[Tensor, float]:
             best, lowest = weights, float(errors.mean())
         slope = wrong[worst, :, torch.arange(wrong.shape[2])].mean(0)
         weights = onto_simplex(weights - slope / step**0.5)
-    return best, lowest
+    best = torch.where(best < LEAST, 0.0, best)
+    best = best / best.sum()
+    return best, float(_errors(wrong, best).mean())
+
+
+def _errors(wrong: Tensor, weights: Tensor) -> Tensor:
+    """Expected error of each image under its worst set, (images,); wrong: (sets, members, images)."""
+    return torch.einsum("m,smi->si", weights, wrong).amax(0)
 
 
 def onto_simplex(values: Tensor) -> Tensor:

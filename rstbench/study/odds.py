@@ -23,14 +23,14 @@ from ..tickets.fit import hold_out
 from ..tickets.switch import Switch
 from .make import Workshop
 
-ATTACK = "joint:orders=1"
-ROUNDS = 5
+ATTACK = "joint"
+ROUNDS = 10
 MOST = 500  # held-out images are enough for a handful of probabilities
 
 
 def fitted(entry: Entry, shop: Workshop, folder: Path) -> Entry:
     """The switch with the probabilities that lost least on held-out training images of its members' recipe,
-    within the recipe's threat.
+    within the recipe's threat, whatever it is attacked with later.
 
     `folder/<digest of the equal switch>.json` holds the fit; where it is there it is read.
     Raises BadRequest where a member's recipe is not known, BadFile for a file of another fit.
@@ -62,7 +62,9 @@ def _held_out(data: str, seed: int, shop: Workshop) -> Images:
 
 
 def _fit(entry: Entry, held: Images, asked: Mapping[str, Any], shop: Workshop, path: Path) -> list[float]:
-    shop.progress.note(f"{entry.card.name}: fitting its weights on {len(held)} held-out training images")
+    shop.progress.note(
+        f"{entry.card.name}: fitting its weights on {len(held)} held-out training images at {asked['threat']}"
+    )
     x, y = (part.to(shop.device) for part in held.at(slice(None)))
     modules = [member.module for member in entry.members]
     generator = Generator().manual_seed(asked["seed"])
@@ -80,6 +82,9 @@ def _read(path: Path, asked: Mapping[str, Any]) -> list[float]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if {key: found[key] for key in asked} != dict(asked):
             raise ValueError("it was fitted to something else")
-        return [float(weight) for weight in found["weights"]]
+        weights = [float(weight) for weight in found["weights"]]
+        if weights not in [tried for tried, _ in found["tried"]] or len(weights) != len(asked["members"]):
+            raise ValueError("its weights are none of those that were tried")
+        return weights
     except (ValueError, KeyError, TypeError) as error:
         raise BadFile(f"{path} is no fit of this switch ({error}); delete it") from error

@@ -34,7 +34,7 @@ class Switch(nn.Module):
         if len(members) < 2:
             raise BadRequest(f"a switch needs at least two members, got {len(members)}")
         chosen = [1 / len(members)] * len(members) if weights is None else [float(w) for w in weights]
-        if len(chosen) != len(members) or min(chosen) < 0 or abs(sum(chosen) - 1) > 1e-6:
+        if len(chosen) != len(members) or not min(chosen) >= 0 or not abs(sum(chosen) - 1) <= 1e-6:
             raise BadRequest(
                 f"a switch of {len(members)} wants as many probabilities that add to 1, got {chosen}"
             )

@@ -32,6 +32,14 @@ class Side(nn.Module):
         return torch.stack([torch.zeros_like(score), score], 1)
 
 
+class Cusp(Side):
+    """The same answers; the gradient of the pixel that does not matter is NaN where it is 1/2."""
+
+    def forward(self, x):
+        nothing = (x.flatten(1)[:, 1] - 0.5).abs().sqrt() * 0
+        return super().forward(x) + nothing[:, None]
+
+
 def switch(*members, weights=None):
     return SimpleNamespace(members=members, weights=weights or [1 / len(members)] * len(members))
 
@@ -77,8 +85,9 @@ def test_of_opposed_members_the_likelier_is_fooled(attack, threat):
     """Either can be fooled, both cannot: the optimum is the smaller weight."""
     members = Side([1.0, 0.0], 0.05), Side([-1.0, 0.0], 0.05)
     assert float(accuracy(switch(*members), attack, *centre(), threat)) == 0.5
-    found = accuracy(switch(*members, weights=[0.3, 0.7]), "arc", *centre(), threat)
-    assert float(found) == pytest.approx(0.3)
+    for weights in ([0.3, 0.7], [0.7, 0.3]):
+        found = accuracy(switch(*members, weights=weights), attack, *centre(), threat)
+        assert float(found) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("threat", ["Linf:0.1", "L2:0.1"])
@@ -99,9 +108,12 @@ def test_three_members_of_which_two_go_together(attack):
     assert float(found) == pytest.approx(1 / 3)
 
 
-def test_a_member_that_never_answers_pulls_nowhere():
-    mixture = switch(Side([1.0, 0.0], 0.05), Side([-1.0, 0.0], 0.05), weights=[0.0, 1.0])
-    assert float(accuracy(mixture, "arc", *centre(), "Linf:0.1")) == 0
+@pytest.mark.parametrize("attack", [*JOINT, "joint:orders=1"])
+def test_members_that_never_answer_pull_nowhere(attack):
+    """Seven that are nearer to their boundary than the one that answers, and opposed to it."""
+    silent = [Side([1.0, 0.0], 0.05 + place / 1000) for place in range(7)]
+    mixture = switch(*silent, Side([-1.0, 0.0], 0.08), weights=[0.0] * 7 + [1.0])
+    assert float(accuracy(mixture, attack, *centre(), "Linf:0.1")) == 0
 
 
 @pytest.mark.parametrize("mean", ["loss", "probability", "logits"])
@@ -140,6 +152,13 @@ def test_checkpoints_of_apgd():
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
+@pytest.mark.parametrize("attack", ["pgd", "apgd", "arc", "joint"])
+@pytest.mark.parametrize("threat", ["Linf:0.1", "L2:0.1"])
+def test_a_member_whose_gradient_is_nan_stops_nobody(attack, threat):
+    mixture = switch(Cusp([1.0, 0.0], 0.05), Side([1.0, 0.0], 0.05))
+    assert float(accuracy(mixture, attack, *centre(), threat)) == 0
+
+
 def test_arc_is_for_linf_and_l2():
     with pytest.raises(ValueError, match="not for L1"):
         accuracy(switch(Side([1.0, 0.0], 0.05)), "arc", *centre(), "L1:0.1")
@@ -155,9 +174,9 @@ def test_l1_reaches_the_largest_weight(attack):
         assert found.tolist() == [robust, robust]
 
 
-def odds(*members, **settings):
+def odds(*members, attack="joint", **settings):
     generator = torch.Generator().manual_seed(0)
-    attack = parse_attack("joint:orders=8")[1]
+    attack = parse_attack(attack)[1]
     return best_odds(members, *centre(), Threat.parse("Linf:0.1"), attack, generator, **settings)
 
 
@@ -172,9 +191,27 @@ def test_the_defenders_best_odds():
     assert even.error == pytest.approx(0.5, abs=0.02)
     trio = (Side([1.0, 0.2], 0.05), Side([1.0, -0.2], 0.05), Side([-1.0, 0.0], 0.05))
     found = odds(*trio)
-    assert found.rounds[0] == (pytest.approx((1 / 3, 1 / 3, 1 / 3)), pytest.approx(2 / 3))
+    assert found.tried[0] == (pytest.approx((1 / 3, 1 / 3, 1 / 3)), pytest.approx(2 / 3))
+    assert found.tried[1] == ((1.0, 0.0, 0.0), 1.0)
     assert found.error == pytest.approx(0.5, abs=0.02)
     assert found.weights[2] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("attack", ["joint", "joint:orders=1", "arc"])
+def test_odds_of_opposed_members_of_unequal_margins(attack):
+    """The nearer one is fooled first by who fools as many as possible; the other is no safer for it."""
+    found = odds(Side([1.0, 0.0], 0.05), Side([-1.0, 0.0], 0.08), attack=attack)
+    assert found.weights == pytest.approx((0.5, 0.5), abs=0.02)
+    assert found.error == pytest.approx(0.5, abs=0.02)
+
+
+def test_odds_come_from_what_was_attacked():
+    """One of three cannot be fooled: 0.3 > 0.1 * |w|_1. It gets everything, and so has been attacked."""
+    found = odds(Side([1.0, 0.0], 0.05), Side([0.0, 1.0], 0.05), Side([-1.0, -1.0], 0.3))
+    assert found.weights == (0.0, 0.0, 1.0)
+    assert found.error == 0
+    assert (found.weights, found.error) in found.tried
+    assert found.error == min(error for _, error in found.tried)
 
 
 def test_descent_against_given_outcomes():
