@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .adapters.entry import Entry, enter, load_entry
-from .adapters.sources.own import switch_entry
 from .data import Images, data_root, load
 from .errors import BadRequest
 from .harness.progress import Silent
@@ -21,7 +20,6 @@ from .study.make import Workshop
 from .study.plan import Asked, Study
 from .study.run import Options, run_study
 from .tickets.recipe import recipe_for
-from .tickets.switch import Switch
 from .tickets.ticket import Ticket
 from .tickets.train import Checkpoint
 
@@ -43,7 +41,7 @@ def load_model(text: str) -> nn.Module:
     entry = load_entry(text)
     if entry.unfitted:
         raise BadRequest(f"{text!r}: best weights are fitted by evaluate; name them here, weights=0.2+0.8")
-    return entry.module
+    return entry.module.eval()
 
 
 def draw(
@@ -183,11 +181,6 @@ def _entry(name: str, model: nn.Module | str) -> Entry:
     if isinstance(model, str):
         entry = load_entry(model)
         return replace(entry, card=replace(entry.card, name=name))
-    if isinstance(model, Switch):
-        members = [
-            enter(member, Card(f"{name}-{place}", "external")) for place, member in enumerate(model.members)
-        ]
-        return switch_entry(members, name, model)
     return enter(model, Card(name, "external"))
 
 

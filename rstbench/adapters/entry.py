@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import sys
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..data import Images
 from ..errors import BadRequest, ModelFault
@@ -21,13 +19,11 @@ from ..harness.trial import Card
 from ..plugins import find, parse_reference
 from ..tickets.networks.normalise import parse_normalisation
 from ..tickets.recipe import Recipe
+from ..tickets.switch import Switch
 from ..tickets.ticket import Ticket
 from ..tickets.train import Checkpoint
-from .describe import describe
+from .identity import module_digest
 from .normalise import normalised
-
-# Packages whose versions are in the record: their text is no part of a model's identity.
-_LIBRARIES = ("torch", "torchvision", "rstbench")
 
 
 @dataclass(frozen=True)
@@ -61,15 +57,50 @@ def enter(
 ) -> Entry:
     """An entry for any module; `files` are the user's files that made it, `made_by` the options given.
 
-    Raises BadRequest where it is no `nn.Module`, or one whose weights do not exist yet.
+    A `Switch` enters with its members. Raises BadRequest where it is no `nn.Module`, or one whose weights do
+    not exist yet.
     """
     if not isinstance(module, nn.Module):
         raise BadRequest(f"{card.name}: wanted an nn.Module that returns logits, got {type(module).__name__}")
+    if isinstance(module, Switch):
+        members = [
+            enter(member, Card(f"{card.name}-{place}", card.kind), files=files, made_by=made_by)
+            for place, member in enumerate(module.members)
+        ]
+        return switch_entry(members, card.name, module)
     try:
         digest, resumable = module_digest(module, files, made_by)
     except (ValueError, RuntimeError) as error:  # a lazy module has no weights before its first images
         raise BadRequest(f"{card.name} cannot be read: {error}") from error
     return Entry(module, card, digest, resumable, made)
+
+
+def switch_entry(members: Sequence[Entry], name: str, made: Switch | None = None) -> Entry:
+    """A switch of these members: the one given, or a uniform one.
+
+    Raises BadRequest for fewer than two, for two alike, and for one that is a switch itself."""
+    if any(member.members for member in members):
+        raise BadRequest(f"{name}: the members of a switch are single networks, not switches")
+    if len({member.digest for member in members}) < len(members):
+        raise BadRequest(f"{name}: two members of the switch are the same model")
+    module = made or Switch([member.module for member in members])
+    digests = tuple(member.digest for member in members)
+    methods, networks = {m.card.method for m in members}, {m.card.network for m in members}
+    kept = [member.card.kept_weights or 0 for member in members]
+    card = Card(
+        name=name,
+        kind="switch",
+        method=methods.pop() if len(methods) == 1 else "",
+        network=networks.pop() if len(networks) == 1 else "",
+        kept_weights=sum(kept) if all(kept) else None,
+        total_weights=members[0].card.total_weights,
+        flags=tuple(sorted({flag for member in members for flag in member.card.flags})),
+        members=digests,
+        weights=module.weights,
+    )
+    digest = hashlib.sha256(repr(("switch", digests, module.weights)).encode()).hexdigest()
+    resumable = all(member.resumable for member in members)
+    return Entry(module, card, digest, resumable, None, tuple(members))
 
 
 def load_entry(text: str, images: Images | None = None, *, download: bool = False) -> Entry:
@@ -132,38 +163,6 @@ def named_apart(entries: list[tuple[str, Entry]]) -> list[Entry]:
     ]
 
 
-def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = "") -> tuple[str, bool]:
-    """(sha256, whether everything that defines the module could be read).
-
-    Covers all parameters and buffers (names, types, shapes, bytes), tensors and settings held as plain
-    attributes, `repr(module)`, the code of traced modules, how the module was made (`made_by`), and the
-    text of `files` and of the files that define classes of the user's. Where something cannot be read (a
-    class from nowhere, a hook, an object of unknown kind) the digest is one of its own, so that nothing is
-    mistaken for this model's answer.
-    """
-    digest = hashlib.sha256(f"{module!r}|{made_by}".encode())
-    for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"|{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    texts: set[Path] = {Path(file) for file in files}
-    readable = True
-    for name, part in module.named_modules():
-        settings, known = describe(part)
-        readable &= known
-        digest.update(f"|{name}|{settings}|{getattr(part, 'code', '')}".encode())
-    for cls in {cls for part in module.modules() for cls in type(part).__mro__}:
-        if not _of_a_library(cls):
-            source = _source_file(cls)
-            readable &= source is not None
-            texts |= {source} if source else set()
-    for content in sorted({hashlib.sha256(path.read_bytes()).hexdigest() for path in texts}):
-        digest.update(content.encode())
-    if not readable:
-        digest.update(uuid.uuid4().bytes)
-    return digest.hexdigest(), readable
-
-
 @contextmanager
 def at_rest(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     """The module in eval mode, frozen, on the device; modes, gradients and buffers as before afterwards,
@@ -197,28 +196,3 @@ def untouched(module: nn.Module) -> Iterator[None]:
             now.copy_(then)
     if changed:
         raise ModelFault("the attack changed the weights of the model")
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)
-    for name, part in module.named_modules():
-        for key, value in vars(part).items():
-            if isinstance(value, Tensor):
-                yield f"{name}.{key} (attribute)", value
-
-
-def _of_a_library(cls: type) -> bool:
-    return cls.__module__.split(".")[0] in (*_LIBRARIES, "builtins")
-
-
-def _source_file(cls: type) -> Path | None:
-    defined_in = sys.modules.get(cls.__module__)
-    name = getattr(defined_in, "__file__", None)
-    if name is None:
-        try:
-            name = inspect.getsourcefile(cls)
-        except (TypeError, OSError):
-            return None
-    path = Path(name) if name else None
-    return path if path and path.is_file() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from ..harness.trial import CLEAN
@@ -17,8 +18,15 @@ TRANSFER = [
 
 
 def transfer(evidence: Evidence) -> pd.DataFrame:
-    """Long form: one line a source, target, attack and threat, of models judged by one another."""
-    cards, asked = evidence.request.cards, dict.fromkeys(_asked(evidence))
+    """Long form: one line a source, target, attack and threat, of models judged by one another.
+
+    Of models that were given and attacked at several seeds the mean over these.
+    """
+    cards, answers = evidence.request.cards, dict[tuple[str, str, str, str], list[np.ndarray]]()
+    for attack, threat, seed, source, target in dict.fromkeys(_asked(evidence)):
+        bits = evidence.bits(source, target, attack, threat, seed)
+        if bits is not None:
+            answers.setdefault((attack, threat, source, target), []).append(bits)
     lines = [
         {
             "source": cards[source].name,
@@ -30,10 +38,9 @@ def transfer(evidence: Evidence) -> pd.DataFrame:
             "threat": threat,
             "data": evidence.request.run["data"],
             "images": evidence.request.images,
-            "robust": mean(bits),
+            "robust": mean(np.concatenate(found)),
         }
-        for attack, threat, seed, source, target in asked
-        if (bits := evidence.bits(source, target, attack, threat, seed)) is not None
+        for (attack, threat, source, target), found in answers.items()
     ]
     return pd.DataFrame(lines, columns=TRANSFER)
 

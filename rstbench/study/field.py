@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..adapters.entry import Entry, load_entry, named_apart
-from ..adapters.sources.own import checkpoint_entry, switch_entry, ticket_entry
+from ..adapters.entry import Entry, load_entry, named_apart, switch_entry
+from ..adapters.sources.own import checkpoint_entry, ticket_entry
 from ..data import Images
 from ..errors import ModelFault
 from ..harness.progress import Progress
@@ -48,14 +48,19 @@ def given_models(study: Study, images: Images | None = None, *, download: bool =
 
 
 def make_field(
-    study: Study, jobs: Sequence[Job], given: Sequence[Entry], done: Yield, shop: Workshop, out: Path
+    study: Study,
+    seed: int,
+    jobs: Sequence[Job],
+    given: Sequence[Entry],
+    done: Yield,
+    shop: Workshop,
+    out: Path,
 ) -> Field:
     """Who takes part under one seed: what these jobs made, switches of it, and the models given.
 
     With several seeds the names carry theirs. What is fitted to a switch is kept under `out`.
     """
     progress = shop.progress
-    seed = jobs[0].recipe.seed if jobs else study.seeds[0]
     mark = f"-seed{seed}" if len(study.seeds) > 1 else ""
     crossed, entries, groups = study.transfer or study.switch, list[Entry](), list[tuple[Entry, ...]]()
     for name, together in _families(jobs):
@@ -69,7 +74,7 @@ def make_field(
                 entries += [_weighted(whole, text, shop, out) for text in study.switch_weights]
     given = [fitted(entry, shop, out) if entry.unfitted else entry for entry in given]
     for entry in given:
-        if not entry.resumable:
+        if not entry.resumable and seed == study.seeds[0]:
             progress.note(
                 f"{entry.card.name}: the code that defines it cannot be read, so nothing of it is resumed"
             )

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapters.entry import load_entry, module_digest
+from ..adapters.entry import load_entry
+from ..adapters.identity import module_digest
 from ..data import Images, load, parse, training_images
 from ..errors import BadRequest
 from ..harness.progress import Progress, Stage

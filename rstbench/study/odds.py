@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import Generator
 
-from ..adapters.entry import Entry, at_rest
-from ..adapters.sources.own import switch_entry
+from ..adapters.entry import Entry, at_rest, switch_entry
 from ..attacks import parse_attack
 from ..attacks.odds import best_odds
 from ..data import Images

@@ -85,7 +85,10 @@ def run_study(
         if done.made:
             named = [(job.label, done.made[job.path]) for job in jobs if job.path in done.made]
             write_history(options.out / "tickets", named)
-        fields = [make_field(study, team, given, done, workshop, options.out / "switches") for team in teams]
+        fields = [
+            make_field(study, seed, team, given, done, workshop, options.out / "switches")
+            for seed, team in zip(study.seeds, teams, strict=True)
+        ]
         questions = [question for field in fields for question in questions_of(study, field)]
         for text in dict.fromkeys(added(study, field) for field in fields):
             if text:

@@ -43,7 +43,7 @@ class _Masked(nn.Module):
         self.own = dict.fromkeys([*ticket.masks, *ticket.buffers], "")
         for place, (name, tensor) in enumerate([*ticket.masks.items(), *ticket.buffers.items()]):
             self.own[name] = f"own{place}"  # names of buffers hold no dots
-            self.register_buffer(self.own[name], tensor.clone(), persistent=False)
+            self.register_buffer(self.own[name], tensor.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         own = {name: getattr(self, place) for name, place in self.own.items()}

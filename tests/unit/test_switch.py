@@ -60,6 +60,14 @@ def test_tickets_share_one_network_in_memory(small_tickets):
     assert switch.double().members[1](x.double()).dtype == torch.float64
 
 
+def test_a_state_dict_says_which_tickets(small_tickets):
+    x = torch.rand(6, 1, 8, 8)
+    switch, other = shared_switch(small_tickets), shared_switch(small_tickets[::-1])
+    assert not switch.members[0](x).equal(other.members[0](x))
+    other.load_state_dict(switch.state_dict())
+    assert switch.members[0](x).equal(other.members[0](x))
+
+
 def test_only_tickets_of_one_network(small_tickets):
     other = Ticket(**{**vars(small_tickets[0]), "random_digest": "0" * 64})
     with pytest.raises(BadRequest, match="share one random network"):

@@ -7,9 +7,10 @@ import json
 import pandas as pd
 import pytest
 
-from rstbench import BadRequest, load_model
+from rstbench import BadRequest, Switch, evaluate, load_model
 from rstbench.adapters.entry import load_entry
 from rstbench.cli import main
+from rstbench.reporters.evidence import Evidence
 from rstbench.study.plan import BEST, EQUAL
 from rstbench.study.reading import parse_study
 
@@ -35,8 +36,10 @@ def test_the_best_weights_are_fitted_to_held_out_images_once(switch, tmp_path, c
     (path,) = (tmp_path / "runs" / "adhoc" / "switches").glob("*.json")
     fit = json.loads(path.read_text())
     assert sum(fit["weights"]) == pytest.approx(1)
-    assert fit["rounds"][0][0] == [0.5, 0.5]
-    assert len(fit["rounds"]) == 5
+    tried = [weights for weights, _ in fit["tried"]]
+    assert tried[:3] == [[0.5, 0.5], [1, 0], [0, 1]]
+    assert len(tried) == 13
+    assert [fit["weights"], fit["error"]] == min(fit["tried"], key=lambda pair: pair[1])
     frame = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv")
     assert set(frame["kind"]) == {"switch"}
     weights = pd.read_csv(tmp_path / "runs" / "adhoc" / "switch.csv")["weights"].unique()
@@ -45,10 +48,11 @@ def test_the_best_weights_are_fitted_to_held_out_images_once(switch, tmp_path, c
     assert main(asked) == 0
     assert path.stat().st_mtime_ns == before
 
-    path.write_text(json.dumps(fit | {"attack": "pgd"}))
-    capsys.readouterr()
-    assert main(asked) == 2
-    assert "is no fit of this switch" in capsys.readouterr().err
+    for lie in ({"attack": "pgd"}, {"weights": [0.123, 0.877]}, {"weights": [0.5]}, {"weights": None}):
+        path.write_text(json.dumps(fit | lie))
+        capsys.readouterr()
+        assert main(asked) == 2
+        assert f"{path.name} is no fit of this switch" in capsys.readouterr().err
 
 
 def test_best_weights_want_someone_who_fits_them(switch):
@@ -57,6 +61,55 @@ def test_best_weights_want_someone_who_fits_them(switch):
         load_model(f"{switch}[weights=best]")
     with pytest.raises(BadRequest, match=r"read 0\.2\+0\.8 or best, got 'good'"):
         load_entry(f"{switch}[weights=good]")
+
+
+@pytest.mark.parametrize("shares", ["nan+nan", "nan+1", "inf+0", "-1+2", "0+0", "1", "0.5+0.5+0"])
+def test_weights_that_are_no_probabilities(switch, shares, capsys):
+    assert main(["evaluate", f"{switch}[weights={shares}]", *ASKED, "--attack", "pgd:steps=1"]) == 2
+    assert "a switch of 2 wants as many probabilities that add to 1" in capsys.readouterr().err
+
+
+MINE = """
+import rstbench
+def sw(first, second):
+    return rstbench.Switch([rstbench.load_model(f"ticket:{name}") for name in (first, second)], [0.25, 0.75])
+"""
+
+
+def test_a_switch_of_ones_own_is_evaluated_exactly(ticket_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+    reference = f"file:mine.py:sw[first={ticket_files[0]},second={ticket_files[1]}]"
+    assert main(["evaluate", reference, *ASKED, "--attack", "pgd:steps=2"]) == 0
+    (row,) = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv").to_dict("records")
+    assert row["kind"] == "switch"
+    assert pd.isna(row["kept_weights"])
+    assert "random-output" not in str(row["flags"])
+    rungs = pd.read_csv(tmp_path / "runs" / "adhoc" / "switch.csv")
+    assert set(rungs["weights"]) == {"0.25+0.75"}
+    nested = Switch([load_model(reference), load_model(f"ticket:{ticket_files[0]}")])
+    with pytest.raises(BadRequest, match="single networks, not switches"):
+        evaluate({"nested": nested}, data="digits:test:20", threat="Linf:0.1", attacks="pgd:steps=1")
+
+
+def test_given_models_at_several_seeds(ticket_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = "".join(f'[[model]]\nref = "ticket:{path}"\n' for path in ticket_files)
+    (tmp_path / "s.toml").write_text(
+        f'data = "digits:test:20"\nthreats = ["Linf:0.1"]\nattacks = ["pgd:steps=1"]\nseeds = [3, 4]\n'
+        f"transfer = true\n{models}"
+    )
+    assert main(["evaluate", "s.toml", "--quiet", "--batch-size", "20", "--out", "out"]) == 0
+    frame = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
+    assert sorted(frame["seed"]) == [3, 3, 4, 4]
+    evidence = Evidence.read(tmp_path / "out")
+    one, two = (row.model for row in evidence.request.rows[:2])
+    bits = [evidence.bits(one, two, "pgd:steps=1", "Linf:0.1", seed) for seed in (3, 4)]
+    crossed = pd.read_csv(tmp_path / "out" / "transfer.csv").query("early_stop == False")
+    assert len(crossed) == 4  # one line for both seeds
+    name = evidence.card(one).name
+    (cell,) = crossed[(crossed["source"] == name) & (crossed["target"] != name)]["robust"]
+    assert cell == pytest.approx((bits[0].mean() + bits[1].mean()) / 2)
 
 
 def test_weights_in_a_study():

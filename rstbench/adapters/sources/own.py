@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from ...tickets.recipe import Recipe
 from ...tickets.switch import Switch
 from ...tickets.ticket import Ticket
 from ...tickets.train import Checkpoint
-from ..entry import Entry, enter
+from ..entry import Entry, enter, switch_entry
 
 BEST = "best"
 
@@ -94,28 +92,3 @@ def switch(id: str, weights: str = "") -> Entry:
         raise BadRequest(f"weights of a switch read 0.2+0.8 or {BEST}, got {weights!r}") from None
     made = Switch([member.module for member in members], shares)
     return switch_entry(members, f"{name}[weights={weights}]", made)
-
-
-def switch_entry(members: Sequence[Entry], name: str, made: Switch | None = None) -> Entry:
-    """A switch of these members: the one given, or a uniform one.
-
-    Raises BadRequest for fewer than two, or for two alike."""
-    if len({member.digest for member in members}) < len(members):
-        raise BadRequest(f"{name}: two members of the switch are the same model")
-    module = made or Switch([member.module for member in members])
-    digests = tuple(member.digest for member in members)
-    methods, networks = {m.card.method for m in members}, {m.card.network for m in members}
-    card = Card(
-        name=name,
-        kind="switch",
-        method=methods.pop() if len(methods) == 1 else "",
-        network=networks.pop() if len(networks) == 1 else "",
-        kept_weights=sum(member.card.kept_weights or 0 for member in members),
-        total_weights=members[0].card.total_weights,
-        flags=tuple(sorted({flag for member in members for flag in member.card.flags})),
-        members=digests,
-        weights=module.weights,
-    )
-    digest = hashlib.sha256(repr(("switch", digests, module.weights)).encode()).hexdigest()
-    resumable = all(member.resumable for member in members)
-    return Entry(module, card, digest, resumable, None, tuple(members))
