@@ -76,8 +76,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def transfer(args: argparse.Namespace) -> int:
     """Crafts images against each model and lets every model judge them."""
-    from .reporters.alarms import alarms
-    from .reporters.tables import matrix_text
+    from .reporters.tables import as_text
     from .screen import show
     from .study.cross import run_transfer
 
@@ -91,7 +90,7 @@ def transfer(args: argparse.Namespace) -> int:
         _options(args, "transfer"),
         _progress(args),
     )
-    show(outcome.tables, lambda frames: (*matrix_text(frames["transfer"]), *alarms(frames["transfer"])))
+    show(outcome.tables, as_text)
     return _finish(outcome)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..harness.request import Row
 from ..harness.trial import CLEAN, Tally
-from .answers import answers
+from .answers import WORST, answers
 from .evidence import Evidence
 from .statistics import mean, short, wilson
 
@@ -88,7 +88,7 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
         "worst": worst,
         "worst_low": short(low),
         "worst_high": short(high),
-        "flags": " ".join(sorted(_flags(evidence, row, cells, low, high))),
+        "flags": " ".join(sorted(_flags(evidence, row, {**cells, WORST: worst}, low, high))),
         "forwards": round(sum(tally.forwards * _share(tally, n) for tally in tallies) / n, 1),
         "backwards": round(sum(tally.backwards * _share(tally, n) for tally in tallies) / n, 1),
         "seconds": round(sum(tally.seconds for tally in tallies), 1),
@@ -114,8 +114,8 @@ def _flags(
         flags |= evidence.all_flags(row.model, attack, row.threat, row.seed)
         if _square_helps(evidence, row, attack):
             flags.add("square-beats-gradient")
-        if _transfer_wins(evidence, row, attack, cells.get(attack)):
-            flags.add("transfer-beats-white-box")
+    if _transfer_wins(evidence, row, cells):
+        flags.add("transfer-beats-white-box")
     if low is not None and high is not None and high - low > WIDE_INTERVAL:
         flags.add("few-images")
     auto = [cell for attack, cell in cells.items() if attack.startswith("autoattack") and cell is not None]
@@ -132,13 +132,15 @@ def _square_helps(evidence: Evidence, row: Row, attack: str) -> bool:
     return gradient and broken > SQUARE_HELPS * evidence.request.images
 
 
-def _transfer_wins(evidence: Evidence, row: Row, attack: str, own: float | None) -> bool:
-    """Whether images crafted elsewhere by the same attack fool this model more often than its own."""
-    if own is None or evidence.card(row.model).members:
+def _transfer_wins(evidence: Evidence, row: Row, cells: dict[str, float | None]) -> bool:
+    """Whether a set of images crafted elsewhere fools this model more often than its own by the same attack
+    do, or than all its own together."""
+    if evidence.card(row.model).members:
         return False
-    others = (
-        evidence.bits(source, row.model, attack, row.threat, row.seed)
-        for source in evidence.request.cards
-        if source != row.model
-    )
-    return any(bits is not None and float(bits.mean()) < own - 1e-6 for bits in others)
+    for source, target, attack, threat, seed in evidence.records:
+        if target == row.model != source and (threat, seed) == (row.threat, row.seed):
+            own = cells.get(attack) if cells.get(attack) is not None else cells[WORST]
+            bits = evidence.bits(source, target, attack, threat, seed)
+            if own is not None and bits is not None and float(bits.mean()) < own - 1e-6:
+                return True
+    return False

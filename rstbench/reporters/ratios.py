@@ -65,8 +65,7 @@ def ratios_text(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _grid(part: pd.DataFrame, measure: str) -> Iterator[str]:
-    without = part.loc[part["ratio"] == "", "remaining"]
-    last = DENSE if without.notna().all() else OTHER
+    last = without_ratio(part)
     cells = {
         (row["setting"], row["ratio"] or last): _cell(row[measure], row[f"{measure}_sd"])
         for _, row in part.iterrows()
@@ -79,6 +78,12 @@ def _grid(part: pd.DataFrame, measure: str) -> Iterator[str]:
     for setting in settings:
         found = (cells.get((setting, c), "").rjust(w) for c, w in zip(columns, widths, strict=True))
         yield "  ".join([setting.ljust(names), *found]).rstrip()
+
+
+def without_ratio(part: pd.DataFrame) -> str:
+    """The name of the column of what has no ratio; part: lines of the table."""
+    without = part.loc[part["ratio"] == "", "remaining"]
+    return DENSE if without.notna().all() else OTHER
 
 
 def _cell(mean: float, deviation: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from .alarms import alarms
 from .board import attacks_of, leaderboard, lines_of
 from .classes import per_class
 from .compare import COLUMNS as COMPARED
@@ -59,9 +60,13 @@ def write(
 
 
 def as_text(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    """What a terminal shows: the leaderboard, and the comparison of settings where there is one."""
+    """What a terminal shows: the leaderboard, or where nothing else was asked the matrix with its alarms; the
+    ladder and gains of a switch, and the comparison of settings, where there are any."""
     if "leaderboard" in frames:
         yield from board_text(frames["leaderboard"])
+    elif "transfer" in frames:
+        yield from matrix_text(frames["transfer"])
+        yield from alarms(frames["transfer"])
     if "switch" in frames and len(frames["switch"]):
         yield ""
         yield from ladder_text(frames["switch"])

@@ -117,6 +117,13 @@ def test_transfer_that_beats_the_white_box_raises_the_alarm(tmp_path):
     assert "transfer-beats-white-box" not in frame.loc["dense", "flags"]
 
 
+@pytest.mark.parametrize(("bits", "raised"), [("0001", False), ("0000", True)])
+def test_images_of_another_attack_count_against_all_of_ones_own(tmp_path, bits, raised):
+    """Its own worst case leaves one image, 1000; what another attack crafted elsewhere leaves one or none."""
+    frame = leaderboard(make(tmp_path, {**BITS, ("s", "a", "joint"): bits})).set_index("model")
+    assert ("transfer-beats-white-box" in frame.loc["rst-0.1", "flags"]) == raised
+
+
 def test_a_missing_answer_is_an_empty_cell_and_no_rank(tmp_path):
     frame = leaderboard(make(tmp_path, {k: v for k, v in BITS.items() if k != ("x", "x", AUTO)})).set_index(
         "model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -70,7 +71,8 @@ def _stairs(axes: Axes, part: pd.DataFrame) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
     low = min(float(part["robust_low"].min()), float(first["lower_bound"]))
-    percent_axis(axes, low, max(float(first["clean"]), float(part["robust_high"].max())), across=True)
+    high = max(float(first[name]) for name in ("clean", "upper_bound"))
+    percent_axis(axes, low, max(high, float(part["robust_high"].max())), across=True)
 
 
 def _figure(axes: Axes, row: int, value: float, *, bold: bool = False) -> None:
@@ -83,7 +85,7 @@ def _figure(axes: Axes, row: int, value: float, *, bold: bool = False) -> None:
 def _lines(axes: Axes, part: pd.DataFrame, beside: pd.DataFrame) -> None:
     """Bounds, and what the switch is compared with; the mean of its members is the lower bound."""
     first = part.iloc[0]
-    marks = [
+    marks: list[tuple[str, float, str, Any]] = [
         ("lower bound, members' mean", float(first["lower_bound"]), INK, (0, (1, 1.5))),
         ("upper bound", float(first["upper_bound"]), INK, (0, (1, 1.5))),
     ]
@@ -91,7 +93,9 @@ def _lines(axes: Axes, part: pd.DataFrame, beside: pd.DataFrame) -> None:
         kind, _, name = str(role).partition(" ")
         if name:
             shown = "best member" if kind == "best-member" else kind
-            marks.append((f"{shown}: {label(name)}", float(robust), COLOURS[kind], (0, (4, 2))))
+            # Where both stand at one value, the dashes of one fill the gaps of the other.
+            dashes = (3 if kind == "dense" else 0, (3, 3))
+            marks.append((f"{shown}: {label(name)}", float(robust), COLOURS[kind], dashes))
     for place, (name, value, colour, dashes) in enumerate(sorted(marks, key=lambda mark: mark[1])):
         axes.axvline(value, color=colour, lw=1.0, ls=dashes, zorder=2)
         axes.annotate(

@@ -22,8 +22,8 @@ FLAGS = {
     "as in the paper. That flatters the figure.",
     "square-beats-gradient": "Square, which sees no gradient, broke images that the gradient attacks before "
     "it did not: the gradients may be masked.",
-    "transfer-beats-white-box": "Images crafted against another model fool this one more often than its own "
-    "do: its own attack is too weak.",
+    "transfer-beats-white-box": "Images crafted against another model or a switch fool this one more often "
+    "than its own by the same attack do, or than all its own together: these are too weak.",
     "unlearnt-mask": "The search ended with the mask it began at: what was measured is a random mask.",
     "weaker-than-pgd": "AutoAttack left more images right than PGD did.",
     "zero-gradient": "For some images the gradient is exactly zero: attacks that follow it stand still.",

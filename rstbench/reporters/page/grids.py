@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..crossed import groups_of, matrix
-
-DENSE = "dense"  # the column of what has no ratio
+from ..ratios import without_ratio
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,13 @@ def setting_grids(ratios: pd.DataFrame | None) -> Iterator[Grid]:
 
 
 def _settings(part: pd.DataFrame, measure: str, title: str) -> Grid:
+    last = without_ratio(part)
     cells = {
-        (row["setting"], row["ratio"] or DENSE): Cell(_number(row[measure]), _number(row[f"{measure}_sd"]))
+        (row["setting"], row["ratio"] or last): Cell(_number(row[measure]), _number(row[f"{measure}_sd"]))
         for row in part.to_dict("records")
     }
-    ratios = sorted({ratio for _, ratio in cells if ratio != DENSE}, key=float)
-    across = [*ratios, *([DENSE] if any(ratio == DENSE for _, ratio in cells) else [])]
+    ratios = sorted({ratio for _, ratio in cells if ratio != last}, key=float)
+    across = [*ratios, *([last] if any(ratio == last for _, ratio in cells) else [])]
     seeds, images = int(part["seeds"].max()), int(part["images"].max())
     spread = f", mean of {seeds} seeds ± standard deviation" if seeds > 1 else ""
     return Grid(

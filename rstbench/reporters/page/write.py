@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ...harness.store import write_whole
+from ..alarms import alarms
 from ..answers import WORST
 from ..evidence import Evidence
 from ..ladder import MINIMUM
@@ -55,6 +56,7 @@ def write_page(
         settings=list(setting_grids(frames.get("ratios"))),
         ladders=list(ladders(frames.get("switch"))),
         transfers=list(transfer_grids(frames.get("transfer"))),
+        stronger=stronger(frames.get("transfer")),
         pictures=pictures,
         compared=compared(frames.get("compare")),
         quoted=quoted(frames.get("published")),
@@ -62,6 +64,11 @@ def write_page(
     )
     write_whole(folder / FILE, text.encode())
     return folder / FILE
+
+
+def stronger(transfer: pd.DataFrame | None) -> list[str]:
+    """The alarms of the matrix."""
+    return [] if transfer is None else [line.partition(": ")[2] for line in alarms(transfer)]
 
 
 def compared(compare: pd.DataFrame | None) -> list[dict[str, Any]]:
