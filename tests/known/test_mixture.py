@@ -16,7 +16,7 @@ from rstbench.threat import Threat
 
 ALL = ["pgd:restarts=3", "pgd:momentum=1.0", "pgd:samples=3", "pgd:loss=margin", "pgd:mean=probability",
        "pgd:mean=logits", "apgd", "apgd:loss=margin", "apgd:mean=probability", "apgd:mean=logits", "arc",
-       "arc:restarts=2,runners=1", "joint"]  # fmt: skip
+       "arc:restarts=2,runners=1", "joint", "autoattack:attacks=apgd-ce"]  # fmt: skip
 JOINT = ["arc", "joint"]
 
 
