@@ -57,6 +57,7 @@ def test_the_best_weights_are_fitted_to_held_out_images_once(switch, tmp_path, c
 
 def test_best_weights_want_someone_who_fits_them(switch):
     assert load_entry(f"{switch}[weights=best]").unfitted
+    assert not any(part.training for part in load_model(switch).modules())
     with pytest.raises(BadRequest, match="fitted by evaluate"):
         load_model(f"{switch}[weights=best]")
     with pytest.raises(BadRequest, match=r"read 0\.2\+0\.8 or best, got 'good'"):
