@@ -13,6 +13,7 @@ from .evidence import Evidence
 from .statistics import mean, short, wilson
 
 WIDE_INTERVAL = 0.10  # few-images
+JOINT = "joint"  # the attack that fools members of a switch together
 SQUARE_HELPS = 0.002  # AutoAttack's own threshold for its Square stage
 HEAD = [
     "rank", "model", "kind", "method", "network", "data", "threat", "images", "seed", "remaining",
@@ -116,6 +117,10 @@ def _flags(
             flags.add("square-beats-gradient")
     if _transfer_wins(evidence, row, cells):
         flags.add("transfer-beats-white-box")
+    if evidence.card(row.model).members and not any(
+        attack.partition(":")[0] == JOINT for attack in row.attacks
+    ):
+        flags.add("not-attacked-jointly")
     if low is not None and high is not None and high - low > WIDE_INTERVAL:
         flags.add("few-images")
     auto = [cell for attack, cell in cells.items() if attack.startswith("autoattack") and cell is not None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +22,7 @@ from rstbench.reporters.ratios import is_worth_it, ratios, ratios_text
 from rstbench.reporters.tables import as_text, matrix_text, write
 
 T = "Linf:0.1"
-PGD, STOP, AUTO = "pgd", "pgd:early_stop=true", "autoattack"
+PGD, STOP, AUTO, JOINT = "pgd", "pgd:early_stop=true", "autoattack", "joint:orders=1"
 CARDS = {
     "a": Card("rst-0.1", "ticket", "rst", "conv4", 0.1, 10, 100),
     "b": Card("rst-0.2", "ticket", "rst", "conv4", 0.2, 20, 100, ("selected-on-test",)),
@@ -122,6 +124,16 @@ def test_images_of_another_attack_count_against_all_of_ones_own(tmp_path, bits, 
     """Its own worst case leaves one image, 1000; what another attack crafted elsewhere leaves one or none."""
     frame = leaderboard(make(tmp_path, {**BITS, ("s", "a", "joint"): bits})).set_index("model")
     assert ("transfer-beats-white-box" in frame.loc["rst-0.1", "flags"]) == raised
+
+
+@pytest.mark.parametrize(("attacks", "raised"), [((PGD,), True), ((PGD, JOINT), False)])
+def test_a_switch_wants_to_be_attacked_jointly(tmp_path, attacks, raised):
+    evidence = make(tmp_path, {**BITS, ("s", "a", JOINT): "0000", ("s", "b", JOINT): "0000"})
+    rows = [replace(row, attacks=attacks) if row.model == "s" else row for row in evidence.request.rows]
+    evidence = replace(evidence, request=replace(evidence.request, rows=tuple(rows)))
+    frame = leaderboard(evidence).set_index("model")
+    assert ("not-attacked-jointly" in frame.loc["switch", "flags"]) == raised
+    assert "not-attacked-jointly" not in frame.loc["rst-0.1", "flags"]
 
 
 def test_a_missing_answer_is_an_empty_cell_and_no_rank(tmp_path):

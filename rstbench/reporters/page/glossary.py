@@ -12,6 +12,8 @@ FLAGS = {
     "non-finite-logits": "Under attack the model gave logits that are not finite. Such images are wrong.",
     "normalisation-doubtful": "Clean accuracy is clearly higher under another known normalisation, or none: "
     "this model was probably not given the pixels it was trained on.",
+    "not-attacked-jointly": "The attack that fools the members of a switch together was not asked, as it is "
+    "by who asks autoattack: what the switch seems to gain may be what weaker attacks leave.",
     "probabilities-not-logits": "The outputs sum to one: they look like probabilities. Gradients of losses "
     "that want logits are then too small, and attacks too weak.",
     "random-output": "Two passes over the same images differ: the model draws random numbers, and one "
