@@ -86,7 +86,7 @@ class Ticket:
         net.load_state_dict(state)
         return net.requires_grad_(False).eval()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes the file whole or not at all; equal tickets give equal bytes."""
         from safetensors.torch import save
 
@@ -105,11 +105,12 @@ class Ticket:
             "facts": dict(self.facts),
         }
         # One metadata key only: safetensors writes several in no fixed order.
-        write_whole(path, save(tensors, {"rstbench": json.dumps(about, sort_keys=True)}))
+        write_whole(Path(path), save(tensors, {"rstbench": json.dumps(about, sort_keys=True)}))
 
     @classmethod
-    def load(cls, path: Path) -> Ticket:
+    def load(cls, path: str | Path) -> Ticket:
         """Reads a ticket file. Raises BadFile for a missing, truncated or different one."""
+        path = Path(path)
         about, tensors = read_safetensors(path, FORMAT, "ticket")
         try:
             plain = about["spec"]

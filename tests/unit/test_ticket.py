@@ -81,10 +81,10 @@ def test_tickets_of_one_network_share_it(small_tickets):
 
 def test_a_file_gives_the_ticket_back(small_tickets, tmp_path):
     ticket = small_tickets[0]
-    ticket.save(tmp_path / "a.safetensors")
+    ticket.save(str(tmp_path / "a.safetensors"))
     ticket.save(tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    found = Ticket.load(tmp_path / "a.safetensors")
+    found = Ticket.load(str(tmp_path / "a.safetensors"))
     assert (found.recipe, found.spec, found.digest) == (ticket.recipe, ticket.spec, ticket.digest)
     x, _ = load("digits:test:8").at(slice(None))
     assert found.module()(x).equal(ticket.module()(x))
