@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .adapters.entry import Entry, enter, load_entry
+from .adapters.rest import eval_mode
 from .data import Images, data_root, load
 from .errors import BadRequest
 from .harness.progress import Silent
@@ -18,7 +20,7 @@ from .harness.trial import Card
 from .study.jobs import Job
 from .study.make import Workshop
 from .study.plan import Asked, Study
-from .study.run import Options, run_study
+from .study.run import Options, Outcome, run_study
 from .tickets.recipe import recipe_for
 from .tickets.ticket import Ticket
 from .tickets.train import Checkpoint
@@ -41,7 +43,7 @@ def load_model(text: str) -> nn.Module:
     entry = load_entry(text)
     if entry.unfitted:
         raise BadRequest(f"{text!r}: best weights are fitted by evaluate; name them here, weights=0.2+0.8")
-    return entry.module.eval()
+    return eval_mode(entry.module)
 
 
 def draw(
@@ -106,20 +108,42 @@ def evaluate(
     """The leaderboard of models by name: modules that map images in [0, 1] to logits, or references.
 
     out: where the evidence is kept and resumed from; nowhere by default.
-    Raises BadRequest for a wrong request, ModelFault for the first model or attack that failed.
+    A model or attack that fails leaves its row or cell empty; each failure is warned of and stands in
+    `table.attrs["faults"]`. Raises BadRequest for a wrong request, ModelFault where no model could be asked.
     """
+    outcome = _measured(
+        models, data, threat, attacks, out=out, device=device, batch=batch_size, seed=seed, root=root
+    )
+    table = outcome.tables["leaderboard"]
+    if outcome.faults and table["clean"].isna().all():
+        raise outcome.faults[0]
+    for fault in outcome.faults:
+        warnings.warn(str(fault), RuntimeWarning, stacklevel=2)
+    table.attrs["faults"] = [str(fault) for fault in outcome.faults]
+    return table
+
+
+def _measured(
+    models: Mapping[str, nn.Module | str],
+    data: str,
+    threat: str,
+    attacks: Sequence[str] | str,
+    *,
+    out: str | Path | None,
+    device: str,
+    batch: str | int,
+    seed: int,
+    root: str | None,
+) -> Outcome:
     if not models:
         raise BadRequest("no models to evaluate")
     asked = [attacks] if isinstance(attacks, str) else list(attacks)
     with ExitStack() as rest:
         folder = Path(out) if out else Path(rest.enter_context(tempfile.TemporaryDirectory()))
         study = Study("adhoc", data, (threat,), tuple(Asked(attack) for attack in asked), seeds=(seed,))
-        options = Options(folder, device, str(batch_size), root=data_root(root), report=bool(out))
+        options = Options(folder, device, str(batch), root=data_root(root), report=bool(out))
         entries = [_entry(name, model) for name, model in models.items()]
-        outcome = run_study(study, options, given=entries)
-    if outcome.faults:
-        raise outcome.faults[0]
-    return outcome.tables["leaderboard"]
+        return run_study(study, options, given=entries)
 
 
 def benchmark(
@@ -145,7 +169,7 @@ def benchmark(
     `model_info/<dataset>/<threat_model>/<model_name>`; aa_state_path names that folder instead.
     Data lie in `data_dir` in torchvision's layout; log_path is not used.
     Raises BadRequest for corruptions, for a preprocessing (make it the model's first layer), and where
-    eps is missing.
+    eps is missing, ModelFault where either number is.
     """
     threat_model = str(getattr(threat_model, "value", threat_model))
     dataset = str(getattr(dataset, "value", dataset))
@@ -161,16 +185,20 @@ def benchmark(
     out = aa_state_path or (
         Path("model_info") / dataset / threat_model / str(model_name) if to_disk else None
     )
-    table = evaluate(
+    outcome = _measured(
         {model_name or type(model).__name__: model},
-        data=f"{dataset}:test:{n_examples}",
-        threat=f"{threat_model}:{_exact(eps)}",
-        attacks=["autoattack"],
+        f"{dataset}:test:{n_examples}",
+        f"{threat_model}:{_exact(eps)}",
+        "autoattack",
         out=out,
         device=str(device or "cpu"),
-        batch_size=min(batch_size, n_examples),
+        batch=min(batch_size, n_examples),
+        seed=0,
         root=data_dir,
     )
+    if outcome.faults:
+        raise outcome.faults[0]
+    table = outcome.tables["leaderboard"]
     return float(table["clean"][0]), float(table["autoattack"][0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -9,49 +10,54 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, slice)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_WRITTEN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, slice)
 
 
-def describe(part: nn.Module) -> tuple[str, bool]:
-    """(settings of one module without its children, whether all of them could be put into words).
+def describe(part: nn.Module) -> str:
+    """The public settings of one module without its children: `self.scale = 2` changes no weight, but changes
+    the model. What is too deep for text (see `contents`) stands there by its type alone.
 
-    `self.scale = 2` or `self.k = [2]` changes no weight, but changes the model. A hook does too, and
-    cannot be described.
+    The text is part of the keys of evidence: it does not change.
     """
-    known = not any(getattr(part, hook, None) for hook in _HOOKS)
     words = []
     for key, value in sorted(vars(part).items()):
-        if key == "training" or key.startswith("_"):
-            continue
-        text, clear = _words(value)
-        known &= clear
-        words.append(f"{key}={text}")
-    return ";".join(words), known
+        if key != "training" and not key.startswith("_"):
+            words.append(f"{key}={_words(value, ())}")
+    return ";".join(words)
 
 
-def _words(value: Any) -> tuple[str, bool]:
-    if isinstance(value, Tensor | nn.Module):
-        return "", True  # counted among the tensors and modules
-    if isinstance(value, _PLAIN):
-        return f"{type(value).__name__}:{value!r}", True
+def plain_text(value: Any) -> str:
+    """A plain value as text."""
     if isinstance(value, np.ndarray | np.generic):
-        return f"{value.dtype}{value.shape}{value.tobytes().hex()}", value.dtype != object
-    if isinstance(value, Mapping):
-        return _joined([part for pair in sorted(value.items(), key=repr) for part in pair])
-    if isinstance(value, Set):
-        return _joined(sorted(value, key=repr))
-    if isinstance(value, list | tuple):
-        return _joined(value)
+        return f"{value.dtype}{value.shape}{value.tobytes().hex()}"
+    if isinstance(value, types.ModuleType):
+        return value.__name__
     if isinstance(value, type) or callable(value):
-        name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
-        # A function at the top of a module is told by its name and by that module's text.
-        return name, "<" not in name and bool(getattr(value, "__qualname__", ""))
-    if type(value).__module__.startswith("torch."):
-        return type(value).__qualname__, True
-    return type(value).__qualname__, False
+        name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
+        return f"{getattr(value, '__module__', '')}.{name}"
+    return f"{type(value).__name__}:{value!r}"
 
 
-def _joined(values: Any) -> tuple[str, bool]:
-    parts = [_words(value) for value in values]
-    return "[" + ",".join(text for text, _ in parts) + "]", all(clear for _, clear in parts)
+def _words(value: Any, around: tuple[int, ...]) -> str:
+    if isinstance(value, Tensor | nn.Module):
+        return ""  # counted among the tensors and modules
+    if isinstance(value, _WRITTEN):
+        return plain_text(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return plain_text(value) if value.dtype != object else type(value).__qualname__
+    if id(value) in around:  # it holds itself
+        return type(value).__qualname__
+    around = (*around, id(value))
+    if isinstance(value, Mapping):
+        return _joined((part for pair in sorted(value.items(), key=repr) for part in pair), around)
+    if isinstance(value, Set):
+        return _joined(sorted(value, key=repr), around)
+    if isinstance(value, list | tuple):
+        return _joined(value, around)
+    if isinstance(value, type) or callable(value):
+        return plain_text(value)
+    return type(value).__qualname__
+
+
+def _joined(values: Any, around: tuple[int, ...]) -> str:
+    return "[" + ",".join(_words(value, around) for value in values) + "]"

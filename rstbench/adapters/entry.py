@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..data import Images
-from ..errors import BadRequest, ModelFault
+from ..errors import BadRequest
 from ..harness.trial import Card
 from ..plugins import find, parse_reference
 from ..tickets.networks.normalise import parse_normalisation
@@ -30,7 +29,8 @@ from .normalise import normalised
 class Entry:
     """module: images in [0, 1] to logits; digest: its identity; resumable: whether all that defines
     it could be read; made: the ticket or checkpoint it is, where that is known; members: for a switch;
-    unfitted: its probabilities are still to be fitted to held-out images, equal ones until then."""
+    unfitted: its probabilities are still to be fitted to held-out images, equal ones until then; fault: why
+    nothing can be asked of it, '' where it can."""
 
     module: nn.Module
     card: Card
@@ -39,6 +39,7 @@ class Entry:
     made: Ticket | Checkpoint | None = None
     members: tuple[Entry, ...] = ()
     unfitted: bool = False
+    fault: str = ""
 
     @property
     def recipe(self) -> Recipe | None:
@@ -57,8 +58,8 @@ def enter(
 ) -> Entry:
     """An entry for any module; `files` are the user's files that made it, `made_by` the options given.
 
-    A `Switch` enters with its members. Raises BadRequest where it is no `nn.Module`, or one whose weights do
-    not exist yet.
+    A `Switch` enters with its members. One that cannot be read enters with its fault. Raises BadRequest where
+    it is no `nn.Module`.
     """
     if not isinstance(module, nn.Module):
         raise BadRequest(f"{card.name}: wanted an nn.Module that returns logits, got {type(module).__name__}")
@@ -70,8 +71,10 @@ def enter(
         return switch_entry(members, card.name, module)
     try:
         digest, resumable = module_digest(module, files, made_by)
-    except (ValueError, RuntimeError) as error:  # a lazy module has no weights before its first images
-        raise BadRequest(f"{card.name} cannot be read: {error}") from error
+    except (Exception, SystemExit) as error:  # of a model's own code, or of weights that do not exist yet
+        what = " ".join(str(error).split())[:300] or type(error).__name__
+        fault = f"{card.name} cannot be read: {what}"
+        return Entry(module, card, hashlib.sha256(uuid.uuid4().bytes).hexdigest(), False, made, fault=fault)
     return Entry(module, card, digest, resumable, made)
 
 
@@ -100,7 +103,8 @@ def switch_entry(members: Sequence[Entry], name: str, made: Switch | None = None
     )
     digest = hashlib.sha256(repr(("switch", digests, module.weights)).encode()).hexdigest()
     resumable = all(member.resumable for member in members)
-    return Entry(module, card, digest, resumable, None, tuple(members))
+    fault = next((member.fault for member in members if member.fault), "")
+    return Entry(module, card, digest, resumable, None, tuple(members), fault=fault)
 
 
 def load_entry(text: str, images: Images | None = None, *, download: bool = False) -> Entry:
@@ -161,38 +165,3 @@ def named_apart(entries: list[tuple[str, Entry]]) -> list[Entry]:
         replace(entry, card=replace(entry.card, name=text)) if names.count(entry.card.name) > 1 else entry
         for text, entry in entries
     ]
-
-
-@contextmanager
-def at_rest(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The module in eval mode, frozen, on the device; modes, gradients and buffers as before afterwards,
-    so that what is measured depends on nothing that was measured before."""
-    modes = [(part, part.training) for part in module.modules()]
-    wanted = [(p, p.requires_grad) for p in module.parameters()]
-    module.to(device).eval()
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    for parameter, _ in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield module
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        for part, training in modes:
-            part.training = training
-        for parameter, requires in wanted:
-            parameter.requires_grad_(requires)
-
-
-@contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Raises ModelFault, with the parameters put back, where they were changed meanwhile."""
-    before = [(parameter, parameter.detach().clone()) for parameter in module.parameters()]
-    yield
-    changed = [(now, then) for now, then in before if not torch.equal(now, then)]
-    with torch.no_grad():
-        for now, then in changed:
-            now.copy_(then)
-    if changed:
-        raise ModelFault("the attack changed the weights of the model")

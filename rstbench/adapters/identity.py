@@ -2,52 +2,62 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
-import inspect
-import sys
+import types
 import uuid
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .describe import describe
-
-# Packages whose versions are in the record: their text is no part of a model's identity.
-_LIBRARIES = ("torch", "torchvision", "rstbench")
+from .contents import Unreadable, hidden_from_torch, hooks_of, parts, source_file
+from .describe import describe, plain_text
+from .plain import is_plain, is_wholly_plain, of_library
 
 
 def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = "") -> tuple[str, bool]:
     """(sha256, whether everything that defines the module could be read).
 
-    Covers all parameters and buffers (names, types, shapes, bytes), tensors and settings held as plain
-    attributes, `repr(module)`, the code of traced modules, how the module was made (`made_by`), and the
-    text of `files` and of the files that define classes of the user's. Where something cannot be read (a
-    class from nowhere, a hook, an object of unknown kind) the digest is one of its own, so that nothing is
-    mistaken for this model's answer.
+    Covers all parameters and buffers (names, types, shapes, bytes), tensors and settings held as attributes,
+    however deep in lists, dictionaries, tuples, sets, dataclasses and other objects, modules that torch does
+    not know of, functions (their text and what they close over), `repr(module)`, the code of traced modules,
+    how the module was made (`made_by`), and the text of `files` and of the files that define classes and
+    functions of the user's. Globals, and files read inside `forward`, cannot be seen. Where something cannot
+    be read (a class from nowhere, a hook of the user's, an open file) the digest is one of its own, so that
+    nothing is mistaken for this model's answer.
     """
-    digest = hashlib.sha256(f"{module!r}|{made_by}".encode())
+    digest, reader = hashlib.sha256(f"{module!r}|{made_by}".encode()), _Reader()
     for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
-        plain = tensor.detach().cpu().contiguous()
+        plain = tensor.detach().cpu()
         digest.update(f"|{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    texts: set[Path] = {Path(file) for file in files}
-    readable = True
+        digest.update(tensor_bytes(plain))
     for name, part in module.named_modules():
-        settings, known = describe(part)
-        readable &= known
-        digest.update(f"|{name}|{settings}|{getattr(part, 'code', '')}".encode())
-    for cls in {cls for part in module.modules() for cls in type(part).__mro__}:
-        if not _of_a_library(cls):
-            source = _source_file(cls)
-            readable &= source is not None
-            texts |= {source} if source else set()
-    for content in sorted({hashlib.sha256(path.read_bytes()).hexdigest() for path in texts}):
-        digest.update(content.encode())
-    if not readable:
+        digest.update(f"|{name}|{describe(part)}|{getattr(part, 'code', '')}".encode())
+    for name, content in reader.beyond(module):
+        digest.update(f"|{name}|".encode() + content)
+    texts = {Path(file) for file in files} | reader.files
+    for content in sorted(hashlib.sha256(path.read_bytes()).digest() for path in texts):
+        digest.update(content.hex().encode())
+    if not reader.readable:
         digest.update(uuid.uuid4().bytes)
-    return digest.hexdigest(), readable
+    return digest.hexdigest(), reader.readable
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The values of a tensor of any layout; of a quantised one with its scales. Raises RuntimeError for one
+    without values, such as a lazy module's before its first images."""
+    if tensor.is_meta:
+        raise RuntimeError("its weights are on the meta device: they have no values")
+    if tensor.is_quantized:
+        return f"{tensor!r}".encode() + tensor_bytes(tensor.int_repr()) + tensor_bytes(tensor.dequantize())
+    if tensor.layout != torch.strided:
+        return f"{tensor.layout}".encode() + tensor_bytes(tensor.to_dense())
+    plain = tensor.resolve_conj().resolve_neg().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -59,17 +69,105 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{name}.{key} (attribute)", value
 
 
-def _of_a_library(cls: type) -> bool:
-    return cls.__module__.split(".")[0] in (*_LIBRARIES, "builtins")
+class _Reader:
+    """Digests of values by what they hold. files: that define the classes and functions met on the way;
+    readable: whether all that was met could be read."""
 
+    def __init__(self) -> None:
+        self.files: set[Path] = set()
+        self.readable = True
+        self._known: dict[int, tuple[bytes, Any]] = {}  # the value is kept, or its id might be used again
+        self._open: dict[int, int] = {}  # values that are being read, by their depth
 
-def _source_file(cls: type) -> Path | None:
-    defined_in = sys.modules.get(cls.__module__)
-    name = getattr(defined_in, "__file__", None)
-    if name is None:
+    def beyond(self, module: nn.Module) -> Iterator[tuple[str, bytes]]:
+        """What decides the answers of a module beside registered and plain attributes; nothing for an
+        ordinary module of torch's own layers."""
+        self._open[id(module)] = 0
+        for name, part in module.named_modules():
+            self._read_class(type(part))
+            self._read_hooks(part)
+            for key, value in sorted(hidden_from_torch(part), key=lambda pair: pair[0]):
+                if key.startswith("_") or not is_wholly_plain(value):
+                    yield f"{name}.{key}", self.of(value)
+            for cls in type(part).__mro__:
+                if not is_plain(cls) and any(True for _ in parts(cls)):
+                    yield f"{name}.{cls.__qualname__}", self.of(cls)
+        for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
+            if vars(tensor):
+                yield f"{name} holds", self.of(vars(tensor))
+
+    def of(self, value: Any) -> bytes:
+        """The digest of any value."""
+        if is_plain(value):
+            return hashlib.sha256(plain_text(value).encode()).digest()
+        if id(value) in self._open:  # it holds itself
+            return b"held by the one before" + str(len(self._open) - self._open[id(value)]).encode()
+        if id(value) in self._known:
+            return self._known[id(value)][0]
+        self._open[id(value)] = len(self._open)
         try:
-            name = inspect.getsourcefile(cls)
-        except (TypeError, OSError):
-            return None
-    path = Path(name) if name else None
-    return path if path and path.is_file() else None
+            digest = hashlib.sha256(self._head(value) + b"".join(self._inside(value)))
+        except (Unreadable, RecursionError):
+            self.readable = False
+            digest = hashlib.sha256(type(value).__qualname__.encode())
+        finally:
+            del self._open[id(value)]
+        self._known[id(value)] = digest.digest(), value
+        return digest.digest()
+
+    def _inside(self, value: Any) -> list[bytes]:
+        found = [(f"|{label}|".encode(), self.of(inner)) for label, inner in parts(value)]
+        if isinstance(value, set | frozenset):
+            return sorted(content for _, content in found)
+        # Elements keep their order; attributes have none.
+        found = found if isinstance(value, list | tuple | dict) else sorted(found)
+        return [label + content for label, content in found]
+
+    def _head(self, value: Any) -> bytes:
+        """What a value is beside its parts."""
+        head = type(value).__qualname__
+        if isinstance(value, Tensor):
+            plain = value.detach().cpu()
+            return f"tensor {plain.dtype} {tuple(plain.shape)}|".encode() + tensor_bytes(plain)
+        if isinstance(value, torch.Generator):
+            return f"{head} {value.device}".encode() + tensor_bytes(value.get_state())
+        if isinstance(value, nn.Module):
+            self._read_class(type(value))
+            self._read_hooks(value)
+            return f"{head}|{describe(value)}|{getattr(value, 'code', '')}".encode()
+        if isinstance(value, type | types.FunctionType):
+            self._read_file(value)
+            return value.__qualname__.encode()
+        if isinstance(value, types.CodeType):
+            names = (value.co_names, value.co_varnames, value.co_freevars)
+            consts = b"".join(self.of(const) for const in value.co_consts)
+            return value.co_code + repr(names).encode() + consts
+        if isinstance(value, types.ModuleType):
+            self.files |= {Path(value.__file__)} if value.__file__ else set()
+        if isinstance(value, enum.Enum | PurePath | types.ModuleType):
+            return f"{head} {value.name if isinstance(value, enum.Enum) else plain_name(value)}".encode()
+        if isinstance(value, np.ndarray):
+            return f"{head} {value.shape}".encode()
+        self._read_class(type(value))
+        return head.encode()
+
+    def _read_class(self, kind: type) -> None:
+        for cls in kind.__mro__:
+            if not is_plain(cls):
+                self._read_file(cls)
+
+    def _read_hooks(self, part: nn.Module) -> None:
+        # A hook of the user's may keep state anywhere, and change with the run.
+        for hook in hooks_of(part):
+            known = hook if isinstance(hook, types.FunctionType | types.MethodType) else type(hook)
+            self.readable &= of_library(known)
+
+    def _read_file(self, thing: type | types.FunctionType) -> None:
+        path = source_file(thing)
+        self.readable &= path is not None
+        self.files |= {path} if path else set()
+
+
+def plain_name(value: types.ModuleType | PurePath) -> str:
+    """A Python module by its last name, for a file of the user's has another first name each time; a path."""
+    return value.__name__.rpartition(".")[2] if isinstance(value, types.ModuleType) else str(value)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from ..adapters.entry import Entry
+from ..adapters.normalise import OWN, better_by_pairs
 from ..attacks import parse_attack
 from ..data import Images
 from ..errors import BadRequest, ModelFault
@@ -135,7 +137,7 @@ class _Asking:
 
     def ask(self, questions: Sequence[Question], name: str, executor: Executor) -> None:
         """One stage: the shards of all questions, as many at a time as the executor takes."""
-        setting, failed = self.setting, set[int]()
+        setting, failed, lost = self.setting, set[int](), set[str]()
         open_questions = [
             replace(question, targets=tuple(t for t in question.targets if t.digest not in self.broken))
             for question in questions
@@ -152,8 +154,9 @@ class _Asking:
 
         def shards() -> Iterator[Shard]:
             for place, gap in gaps:
-                if place not in failed:  # a question that has failed is asked no more
-                    shard = _shard(open_questions[place], setting, gap)
+                left = tuple(one for one in gap.lacking if one[1].key not in lost)
+                if place not in failed and left:  # what has failed is asked no more
+                    shard = _shard(open_questions[place], setting, replace(gap, lacking=left))
                     owner[id(shard)] = place
                     yield shard
 
@@ -168,20 +171,28 @@ class _Asking:
                         self._fail(answer, open_questions[place])
                     failed.add(place)
                     continue
+                for key, fault in answer.faults.items():
+                    if key not in lost:
+                        self._fail(fault, open_questions[place])
+                    lost.add(key)
                 self._write(shard, answer, open_questions[place])
                 stage.advance(len(shard.images), **score[place].add(shard, answer))
+        for place, question in enumerate(open_questions):
+            if text := score[place].doubt():
+                self.progress.note(f"{question.source.card.name}: {text}")
 
     def _fail(self, fault: ModelFault, question: Question) -> None:
-        self.faults.append(fault)
-        agenda.add(self.store.root, "fault", str(fault))
         if question.attack == CLEAN:
             self.broken.add(question.source.digest)
+        if str(fault) not in map(str, self.faults):  # a judge may fail in many questions alike
+            self.faults.append(fault)
+            agenda.add(self.store.root, "fault", str(fault))
 
     def _write(self, shard: Shard, answer: Answer, question: Question) -> None:
         for keep in self.keep:
             keep(shard, answer)
         cards = {entry.digest: entry.card for entry in (question.source, *question.targets)}
-        for trial in shard.trials:
+        for trial in (trial for trial in shard.trials if trial.key in answer.tallies):
             tally = answer.tallies[trial.key]
             both = {trial.source: cards[trial.source], trial.target: cards[trial.target]}
             if not _knows(self.store.read(trial.key), tally.start, len(tally.bits)):
@@ -189,19 +200,39 @@ class _Asking:
 
 
 class _Score:
-    """The accuracy of a question so far, for the eye."""
+    """The accuracy of a question so far, for the eye, and under other normalisations, for the doubt."""
 
     def __init__(self, question: Question) -> None:
         card = question.source.card
         self.label = "clean" if question.attack == CLEAN else "robust"
         self.weights = dict(zip(card.members, card.weights, strict=True)) or {question.source.digest: 1.0}
         self.right = self.seen = 0.0
+        self.right_under: list[Mapping[str, Tensor]] = []
 
     def add(self, shard: Shard, answer: Answer) -> dict[str, float]:
         for trial in shard.trials:
-            self.right += self.weights.get(trial.target, 0) * answer.tallies[trial.key].bits.count("1")
+            if trial.key in answer.tallies:
+                bits = answer.tallies[trial.key].bits
+                self.right += self.weights.get(trial.target, 0) * bits.count("1")
         self.seen += len(shard.images)
+        self.right_under += [answer.right_under] if answer.right_under else []
         return {self.label: self.right / self.seen}
+
+    def doubt(self) -> str:
+        """What to tell of another normalisation that suits the model better; '' where none does."""
+        if not self.right_under:
+            return ""
+        known = set.intersection(*(set(under) for under in self.right_under))
+        joined = {name: torch.cat([under[name] for under in self.right_under]) for name in sorted(known)}
+        name = better_by_pairs(joined)
+        if not name:
+            return ""
+        own, other = (f"{100 * float(joined[key].float().mean()):.1f} %" for key in (OWN, name))
+        how = "without normalisation" if name == "none" else f"with [normalize={name}]"
+        return (
+            f"right on {own} of {len(joined[OWN])} clean images as it stands, on {other} {how}; "
+            f"was it trained on other pixels?"
+        )
 
 
 @dataclass(frozen=True)

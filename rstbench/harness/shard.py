@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,16 +16,14 @@ from torch import Generator, Tensor, nn
 
 from .. import __version__
 from ..adapters.accelerate import crafting_copy
-from ..adapters.entry import Entry, at_rest, untouched
-from ..adapters.normalise import fits_better
+from ..adapters.entry import Entry
+from ..adapters.rest import at_rest, untouched
 from ..attacks import Attack, Crafted, mean_log_probability
 from ..data import Images
 from ..errors import ModelFault
 from ..threat import Threat
-from .trial import CLEAN, Tally, Trial, crafting_seed
-
-SAME = 1e-4  # two runs on one image may differ by this much of the logits' norm before it is noise
-SUMS_TO_ONE = 1e-4
+from .judge import Verdict, graphs_hushed, judge, one_line, seeded, why_no_gradient
+from .trial import Tally, Trial, crafting_seed
 
 
 @dataclass(frozen=True)
@@ -54,29 +50,45 @@ class Shard:
 @dataclass(frozen=True)
 class Answer:
     """Tallies by trial key, the crafted images (on the CPU), and the class the source itself sees in each
-    where it judged them (-1: its logits are not finite)."""
+    where it judged them (-1: its logits are not finite).
+
+    faults: of targets that failed, by trial key; right_under: the source's, where it was asked on clean
+    images (see `Verdict`)."""
 
     tallies: dict[str, Tally] = field(default_factory=dict)
     images: Tensor | None = None
     predicted: Tensor | None = None
+    faults: Mapping[str, ModelFault] = field(default_factory=dict)
+    right_under: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def run(shard: Shard) -> Answer:
     """Crafts, checks every image against the threat, and judges on the exact modules in float32.
 
-    Raises ModelFault where a model raises, has the wrong shape of output, or gives non-finite logits
-    on clean images; OutsideBall where an attack cheats.
+    A target that fails is named in the answer, and the others judge on. Raises ModelFault where the source
+    or the only target fails: where it raises, has the wrong shape of output, or gives non-finite logits on
+    clean images; OutsideBall where an attack cheats.
     """
     began = time.perf_counter()
-    trial = shard.trials[0]
+    trial, clean = shard.trials[0], shard.attack is None
     x, y = (part.to(shard.device) for part in shard.images.at(slice(None)))
-    with ExitStack() as rest:
-        for entry in {id(entry.module): entry for entry in (shard.source, *shard.targets)}.values():
-            rest.enter_context(at_rest(entry.module, shard.device))
-        cost, seed = Cost(), crafting_seed(trial, shard.start)
+    cost, seed, judged = Cost(), crafting_seed(trial, shard.start), dict[str, Verdict]()
+    with _Resting(shard) as resting:
+        resting.refuse(shard.source)
         crafted = _craft(shard, shard.attack, cost, x, y, seed) if shard.attack else Crafted(x)
         adv = crafted.images.detach()
-        judged = [_judge(target, adv, y, shard, seed) for target in shard.targets]
+        for target in shard.targets:
+            with resting.excused(target):
+                judged[target.digest] = judge(
+                    target,
+                    adv,
+                    y,
+                    classes=shard.images.classes,
+                    exact=shard.images.classes_known,
+                    seed=seed,
+                    clean_from=shard.start if clean else None,
+                )
+    resting.refuse(shard.source, *(shard.targets if len(shard.targets) == 1 else ()))
     where = SimpleNamespace(
         forwards=cost.forwards,
         backwards=cost.backwards,
@@ -85,22 +97,69 @@ def run(shard: Shard) -> Answer:
         threads=torch.get_num_threads(),
         versions=versions(),
     )
-    tallies, predicted = {}, None
-    for own_trial, (seen, flags) in zip(shard.trials, judged, strict=True):
-        own = own_trial.source == own_trial.target
-        predicted = seen.cpu() if own else predicted
-        stages = {name: as_bits(broken) for name, broken in crafted.stages.items()} if own else {}
-        raised = {*flags, *(crafted.flags if own or shard.source.members else ())}
-        tallies[own_trial.key] = Tally(
-            shard.start, as_bits(seen == y), stages, tuple(sorted(raised)), **vars(where)
+    tallies, predicted = dict[str, Tally](), None
+    right_under: Mapping[str, Tensor] = {}
+    for target, own_trial in zip(shard.targets, shard.trials, strict=True):
+        if target.digest in resting.faults:
+            continue
+        verdict, own = judged[target.digest], own_trial.source == own_trial.target
+        predicted, right_under = (
+            (verdict.seen.cpu(), verdict.right_under) if own else (predicted, right_under)
         )
-    return Answer(tallies, adv.cpu(), predicted)
+        stages = {name: as_bits(broken) for name, broken in crafted.stages.items()} if own else {}
+        raised = {*verdict.flags, *(crafted.flags if own or shard.source.members else ())}
+        tallies[own_trial.key] = Tally(
+            shard.start, as_bits(verdict.seen == y), stages, tuple(sorted(raised)), **vars(where)
+        )
+    faults = {t.key: resting.faults[t.target] for t in shard.trials if t.target in resting.faults}
+    return Answer(tallies, adv.cpu(), predicted, faults, right_under)
+
+
+class _Resting:
+    """The models of a shard at rest while the block lasts. faults: of those that failed, by digest."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.entries = {entry.digest: entry for entry in (shard.source, *shard.targets)}
+        self.device = shard.device
+        self.faults: dict[str, ModelFault] = {}
+        self._stacks: list[tuple[Entry, ExitStack]] = []
+
+    def __enter__(self) -> _Resting:
+        for entry in self.entries.values():
+            with self.excused(entry):
+                if entry.fault:
+                    raise ModelFault(entry.fault)
+                stack = ExitStack()
+                stack.enter_context(at_rest(entry.module, self.device))
+                self._stacks.append((entry, stack))
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for entry, stack in reversed(self._stacks):
+            with self.excused(entry):
+                stack.close()
+
+    @contextmanager
+    def excused(self, entry: Entry) -> Iterator[None]:
+        """A block whose fault is this model's alone; passed over where it has failed before."""
+        try:
+            yield
+        except ModelFault as fault:
+            said, name = str(fault), entry.card.name
+            own = fault if said.startswith(name) else type(fault)(f"{name}: {said}")
+            self.faults.setdefault(entry.digest, own)
+
+    def refuse(self, *entries: Entry) -> None:
+        """Raises the fault of the first of these models that has one."""
+        for entry in entries:
+            if entry.digest in self.faults:
+                raise self.faults[entry.digest]
 
 
 def _craft(shard: Shard, attack: Attack, cost: Cost, x: Tensor, y: Tensor, seed: int) -> Crafted:
     """The attack's images, once they are known to be allowed. It gets copies of images and labels."""
     try:
-        with _seeded(seed), untouched(shard.source.module), _graphs_hushed():
+        with seeded(seed), untouched(shard.source.module), graphs_hushed():
             model = cost.counted(shard.source, x)
             generator = Generator().manual_seed(seed)
             crafted = attack(model, x.clone(), y.clone(), shard.threat, generator)
@@ -112,70 +171,12 @@ def _craft(shard: Shard, attack: Attack, cost: Cost, x: Tensor, y: Tensor, seed:
             raise ModelFault(f"wanted {len(x)} bits for each stage")
     except ModelFault as error:
         raise type(error)(f"{shard.name}: {error}") from error
-    except Exception as error:
-        raise ModelFault(f"{shard.name} raised {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        reason = why_no_gradient(shard.source, x)
+        raise ModelFault(
+            f"{shard.name}: {reason}" if reason else f"{shard.name} raised {one_line(error)}"
+        ) from error
     return crafted
-
-
-def _judge(target: Entry, adv: Tensor, y: Tensor, shard: Shard, seed: int) -> tuple[Tensor, set[str]]:
-    """(the class seen in each image, alarms)."""
-    clean = shard.trials[0].attack == CLEAN
-    classes, exact = shard.images.classes, shard.images.classes_known
-    with _seeded(seed):
-        logits = answer(target, adv, classes, exact=exact)
-        again = answer(target, adv, classes, exact=exact) if clean else logits
-    finite = logits.isfinite().all(1)
-    flags = set()
-    if not bool(finite.all()):
-        if clean:
-            raise ModelFault(f"{target.card.name} gives non-finite logits on clean images")
-        flags.add("non-finite-logits")
-    if clean:
-        if float(((again - logits).norm(dim=1) / logits.norm(dim=1).clamp_min(1e-12)).max()) > SAME:
-            flags.add("random-output")
-        if target.card.kind == "external" and shard.start == 0 and fits_better(target.module, adv, y):
-            flags.add("normalisation-doubtful")
-        if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
-            flags.add("probabilities-not-logits")
-    # The argmax of NaN is class 0: it must not look robust.
-    return logits.argmax(1).where(finite, -1), flags
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The global generator seeded for foreign code that reads it, and put back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _graphs_hushed() -> Iterator[None]:
-    """torch.fx prints a traceback before it raises; what is printed meanwhile is kept only where nothing is
-    raised, for the error says it."""
-    said = io.StringIO()
-    with redirect_stderr(said):
-        yield
-    sys.stderr.write(said.getvalue())
-
-
-def answer(entry: Entry, x: Tensor, classes: int, *, exact: bool = True) -> Tensor:
-    """Logits (n, classes) of an entry, without gradients. Raises ModelFault for anything else."""
-    with torch.no_grad():
-        try:
-            with _graphs_hushed():
-                logits = entry.module(x.clone())  # a model may write into its input
-        except Exception as error:
-            raise ModelFault(
-                f"{entry.card.name} raised on images of shape {tuple(x.shape[1:])}: {_one_line(error)}"
-            ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelFault(f"{entry.card.name}: wanted logits of shape ({len(x)}, {classes}), got {got}")
-    if logits.shape[1] < classes or (exact and logits.shape[1] != classes):
-        least = "" if exact else "at least "
-        raise ModelFault(f"{entry.card.name} has {logits.shape[1]} classes, the data {least}{classes}")
-    return logits.float()
 
 
 class Cost:
@@ -245,8 +246,3 @@ def _version(package: str) -> str:
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
     return {"rstbench": __version__, "torch": torch.__version__, "pyautoattack": _version("pyautoattack")}
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"

@@ -41,9 +41,11 @@ def attacks_of(evidence: Evidence) -> list[str]:
 def leaderboard(evidence: Evidence) -> pd.DataFrame:
     """One row a model and threat (and seed), ranked by `worst` within each threat.
 
-    A row whose attacks did not all come back has no `worst` and no rank.
+    A row whose attacks did not all come back has no `worst` and no rank. A model that failed on clean images
+    has a row without figures.
     """
-    frame = pd.DataFrame(lines_of(evidence), columns=[*HEAD, *attacks_of(evidence), *TAIL])
+    lines = [*lines_of(evidence), *_failed(evidence)]
+    frame = pd.DataFrame(lines, columns=[*HEAD, *attacks_of(evidence), *TAIL])
     threats = {row.threat: place for place, row in enumerate(reversed(evidence.request.rows))}
     frame["rank"] = frame.groupby("threat", sort=False)["worst"].rank(method="min", ascending=False)
     frame = frame.sort_values(
@@ -73,17 +75,7 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
         "ratio": card.ratio,
         "made_seconds": card.made_seconds,
         "made_mib": card.made_mib,
-        "model": card.name,
-        "kind": card.kind,
-        "method": card.method,
-        "network": card.network,
-        "data": evidence.request.run["data"],
-        "threat": row.threat,
-        "images": n,
-        "seed": row.seed,
-        "remaining": card.remaining,
-        "kept_weights": card.kept_weights,
-        "total_weights": card.total_weights,
+        **_about(evidence, row),
         "clean": mean(found.clean),
         **cells,
         "worst": worst,
@@ -94,6 +86,34 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
         "backwards": round(sum(tally.backwards * _share(tally, n) for tally in tallies) / n, 1),
         "seconds": round(sum(tally.seconds for tally in tallies), 1),
     }
+
+
+def _about(evidence: Evidence, row: Row) -> dict[str, Any]:
+    """The columns that stand before any figure."""
+    card = evidence.card(row.model)
+    return {
+        "model": card.name,
+        "kind": card.kind,
+        "method": card.method,
+        "network": card.network,
+        "data": evidence.request.run["data"],
+        "threat": row.threat,
+        "images": evidence.request.images,
+        "seed": row.seed,
+        "remaining": card.remaining,
+        "kept_weights": card.kept_weights,
+        "total_weights": card.total_weights,
+    }
+
+
+def _failed(evidence: Evidence) -> list[dict[str, Any]]:
+    """A line without figures for each row of a model without an answer on clean images, once a run with
+    failures is over."""
+    if not evidence.request.failures:
+        return []
+    return [
+        _about(evidence, row) | {"flags": ""} for row in evidence.request.rows if not answers(evidence, row)
+    ]
 
 
 def _repeated(evidence: Evidence, model: str) -> str:

@@ -74,7 +74,7 @@ def make_field(
                 entries += [_weighted(whole, text, shop, out) for text in study.switch_weights]
     given = [fitted(entry, shop, out) if entry.unfitted else entry for entry in given]
     for entry in given:
-        if not entry.resumable and seed == study.seeds[0]:
+        if not entry.resumable and not entry.fault and seed == study.seeds[0]:
             progress.note(
                 f"{entry.card.name}: the code that defines it cannot be read, so nothing of it is resumed"
             )

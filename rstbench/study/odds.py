@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Generator
 
-from ..adapters.entry import Entry, at_rest, switch_entry
+from ..adapters.entry import Entry, switch_entry
+from ..adapters.rest import at_rest
 from ..attacks import parse_attack
 from ..attacks.odds import best_odds
 from ..data import Images

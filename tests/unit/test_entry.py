@@ -8,8 +8,9 @@ import torch.fx
 from torch import nn
 
 from rstbench.adapters.accelerate import ChannelsLast, crafting_copy
-from rstbench.adapters.entry import at_rest, enter, load_entry, switch_entry
+from rstbench.adapters.entry import enter, load_entry, switch_entry
 from rstbench.adapters.identity import module_digest
+from rstbench.adapters.rest import at_rest
 from rstbench.data import load
 from rstbench.errors import BadRequest
 from rstbench.harness.trial import Card

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models
 
 from rstbench.adapters.entry import load_entry
-from rstbench.adapters.normalise import KNOWN, fits_better, normalised
+from rstbench.adapters.normalise import KNOWN, clearly_better, normalised, right_under
 from rstbench.adapters.state import read_state
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
@@ -209,11 +209,10 @@ def test_a_likely_mistake_is_noticed(lesson):
     recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 8, "batch": 16, "adversary": "none"})
     inner = train(NetworkSpec("conv2", (1, 8, 8), 10, 0.1), lesson, recipe)[0].module()
     x, y = load("digits:test:100").at(slice(None))
-    assert fits_better(Expects(inner), x, y) == "half"
-    assert fits_better(normalised(Expects(inner), "mnist"), x, y) == "half"
-    assert fits_better(normalised(Expects(inner), "half"), x, y) == ""
-    assert fits_better(inner, x, y) == ""
-    assert fits_better(nn.Linear(3, 3), x, y) == ""
+    assert clearly_better(right_under(Expects(inner), x, y)) == "half"
+    assert clearly_better(right_under(normalised(Expects(inner), "mnist"), x, y)) == "half"
+    assert clearly_better(right_under(normalised(Expects(inner), "half"), x, y)) == ""
+    assert clearly_better(right_under(inner, x, y)) == ""
 
 
 def test_a_zoo_model_of_a_file(tmp_path, monkeypatch):
@@ -342,7 +341,7 @@ def test_onnx_graphs_that_cannot_be_attacked(tmp_path):
 def test_a_normalisation_too_many_is_told(data_root):
     entry = load_entry("bundled:autoattack-resnet18[normalize=cifar10]")
     x, y = load("cifar10:test:60", data_root).at(slice(None))
-    assert fits_better(entry.module, x, y) == "none"
+    assert clearly_better(right_under(entry.module, x, y)) == "none"
     with pytest.raises(BadRequest, match="is for 2 channels, images have 3"):
         load_entry("bundled:autoattack-resnet18[normalize=0.5+0.5/1]", load("cifar10:test:2", data_root))
 
@@ -352,4 +351,5 @@ def test_chance_is_no_reason_for_a_flag():
     torch.manual_seed(0)
     for _ in range(20):
         net = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
-        assert fits_better(net, torch.rand(20, 3, 8, 8), torch.randint(0, 10, (20,))) == ""
+        right = right_under(net, torch.rand(20, 3, 8, 8), torch.randint(0, 10, (20,)))
+        assert clearly_better(right) == ""

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from ...errors import BadRequest
 
 # Means and standard deviations of [0, 1] pixels as the field's code writes them: torchvision's reference
-# for ImageNet, the constants of most CIFAR code, of PyTorch's MNIST example, and SVHN's plain 0.5.
+# for ImageNet, the constants of most CIFAR code, of PyTorch's MNIST example; one number for all channels:
+# SVHN's plain 0.5, which gives [-1, 1], and grey levels 0..255, as Caffe's and many Keras models want.
 KNOWN: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "mnist": ((0.1307,), (0.3081,)),
     "half": ((0.5,), (0.5,)),
+    "bytes": ((0.0,), (1 / 255,)),
 }
 
 

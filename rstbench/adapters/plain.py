@@ -1,0 +1,104 @@
+"""What needs no taking apart: plain values, and what libraries make for their own use."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import inspect
+import types
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# Packages whose versions are in the record: their text is no part of a model's identity.
+LIBRARIES = ("torch", "torchvision", "rstbench", "builtins")
+_TORCH_SETTINGS = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, torch.qscheme)
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), slice, range, *_TORCH_SETTINGS)
+_CONTAINERS = (list, tuple, dict, set, frozenset, collections.OrderedDict)
+BUILTIN_FUNCTIONS = (
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.MethodWrapperType,
+    types.WrapperDescriptorType,
+    types.ClassMethodDescriptorType,
+    np.ufunc,
+)
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that a Python statement made
+
+
+def of_library(thing: Any) -> bool:
+    """Whether a class, function or module is of a package whose version is in the record."""
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
+    return str(name or "").split(".")[0] in LIBRARIES
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is told whole by its text: numbers, words, torch's settings, libraries' functions."""
+    if isinstance(value, _PLAIN):
+        return True
+    if isinstance(value, np.ndarray | np.generic):
+        return bool(value.dtype != object)
+    if isinstance(value, type | types.ModuleType):
+        return of_library(value) or (isinstance(value, type) and not is_written(value))
+    if isinstance(value, types.FunctionType):
+        return of_library(value) and value.__closure__ is None
+    if isinstance(value, BUILTIN_FUNCTIONS):
+        return isinstance(getattr(value, "__self__", None), types.ModuleType | type | None)
+    return False
+
+
+def is_wholly_plain(value: Any) -> bool:
+    """Whether a value, or every element of a container however deep, is plain."""
+    try:
+        return _wholly_plain(value)
+    except RecursionError:  # nested without end, or in itself
+        return False
+
+
+def _wholly_plain(value: Any) -> bool:
+    if type(value) not in _CONTAINERS:
+        return is_plain(value)
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    return all(_wholly_plain(one) for one in inner)
+
+
+def is_written(cls: type) -> bool:
+    """Whether a class statement made a class, as opposed to C code, which its package's version tells."""
+    return bool(cls.__flags__ & _HEAP_TYPE)
+
+
+def is_workings(value: Any) -> bool:
+    """Whether a value is an object of torch's own workings, such as a compiler's context or an optimizer:
+    its state lies where nothing outside torch should look. Distributions, generators and contexts such as
+    `no_grad`, which are all told by their attributes, are not."""
+    kind = value if isinstance(value, types.FunctionType) else type(value)
+    name = str(getattr(kind, "__module__", None) or "")
+    if name.split(".")[0] != "torch" or isinstance(value, nn.Module | Tensor | type | torch.Generator):
+        return False
+    settings = getattr(value, "__dict__", None)
+    told = settings is not None and not isinstance(value, types.FunctionType) and is_wholly_plain(settings)
+    return not (name.startswith("torch.distributions") or is_plain(value) or told)
+
+
+@functools.cache
+def bookkeeping(kind: type) -> frozenset[str]:
+    """The attributes that code of torch, torchvision or this package gives to a module of this class."""
+    names = set(vars(nn.Module()))
+    for cls in kind.__mro__:
+        if of_library(cls):
+            for value in vars(cls).values():
+                names |= (
+                    _names_in(getattr(inspect.unwrap(value), "__code__", None)) if callable(value) else set()
+                )
+    return frozenset(names)
+
+
+def _names_in(code: types.CodeType | None) -> set[str]:
+    if code is None:
+        return set()
+    names = {*code.co_names, *(const for const in code.co_consts if isinstance(const, str))}
+    for const in code.co_consts:
+        names |= _names_in(const) if isinstance(const, types.CodeType) else set()
+    return names

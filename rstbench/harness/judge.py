@@ -1,0 +1,163 @@
+"""What a model answers, and the alarms that its answers on clean images raise."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.entry import Entry
+from ..adapters.normalise import clearly_better, right_under
+from ..adapters.rest import untouched
+from ..errors import ModelFault
+
+SAME = 1e-4  # two runs on one image may differ by this much of the logits' norm before it is noise
+# An image alone and in its batch may differ by this much of it: kernels for other sizes round otherwise.
+SAME_ALONE, SAME_ALONE_COARSE = 1e-3, 3e-2
+ALONE = 4  # images of a shard that are asked alone
+SUMS_TO_ONE = 1e-4
+NORMALISATIONS = 1000  # the first so many images are asked under other normalisations too
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """seen: the class seen in each image, -1 where the logits are not finite, (n,) int64; flags: alarms;
+    right_under: of some models, on which clean images they are right under other normalisations."""
+
+    seen: Tensor
+    flags: frozenset[str] = frozenset()
+    right_under: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def judge(
+    target: Entry, x: Tensor, y: Tensor, *, classes: int, exact: bool, seed: int, clean_from: int | None
+) -> Verdict:
+    """What `target` sees in images x (n, c, h, w) with labels y (n,).
+
+    classes, exact: how many classes there are, at least or exactly; clean_from: the place of the first image
+    where the images are clean, and so tell more about the model. Raises ModelFault for any exception of the
+    model's, and for logits of another shape, or not finite on clean images.
+    """
+    try:
+        with seeded(seed), untouched(target.module, target.card.name):
+            return _judge(target, x, y, classes, exact, clean_from)
+    except ModelFault:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelFault(f"{target.card.name} raised {one_line(error)}") from error
+
+
+def _judge(target: Entry, x: Tensor, y: Tensor, classes: int, exact: bool, clean_from: int | None) -> Verdict:
+    logits = answer(target, x, classes, exact=exact)
+    finite = logits.isfinite().all(1)
+    # The argmax of NaN is class 0: it must not look robust.
+    seen = logits.argmax(1).where(finite, -1)
+    if clean_from is None:
+        return Verdict(seen, frozenset() if bool(finite.all()) else frozenset({"non-finite-logits"}))
+    if not bool(finite.all()):
+        raise ModelFault(f"{target.card.name} gives non-finite logits on clean images")
+    flags = set()
+    if _apart(answer(target, x, classes, exact=exact), logits) > SAME:
+        flags.add("random-output")
+    elif _hangs_on_batch(target, x, logits, exact=exact):
+        flags.add("batch-dependent")
+    if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
+        flags.add("probabilities-not-logits")
+    right = {}
+    if target.card.kind == "external" and clean_from < NORMALISATIONS:
+        right = right_under(target.module, x, y)
+        if clean_from == 0 and clearly_better(right):
+            flags.add("normalisation-doubtful")
+    return Verdict(seen, frozenset(flags), right)
+
+
+def _hangs_on_batch(target: Entry, x: Tensor, logits: Tensor, *, exact: bool) -> bool:
+    """Whether images alone get other logits than in their batch, or none."""
+    classes = logits.shape[1]
+    places = range(0, len(x), max(1, len(x) // ALONE))[:ALONE]
+    if len(x) == 1:
+        try:  # one image is no batch: its negative makes one of it
+            logits = answer(target, torch.cat([x, 1 - x]), classes, exact=exact)[:1]
+        except ModelFault:
+            return False  # it takes one image at a time
+    try:
+        alone = [answer(target, x[place : place + 1], classes, exact=exact) for place in places]
+    except ModelFault:
+        return True
+    coarse = x.is_cuda or any(p.dtype in (torch.half, torch.bfloat16) for p in target.module.parameters())
+    return _apart(torch.cat(alone), logits[list(places)]) > (SAME_ALONE_COARSE if coarse else SAME_ALONE)
+
+
+def _apart(found: Tensor, logits: Tensor) -> float:
+    """The largest distance of two answers to one image, relative to the norm of its logits."""
+    return float(((found - logits).norm(dim=1) / logits.norm(dim=1).clamp_min(1e-12)).max())
+
+
+def answer(entry: Entry, x: Tensor, classes: int, *, exact: bool = True) -> Tensor:
+    """Logits (n, classes) of an entry, without gradients. Raises ModelFault for anything else."""
+    with torch.no_grad():
+        try:
+            with graphs_hushed():
+                logits = entry.module(x.clone())  # a model may write into its input
+        except (Exception, SystemExit) as error:
+            raise ModelFault(
+                f"{entry.card.name} raised on images of shape {tuple(x.shape[1:])}: {one_line(error)}"
+            ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelFault(f"{entry.card.name}: wanted logits of shape ({len(x)}, {classes}), got {got}")
+    if logits.shape[1] < classes or (exact and logits.shape[1] != classes):
+        least = "" if exact else "at least "
+        raise ModelFault(f"{entry.card.name} has {logits.shape[1]} classes, the data {least}{classes}")
+    return logits.float()
+
+
+def why_no_gradient(entry: Entry, x: Tensor) -> str:
+    """What to tell of a model that lets no gradient through to its images; '' of one that does."""
+    images, quantised = x[:1].clone().requires_grad_(), _is_quantised(entry.module)
+    try:
+        with torch.enable_grad():
+            logits = entry.module(images)
+    except (Exception, SystemExit):
+        if not quantised:
+            return ""  # another trouble than its gradient
+        logits = None
+    try:
+        torch.autograd.grad(logits.sum(), images)
+        return ""
+    except (Exception, SystemExit):
+        kind = "is quantised and " if quantised else ""
+        return f"it {kind}lets no gradient through; an attack that needs none: autoattack:attacks=square"
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    return any(".quantized" in type(part).__module__ for part in module.modules())
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generator seeded for foreign code that reads it, and put back afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def graphs_hushed() -> Iterator[None]:
+    """torch.fx prints a traceback before it raises; what is printed meanwhile is kept only where nothing is
+    raised, for the error says it."""
+    said = io.StringIO()
+    with redirect_stderr(said):
+        yield
+    sys.stderr.write(said.getvalue())
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as a line for a person."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
