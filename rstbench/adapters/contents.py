@@ -35,6 +35,8 @@ from .plain import (
 
 _OF_EVERY_CLASS = ("_abc_impl", "_is_protocol", "_is_runtime_protocol")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# What leads from any value to the whole program.
+_OF_THE_PROGRAM = (type, types.ModuleType, types.FunctionType, types.FrameType, types.CodeType, dict)
 Parts = Iterator[tuple[str, Any]]
 
 
@@ -100,9 +102,7 @@ def walk(value: Any) -> Parts:
             inside = list(parts(one))
         except Unreadable:
             referents = [] if is_workings(one) else gc.get_referents(one)
-            inside = [
-                ("?", found) for found in referents if isinstance(found, nn.Module | list | tuple | set)
-            ]
+            inside = [("?", found) for found in referents if not isinstance(found, _OF_THE_PROGRAM)]
         waiting += [(f"{path}.{label}".lstrip("."), found) for label, found in reversed(inside)]
 
 

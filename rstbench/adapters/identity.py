@@ -32,9 +32,7 @@ def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = 
     """
     digest, reader = hashlib.sha256(f"{module!r}|{made_by}".encode()), _Reader()
     for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
-        plain = tensor.detach().cpu()
-        digest.update(f"|{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
-        digest.update(tensor_bytes(plain))
+        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode() + tensor_bytes(tensor))
     for name, part in module.named_modules():
         digest.update(f"|{name}|{describe(part)}|{getattr(part, 'code', '')}".encode())
     for name, content in reader.beyond(module):
@@ -56,7 +54,7 @@ def tensor_bytes(tensor: Tensor) -> bytes:
         return f"{tensor!r}".encode() + tensor_bytes(tensor.int_repr()) + tensor_bytes(tensor.dequantize())
     if tensor.layout != torch.strided:
         return f"{tensor.layout}".encode() + tensor_bytes(tensor.to_dense())
-    plain = tensor.resolve_conj().resolve_neg().contiguous()
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -127,8 +125,7 @@ class _Reader:
         """What a value is beside its parts."""
         head = type(value).__qualname__
         if isinstance(value, Tensor):
-            plain = value.detach().cpu()
-            return f"tensor {plain.dtype} {tuple(plain.shape)}|".encode() + tensor_bytes(plain)
+            return f"tensor {value.dtype} {tuple(value.shape)}|".encode() + tensor_bytes(value)
         if isinstance(value, torch.Generator):
             return f"{head} {value.device}".encode() + tensor_bytes(value.get_state())
         if isinstance(value, nn.Module):
