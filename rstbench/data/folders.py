@@ -66,9 +66,11 @@ def _split_folder(top: Path, split: str) -> tuple[Path, Path]:
     splits = [name for name in class_folders(top)[0] if name.lower() in LIKE_SPLITS]
     splits = [name for name in splits if _holds_classes(top / name)]
     if splits:
+        # What is not for learning is what to measure on.
+        wanted = next((name for name in splits if not name.lower().startswith("train")), splits[0])
         raise BadFile(
-            f"{top} has no folder test or val, and {splits[0]} is no class but a split; write "
-            f"imagefolder:{top / splits[0]} for its images, or name the test folder test"
+            f"{top} has no folder test or val, and {wanted} is no class but a split; write "
+            f"imagefolder:{top / wanted} for its images, or name the test folder test"
         )
     whole = Path(os.path.abspath(top))
     return whole, whole.parent if whole.name in SPLIT_FOLDERS else whole

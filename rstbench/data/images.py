@@ -189,7 +189,7 @@ def _checked(found: Found, name: str) -> Images:
     digest.update(y.numpy().tobytes())
     seen, classes = int(y.max()) + 1, found.classes
     if classes is not None and seen > classes:
-        raise BadRequest(f"{name}: a label is {seen - 1}, but there are {classes} classes")
+        raise BadRequest(f"{name}: a label is {seen - 1}, but there are {classes} classes, from 0")
     doubt = from_one(y) if classes is None else ()
     told = (found.notes,) if isinstance(found.notes, str) else found.notes
     notes = (*map(str, told), *moved, *assumed, *flattened, *doubt)

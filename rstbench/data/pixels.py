@@ -8,8 +8,8 @@ from torch import Tensor
 from ..errors import BadRequest
 
 WHITE = 255
-# Normalising and back, or resizing, ends a few roundings from where it began; but what is off by a whole
-# grey level is no rounding.
+# Normalising and back ends one or two roundings from where it began, resizing some four; but what is off by
+# a whole grey level is no rounding.
 ROUNDINGS = 16
 # Whole numbers above this take all eight bits.
 EIGHT_BITS = 127
@@ -76,8 +76,8 @@ def _fractions(given: Tensor, name: str) -> tuple[Tensor, tuple[str, ...]]:
         )
     if 0 < high <= 1 / WHITE:
         raise BadRequest(
-            f"{name}: pixels {span} are all darker than one of 255 grey levels: divided by 255 twice, or 8 bits "
-            "in files of 16; store x * 255, or files of 8 bits"
+            f"{name}: pixels {span} are all darker than one of 255 grey levels: divided by 255 twice, or of "
+            "8 bits in files of 16; store x * 255, or files of 8 bits"
         )
     if low < 0 or high > 1:
         return x.clamp(0, 1), (f"pixels {span} clipped to [0, 1], as rounding",)
