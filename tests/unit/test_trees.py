@@ -190,6 +190,7 @@ def test_numbered_classes_in_text_order_are_noted(tmp_path):
     [
         (["train/ant/0.png", "train/bee/0.png"], "train is no class but a split; write imagefolder:"),
         (["training/ant/0.png", "Testing/ant/0.png"], "Testing is no class but a split"),
+        (["train/ant/0.png", "validation/ant/0.png"], r"write imagefolder:\S+/validation"),
         (
             ["images/ant/0.png", "images/bee/0.png"],
             r"one class folder, images, .*name imagefolder:\S+/images",

@@ -47,9 +47,9 @@ def test_channels_last_have_the_figures_of_channels_first(cli, tmp_path, taught)
     assert (plain.returncode, plain.stderr) == (0, "")
     moved = cli("evaluate", "file:mine.py:net", "--data", "npz:last.npz", *QUICK, "--out", "b", "--quiet")
     assert moved.stderr.splitlines() == [
-        "npz:last.npz:test: 100 images 3x16x16, pixels 0 to 0.996, at least 10 classes (labels 0 to 9); images "
-        "(n, 16, 16, 3) transposed to (n, c, h, w); int64 pixels 0 to 254 read as bytes; labels (n, 1) read "
-        "as (n,)"
+        "npz:last.npz:test: 100 images 3x16x16, pixels 0 to 0.996, at least 10 classes (labels 0 to 9); "
+        "images (n, 16, 16, 3) transposed to (n, c, h, w); int64 pixels 0 to 254 read as bytes; "
+        "labels (n, 1) read as (n,)"
     ]
     assert board(tmp_path / "a").loc[0, "clean"] == 1
     columns = ["clean", "pgd:steps=2", "worst"]
@@ -106,7 +106,7 @@ def test_transfer_tells_it_too(cli, ticket_files):
 def test_a_study_tells_of_each_data_set_once(cli, tmp_path):
     (tmp_path / "s.toml").write_text(
         'data = "digits:test"\nthreats = ["Linf:0.1"]\nattacks = ["pgd:steps=2"]\nimages = 20\n'
-        '[[draw]]\nnetwork = "conv2"\nwidth = 0.1\nremaining = [0.3, 0.5]\nepochs = 1\n'
+        '[[draw]]\nnetwork = "conv2"\nwidth = 0.1\nremaining = [0.3]\nepochs = 1\n'
         'data = "digits:train:128"\nselect = "test"\nadversary = "none"\n'
     )
     done = cli("evaluate", "s.toml", "--out", "o")
