@@ -14,7 +14,7 @@ EVERY = 15.0  # seconds between two log lines
 
 
 class Notes(Silent):
-    """Single lines only."""
+    """Single lines that one should read, only."""
 
     def note(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -35,6 +35,8 @@ class Bars:
 
     def note(self, line: str) -> None:
         print(line, file=self.out)
+
+    remark = note
 
 
 class _Bar:
@@ -60,6 +62,8 @@ class Lines:
 
     def note(self, line: str) -> None:
         print(line, file=self.out, flush=True)
+
+    remark = note
 
 
 class _Line:

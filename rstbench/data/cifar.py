@@ -10,26 +10,27 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BadFile, BadRequest
-from .images import no_id
+from .images import Found, no_id
+from .layout import FIRST
 
 
-def cifar10(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+def cifar10(name: str, split: str, root: Path) -> Found:
     """50,000 training and 10,000 test images, 3x32x32, uint8; from ROOT/cifar-10-batches-py."""
     from torchvision.datasets import CIFAR10
 
     no_id("cifar10", name)
-    return *_cifar(CIFAR10, split, root), 10
+    return Found(*_cifar(CIFAR10, split, root), 10, layout=FIRST)
 
 
-def cifar100(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+def cifar100(name: str, split: str, root: Path) -> Found:
     """50,000 training and 10,000 test images of 100 fine classes; from ROOT/cifar-100-python."""
     from torchvision.datasets import CIFAR100
 
     no_id("cifar100", name)
-    return *_cifar(CIFAR100, split, root), 100
+    return Found(*_cifar(CIFAR100, split, root), 100, layout=FIRST)
 
 
-def svhn(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+def svhn(name: str, split: str, root: Path) -> Found:
     """73,257 training and 26,032 test house numbers, 3x32x32, uint8; from ROOT/<split>_32x32.mat."""
     from torchvision.datasets import SVHN
 
@@ -42,7 +43,7 @@ def svhn(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int
         found = SVHN(str(root), split=split, download=False)
     except (RuntimeError, ValueError) as error:
         raise BadFile(f"{path} cannot be read, or has another md5 sum: {error}") from None
-    return found.data, found.labels.astype(np.int64), 10
+    return Found(found.data, found.labels.astype(np.int64), 10, layout=FIRST)
 
 
 def _cifar(kind: type, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:

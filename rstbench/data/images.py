@@ -1,19 +1,21 @@
 """`digits:test:150`, `cifar10:test`, `npz:FILE:test:100` as labelled images with a digest.
 
-A source is a callable `(id, split, root) -> (pixels, labels)` or `(pixels, labels, classes)`:
-pixels (n, c, h, w) or (n, h, w), uint8 in 0..255 or float in [0, 1]; labels (n,), whole numbers from
-0; classes the number of classes where it is known. Sources: the built-in ones beside this module,
-and entry points in the group `rstbench.data`. One with a validation split of its own says so in an
-attribute `splits`.
+A source is a callable `(id, split, root) -> (pixels, labels[, classes[, notes[, layout]]])`, or `Found`,
+which names these: pixels (n, c, h, w), (n, h, w, c) or (n, h, w), uint8 in 0..255 or float in [0, 1];
+labels (n,), whole numbers from 0; classes the number of classes, None where it is not known; notes what a
+person should know of the reading; layout 'nchw' or 'nhwc' where the source knows it. Sources: the
+built-in ones beside this module, and entry points in the group `rstbench.data`. One with a validation
+split of its own says so in an attribute `splits`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +23,21 @@ from torch import Tensor
 
 from ..errors import BadRequest
 from ..plugins import find
+from .labels import NUMBER_THEM, from_one, whole_labels
+from .layout import channels_first
+from .pixels import unit_range
 
 SPLITS = ("train", "validation", "test")
+
+
+class Found(NamedTuple):
+    """What a source has read, before it is checked; every source may return a plain tuple like it."""
+
+    pixels: Any
+    labels: Any
+    classes: int | None = None
+    notes: Sequence[str] = ()
+    layout: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,8 @@ class Images:
 
     pixels: (n, c, h, w), uint8 or float32 in [0, 1]; labels: (n,), int64; classes: how many there
     are, or at least how many labels were seen (`classes_known` tells which); digest: sha256 of the
-    whole split, so that the first 100 and the first 1,000 images are of one data set.
+    whole split, so that the first 100 and the first 1,000 images are of one data set; notes: what was
+    moved, left out, clipped or doubtful when they were read.
     """
 
     name: str  # without the number of images: 'digits:test'
@@ -40,6 +56,7 @@ class Images:
     classes: int
     digest: str
     classes_known: bool = True
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,6 +66,19 @@ class Images:
         """(channels, height, width) of one image."""
         channels, height, width = self.pixels.shape[1:]
         return channels, height, width
+
+    @property
+    def summary(self) -> str:
+        """One line: number, shape, range as it was read, classes, and the notes."""
+        x, y = self.pixels, self.labels
+        low, high = (float(x.min()), float(x.max()))
+        white = 255 if x.dtype == torch.uint8 else 1
+        classes = f"{self.classes} class{'es' if self.classes > 1 else ''}"
+        if not self.classes_known:
+            classes = f"at least {classes} (labels {int(y.min())} to {int(y.max())})"
+        size = f"{len(self)} image{'s' if len(self) > 1 else ''} {'x'.join(map(str, self.shape))}"
+        facts = f"{size}, pixels {low / white:.3g} to {high / white:.3g}, {classes}"
+        return " ".join("; ".join((f"{self.name}: {facts}", *self.notes)).split())
 
     def at(self, where: Tensor | slice) -> tuple[Tensor, Tensor]:
         """(x, y): float32 images in [0, 1] and int64 labels at these indices."""
@@ -78,7 +108,7 @@ def load(text: str, root: Path | None = None) -> Images:
     source, name, split, count = parse(text)
     read, whole = find("data", source), ":".join(filter(None, (source, name, split)))
     try:
-        images = _checked(*read(name, split, root or data_root()), name=whole)
+        images = _checked(Found(*read(name, split, root or data_root())), whole)
     except BadRequest:
         raise
     except Exception as error:  # of a source of others, or for arrays of a strange kind
@@ -122,41 +152,45 @@ def no_id(source: str, name: str) -> None:
         raise BadRequest(f"{source} takes a split of {', '.join(SPLITS)} and a number, got {name!r}")
 
 
-def _tensor(values: Any) -> Tensor:
-    """Tensors as they are; arrays in this machine's byte order, whole numbers that torch lacks as int64."""
+def _tensor(values: Any, what: str) -> tuple[Tensor, str]:
+    """(a tensor on the CPU, the name of the type the values came in).
+
+    Arrays in this machine's byte order, whole numbers that not every torch can compare as int64. Raises
+    BadRequest for what are no numbers.
+    """
     if isinstance(values, Tensor):
-        return values
+        tensor, stored = values.detach().cpu(), str(values.dtype).removeprefix("torch.")
+        unsigned = stored.startswith("uint") and stored != "uint8"
+        return (tensor.to(torch.int64) if unsigned else tensor), stored
     array = np.asarray(values)
+    stored = "text" if array.dtype.kind in "SU" else array.dtype.name
+    if array.dtype.kind not in "biufc":
+        helps = NUMBER_THEM if what.endswith("labels") else "one array of one shape, of numbers, is wanted"
+        raise BadRequest(f"{what} must be numbers, got {stored}; {helps}")
     if array.dtype.kind in "iu" and array.dtype != np.uint8:
         array = array.astype(np.int64)
-    return torch.from_numpy(
-        np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))).reshape(array.shape)
-    )
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    native = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")))
+    return torch.from_numpy(native.reshape(array.shape)), stored
 
 
-def _checked(pixels: Any, labels: Any, classes: int | None = None, *, name: str) -> Images:
-    x, y = _tensor(pixels), _tensor(labels)
-    x = x[:, None] if x.dim() == 3 else x
+def _checked(found: Found, name: str) -> Images:
+    x, x_stored = _tensor(found.pixels, f"{name}: pixels")
+    y, y_stored = _tensor(found.labels, f"{name}: labels")
     if y.numel() == 0 or x.numel() == 0:
         raise BadRequest(f"the data {name!r} are empty")
-    if x.dim() != 4 or y.dim() != 1 or len(x) != len(y):
-        raise BadRequest(
-            f"{name}: wanted images (n, c, h, w) and labels (n,), got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
-    if y.dtype.is_floating_point or y.dtype.is_complex or bool((y < 0).any()):
-        raise BadRequest(f"{name}: labels must be whole numbers from 0")
-    if x.dtype != torch.uint8:
-        x = x if x.dtype.is_complex else x.float()
-        if x.dtype.is_complex or not bool(x.isfinite().all()) or float(x.min()) < 0 or float(x.max()) > 1:
-            raise BadRequest(
-                f"{name}: pixels must be uint8, or numbers in [0, 1], got {float(x.real.min()):g} to "
-                f"{float(x.real.max()):g}; normalisation belongs into the model"
-            )
-    x, y = x.contiguous(), y.long().contiguous()
+    y, flattened = whole_labels(y, len(x) if x.dim() else 1, y_stored, name)
+    x, moved = channels_first(x, len(y), name, found.layout)
+    x, assumed = unit_range(x, x_stored, name)
+    x, y = x.contiguous(), y.contiguous()
     digest = hashlib.sha256(f"{x.dtype}{tuple(x.shape)}".encode())
     digest.update(x.numpy().tobytes())
     digest.update(y.numpy().tobytes())
-    seen = int(y.max()) + 1
+    seen, classes = int(y.max()) + 1, found.classes
     if classes is not None and seen > classes:
-        raise BadRequest(f"{name}: a label is {seen - 1}, but there are {classes} classes")
-    return Images(name, x, y, classes or seen, digest.hexdigest(), classes is not None)
+        raise BadRequest(f"{name}: a label is {seen - 1}, but there are {classes} classes, from 0")
+    doubt = from_one(y) if classes is None else ()
+    told = (found.notes,) if isinstance(found.notes, str) else found.notes
+    notes = (*map(str, told), *moved, *assumed, *flattened, *doubt)
+    return Images(name, x, y, classes or seen, digest.hexdigest(), classes is not None, notes)

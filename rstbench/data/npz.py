@@ -5,18 +5,21 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import BadFile
+from .images import Found
 
 DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError, zlib.error)
 
 
-def npz(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
+def npz(name: str, split: str, root: Path) -> Found:
     """`npz:FILE`: arrays `x_<split>` and `y_<split>`, or for the test images `x` and `y`.
 
-    x: (n, c, h, w) or (n, h, w), uint8 or float in [0, 1]; y: (n,), whole numbers from 0.
+    x: (n, c, h, w), (n, h, w, c) or (n, h, w), uint8 or float in [0, 1]; y: (n,), whole numbers from 0.
+    An array `layout`, 'nchw' or 'nhwc', says how the images lie where their shape does not.
     """
     path = Path(name).expanduser()
     if not path.is_file():
@@ -32,14 +35,20 @@ def npz(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
                 raise BadFile(
                     f"{path} wants arrays x and y, or x_{split} and y_{split}; it holds {', '.join(present)}"
                 )
-            return archive[pair[0]], archive[pair[1]]
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        AttributeError,
-        TypeError,
-        zlib.error,
-    ) as error:
+            layout = str(_array(archive, "layout", path)) if "layout" in present else ""
+            x, y = (_array(archive, key, path) for key in pair)
+            return Found(x, y, layout=layout.lower())
+    except DAMAGE as error:
         raise BadFile(f"{path} is no readable numpy archive: {error}") from None
+
+
+def _array(archive: Any, key: str, path: Path) -> np.ndarray:
+    try:
+        return np.asarray(archive[key])
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise BadFile(
+            f"{path}: the array {key} holds Python objects, which are not unpickled; store one array of "
+            "numbers, images of one size"
+        ) from None

@@ -22,6 +22,9 @@ class Progress(Protocol):
     def note(self, line: str) -> None:
         """Something a person should read once."""
 
+    def remark(self, line: str) -> None:
+        """Something a person may like to know once, where progress is shown."""
+
 
 class Silent:
     """Listens to nothing."""
@@ -33,4 +36,7 @@ class Silent:
         pass
 
     def note(self, line: str) -> None:
+        pass
+
+    def remark(self, line: str) -> None:
         pass

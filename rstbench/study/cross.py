@@ -13,6 +13,7 @@ from ..harness.store import Store
 from ..threat import Threat
 from .asking import as_request, early_stopped, refuse_other_kind
 from .field import Field, apart
+from .make import tell_of
 from .run import Options, Outcome, adhoc, canonical_study, finish, settle
 
 
@@ -37,6 +38,7 @@ def run_transfer(
     if any(entry.members for entry in entries):
         raise BadRequest("a switch is no source of its own; name its members")
     setting, images = settle(study, options)
+    tell_of(setting.data.first(images), progress)
     field = Field(seed, entries, (entries,))
     questions = [clean(entry) for entry in entries]
     questions += [

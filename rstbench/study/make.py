@@ -44,6 +44,7 @@ class Workshop:
     device: torch.device
     progress: Progress
     _loaded: dict[str, tuple[Images, Images | None]] = field(default_factory=dict)
+    _told: set[tuple[str, int]] = field(default_factory=set)
 
     def images(self, data: str) -> tuple[Images, Images | None]:
         """Training images and the source's own validation split, read once. Raises BadRequest."""
@@ -51,13 +52,23 @@ class Workshop:
             self._loaded[data] = training_images(data, self.root)
         return self._loaded[data]
 
+    def tell(self, *others: Images) -> None:
+        """Says once, in a line each, how `others` and the images read so far were read."""
+        read = [learning for learning, _ in self._loaded.values()]
+        odd = [own for _, own in self._loaded.values() if own and own.notes]
+        for images in (*others, *read, *odd):
+            if (images.name, len(images)) not in self._told:
+                self._told.add((images.name, len(images)))
+                tell_of(images, self.progress)
+
     def lesson(self, recipe: Recipe) -> Lesson:
         """The images a recipe learns from and is selected on. Raises BadRequest."""
         learning, own = self.images(recipe.data)
         if recipe.select == "test":
-            source, name, _, _ = parse(recipe.data)
-            test = load(":".join(filter(None, (source, name, "test"))), self.root)
-            return Lesson(learning, test, on_test=True)
+            test = ":".join(filter(None, (*parse(recipe.data)[:2], "test")))
+            if test not in self._loaded:
+                self._loaded[test] = load(test, self.root), None
+            return Lesson(learning, self._loaded[test][0], on_test=True)
         if own is not None:
             return Lesson(learning, own)
         return Lesson(*hold_out(learning, recipe.seed))
@@ -167,6 +178,11 @@ class _Begun:
     ticket: Ticket | None = None
     weights: Mapping[str, Tensor] | None = None
     rest: Mapping[str, Tensor] | None = None
+
+
+def tell_of(images: Images, progress: Progress) -> None:
+    """Says how images were read: to everyone where that was odd, else where progress is shown."""
+    (progress.note if images.notes else progress.remark)(images.summary)
 
 
 def _show(stage: Stage, row: Epoch) -> None:

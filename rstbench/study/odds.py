@@ -57,6 +57,7 @@ def fitted(entry: Entry, shop: Workshop, folder: Path) -> Entry:
 def _held_out(data: str, seed: int, shop: Workshop) -> Images:
     """Never test images, whatever an epoch was selected on."""
     learning, own = shop.images(data)
+    shop.tell()
     held = own if own is not None else hold_out(learning, seed)[1]
     return held.first(min(MOST, len(held)))
 

@@ -74,6 +74,7 @@ def run_study(
     workshop = Workshop(options.root, setting.device, progress)
     for job in teams[0]:
         _check(job, setting, workshop)
+    workshop.tell(setting.data.first(images))
     store = Store(options.out)
     with store.alone():
         refuse_other_kind(options.out, rows=True)

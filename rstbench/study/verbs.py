@@ -83,6 +83,7 @@ def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Listed:
     shop = Workshop(options.root, pick_device(options.device), progress)
     for job in jobs:
         shop.check(job)
+    shop.tell()
     with Store(options.out).alone():
         agenda.begin(options.out, [job.path for job in jobs])
         done = make_all(jobs, shop, options.workers, lambda fault: agenda.add(options.out, "fault", fault))

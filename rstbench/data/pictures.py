@@ -1,0 +1,121 @@
+"""Image files as arrays of one shape: grey where all are grey, RGB where one is not."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import BadFile
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+GREY = ("1", "L", "LA", "La", "I", "F")  # and I;16, I;16B, …
+ORIENTATION = 0x0112  # of EXIF
+
+
+def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """((n, c, h, w), what was read otherwise than one may think).
+
+    uint8, or float32 in [0, 1] where files have 16 bits; c is 1 where all files are grey, else 3.
+    Transparency is dropped and a rotation in EXIF data not applied, both as in torchvision. Raises BadFile
+    for what cannot be read, and for images of different sizes.
+    """
+    from PIL import Image
+
+    pictures, remarks = list[np.ndarray](), Counter[str]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for path in paths:
+            try:
+                with Image.open(path) as image:
+                    picture, heard = _decode(image)
+            except Exception as error:  # decoders of damaged files raise of every kind
+                raise BadFile(f"{path} cannot be read: {error}") from None
+            pictures.append(picture)
+            remarks.update(heard)
+            first, size = pictures[0].shape[:2], picture.shape[:2]
+            if size != first:
+                raise BadFile(f"{path} is {size}, others are {first}; resize them first")
+    grey = sum(picture.ndim == 2 for picture in pictures)
+    pictures = _of_one_depth(pictures)
+    if grey < len(pictures):
+        pictures = [p if p.ndim == 3 else np.stack([p] * 3, axis=-1) for p in pictures]
+        pixels = np.stack(pictures).transpose(0, 3, 1, 2)
+    else:
+        pixels = np.stack(pictures)[:, None]
+    if 0 < grey < len(pictures):
+        remarks["grey files read as RGB"] = grey
+    notes = tuple(f"{what}: {count} of {len(pictures)} files" for what, count in remarks.items())
+    return pixels, notes
+
+
+def _of_one_depth(pictures: list[np.ndarray]) -> list[np.ndarray]:
+    """uint8 as they are where all are; else float32, each divided by the white of its own depth."""
+    if all(picture.dtype == np.uint8 for picture in pictures):
+        return pictures
+    return [p.astype(np.float32) / np.float32(np.iinfo(p.dtype).max) for p in pictures]
+
+
+def is_grey(path: Path) -> bool:
+    """Whether a file holds grey levels, by its header. Files that cannot be read count as grey."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return _is_grey(image)
+    except Exception:
+        return True  # whoever reads it says what is wrong
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode in ("P", "PA"):
+        palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
+        return bool((palette == palette[:, :1]).all())
+    return image.mode in GREY or image.mode.startswith("I;16")
+
+
+def _decode(image: Image.Image) -> tuple[np.ndarray, list[str]]:
+    """((h, w) grey or (h, w, 3), uint8 or uint16; remarks on the file)."""
+    frames = getattr(image, "n_frames", 1)
+    image.load()
+    remarks = {
+        "first frame alone read": frames > 1,
+        "rotation in EXIF data not applied": _is_rotated(image),
+        "transparency dropped": _is_transparent(image),
+    }
+    heard = [what for what, holds in remarks.items() if holds]
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise ValueError("it has 32 bits, and does not say what is white; save it with 8 or 16")
+    if image.mode.startswith("I"):
+        # PNG and PGM files of more than 8 bits come scaled to 16.
+        return np.asarray(image).astype(np.uint16), [*heard, "16 bits divided by 65535"]
+    if _is_grey(image):
+        # A grey palette holds its levels in any order: they are looked up, then all three are equal.
+        plain = image.convert("RGBA") if image.mode in ("P", "PA") else image.convert("L")
+        return np.asarray(plain) if plain.mode == "L" else np.asarray(plain)[:, :, 0], heard
+    if image.mode not in ("RGB", "RGBA", "P", "PA"):
+        heard.append(f"{image.mode} converted to RGB")
+    # By way of RGBA, since Pillow warns of palettes with transparency otherwise.
+    plain = image.convert("RGBA") if image.mode in ("P", "PA") else image
+    return np.asarray(plain.convert("RGB")), heard
+
+
+def _is_rotated(image: Image.Image) -> bool:
+    try:
+        return bool(image.getexif().get(ORIENTATION, 1) != 1)
+    except Exception:  # of damaged EXIF data, which say nothing then
+        return False
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return False
+    if image.mode.startswith("I"):
+        return False  # its colour key makes single levels transparent, no more
+    return bool((np.asarray(image.convert("RGBA"))[:, :, 3] < 255).any())

@@ -1,0 +1,107 @@
+"""What the numbers of an image mean: bytes, or fractions of white. Read by a rule, or refused."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import BadRequest
+
+WHITE = 255
+# Normalising and back ends one or two roundings from where it began, resizing some four; but what is off by
+# a whole grey level is no rounding.
+ROUNDINGS = 16
+# Whole numbers above this take all eight bits.
+EIGHT_BITS = 127
+DARK = 0.25
+
+
+def unit_range(x: Tensor, stored: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    """(the pixels as uint8 in 0..255 or float32 in [0, 1], what was assumed of them).
+
+    stored: the name of the type they came in, such as 'uint16'. Fractions that rounding has put just
+    outside [0, 1] are clipped. Whole numbers that are no uint8 are bytes where they reach 128 to 255, and
+    black and white where they are 0 and 1. Raises BadRequest for everything whose white is not known.
+    """
+    if x.dtype.is_complex:
+        raise BadRequest(f"{name}: pixels must be real numbers, got {stored}")
+    if x.dtype == torch.bool:
+        return x.float(), ()
+    if x.dtype.is_floating_point:
+        x, notes = _fractions(x, name)
+    elif x.dtype == torch.uint8:
+        if int(x.max()) == 1:
+            raise BadRequest(
+                f"{name}: pixels are uint8 0 to 1, all but black as bytes; where 1 is white, store "
+                "x * 255, or x.astype(bool)"
+            )
+        notes = ()
+    else:
+        x, notes = _whole_numbers(x, stored, name)
+    bright = float(x.max()) / (WHITE if x.dtype == torch.uint8 else 1)
+    dim = f"dark: the brightest pixel is {bright:.3g} of 1 ({bright * WHITE:.3g} of 255)"
+    return x, (*notes, *([dim] if bright < DARK else []))
+
+
+def _whole_numbers(x: Tensor, stored: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    low, high = int(x.min()), int(x.max())
+    if low >= 0 and EIGHT_BITS < high <= WHITE:
+        return x.to(torch.uint8), (f"{stored} pixels {low} to {high} read as bytes",)
+    if low >= 0 and high <= 1:
+        return x.float(), (f"{stored} pixels 0 and 1 read as black and white",)
+    helps = "store x / white as float, with white the value that white has"
+    if low < 0:
+        helps = "add what was subtracted; normalisation belongs into the model"
+    elif high > WHITE:
+        helps += ", such as x / 65535 for 16 bits"
+    raise BadRequest(
+        f"{name}: pixels must be uint8, or numbers in [0, 1], got {stored} {low} to {high}; {helps}"
+    )
+
+
+def _fractions(given: Tensor, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    if not bool(given.isfinite().all()):
+        lost = int((~given.isfinite()).sum())
+        raise BadRequest(f"{name}: pixels must be finite, {lost} of {given.numel()} are NaN or infinite")
+    x = given.float()
+    low, high = float(x.min()), float(x.max())
+    # Doubles often hold what was computed in single precision.
+    unit = max(torch.finfo(given.dtype).eps, torch.finfo(torch.float32).eps)
+    slack = min(ROUNDINGS * unit, 1 / WHITE)
+    span = f"{_digits(float(given.min()))} to {_digits(float(given.max()))}"
+    if low < -slack or high > 1 + slack:
+        raise BadRequest(
+            f"{name}: pixels must be uint8, or numbers in [0, 1], got {span}; {_likely(given, low, high)}; "
+            "normalisation belongs into the model ([normalize=MEAN/STD])"
+        )
+    if 0 < high <= 1 / WHITE:
+        raise BadRequest(
+            f"{name}: pixels {span} are all darker than one of 255 grey levels: divided by 255 twice, or of "
+            "8 bits in files of 16; store x * 255, or files of 8 bits"
+        )
+    if low < 0 or high > 1:
+        return x.clamp(0, 1), (f"pixels {span} clipped to [0, 1], as rounding",)
+    return x, ()
+
+
+def _likely(x: Tensor, low: float, high: float) -> str:
+    """What such numbers mostly are, and what undoes it."""
+    if low >= -0.1 and high <= 1.1:
+        return "where resizing has overshot, x.clip(0, 1) helps"
+    if low >= 0 and high <= WHITE:
+        return "where 255 is white, store x / 255, or whole numbers as uint8"
+    if low >= -0.5 and high <= 0.5:
+        return "where 0.5 was subtracted, store x + 0.5"
+    if low >= -1 and high <= 1:
+        return "where they were scaled to [-1, 1], store x / 2 + 0.5"
+    mean, deviation = float(x.double().mean()), float(x.double().std(correction=0))
+    where = f"(mean {mean:.3g}, deviation {deviation:.3g})"
+    if low < 0:
+        return f"where they were normalised {where}, store x * std + mean, divided by 255 if that is in bytes"
+    return f"where another number is white {where}, store x / white"
+
+
+def _digits(value: float) -> str:
+    """As few digits as show on which side of 0 and 1 the value lies."""
+    texts = (f"{value:.{digits}g}" for digits in range(4, 18))
+    return next(t for t in texts if (float(t) < 0, float(t) > 1) == (value < 0, value > 1))

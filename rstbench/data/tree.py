@@ -1,0 +1,98 @@
+"""Trees of image files, walked as torchvision's ImageFolder walks them, but for what is hidden.
+
+Source: https://github.com/pytorch/vision/blob/main/torchvision/datasets/folder.py (`find_classes`,
+`make_dataset`, `IMG_EXTENSIONS`): sorted classes, files at any depth below them, links followed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..errors import BadFile
+
+FORMATS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# What desktops, archivers and storage boxes leave; what begins with a dot is hidden anyway.
+SYSTEM = {"__macosx", "__pycache__", "@eadir", "@recycle", "@tmp", "#recycle", "$recycle.bin", "lost+found"}
+SYSTEM |= {"system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+MOST_NAMED = 3
+
+
+def class_folders(folder: Path) -> tuple[list[str], list[Path]]:
+    """(the sorted names of the class folders, what lies beside them). Raises BadFile for a broken link."""
+    names, beside = [], []
+    for entry in _entries(folder):
+        if not is_hidden(entry.name) and entry.is_dir():
+            names.append(entry.name)
+            continue
+        if not is_hidden(entry.name) and entry.is_symlink() and not os.path.exists(entry.path):
+            raise BadFile(f"{entry.path} is a broken link; where it is a class, all labels after it shift")
+        beside.append(Path(entry.path))
+    return names, beside
+
+
+def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(image files at any depth, in torchvision's order, what was left out).
+
+    Raises BadFile for a link to a folder above it, whose images would count again and again.
+    """
+    found, skipped = list[tuple[str, list[str]]](), list[Path]()
+    for root, entries in _walk(str(folder), ()):
+        kept = [e.name for e in entries if is_image(e.name) and not is_hidden(e.name) and not e.is_dir()]
+        found.append((root, kept))
+        skipped += [
+            Path(e.path) for e in entries if is_hidden(e.name) or not (e.is_dir() or is_image(e.name))
+        ]
+    return [Path(root, name) for root, names in sorted(found) for name in names], skipped
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is one by its ending."""
+    return name.lower().endswith(FORMATS)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder belongs to a system or an editor, not to the data."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def left_out(skipped: Iterable[Path]) -> tuple[str, ...]:
+    """A note of what is no part of the data: `skipped 1 hidden folder (.ipynb_checkpoints)`."""
+    kinds: dict[str, list[str]] = {}
+    for path in skipped:
+        kind = "file outside the class folders" if is_image(path.name) else "other file"
+        if is_hidden(path.name):
+            kind = "hidden folder" if path.is_dir() else "hidden file"
+        kinds.setdefault(kind, []).append(path.name)
+    parts = [f"{len(names)} {_plural(kind, len(names))} ({listed(names)})" for kind, names in kinds.items()]
+    return (f"skipped {', '.join(parts)}",) if parts else ()
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names, on one line whatever they hold."""
+    named = [name if name.isprintable() else ascii(name) for name in dict.fromkeys(names)]
+    return ", ".join(named[:MOST_NAMED]) + (", …" if len(named) > MOST_NAMED else "")
+
+
+def _plural(kind: str, count: int) -> str:
+    return kind if count == 1 else kind.replace("file", "files").replace("hidden folder", "hidden folders")
+
+
+def _walk(folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    real = os.path.realpath(folder)
+    if real in above:
+        raise BadFile(f"{folder} links to a folder above it; remove the link")
+    entries = _entries(folder)
+    yield folder, entries
+    for entry in entries:
+        if entry.is_dir() and not is_hidden(entry.name):
+            yield from _walk(entry.path, (*above, real))
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise BadFile(f"{folder} cannot be read: {error.strerror or error}") from None
