@@ -71,9 +71,10 @@ def _input(session: Any, what: str) -> tuple[Any, torch.dtype]:
         )
     (given,) = inputs
     if given.type not in NUMBERS:
+        kind = given.type.removeprefix("tensor(").removesuffix(")")
         raise BadRequest(
-            f"{what} takes {given.type.removeprefix('tensor(').removesuffix(')')} numbers; images are float32 "
-            f"in [0, 1]: export the network without its conversion, or put one before it that has gradients"
+            f"{what} takes {kind} numbers, and images are float32 in [0, 1]; export the network without its "
+            f"conversion, for that has no gradient"
         )
     return given, NUMBERS[given.type]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import BadRequest
 
 ORDERS = ("nchw", "nhwc")
-COLOURS = (1, 3, 4)  # channels that images have, where a file is to tell them from heights and widths
+COLOURS = (1, 3)  # channels that images have, where a file is to tell them from heights and widths
 AGREE = 1e-3  # largest difference of logits, relative to the largest logit
 
 _LOG = logging.getLogger(__name__)  # a line on standard error, unless a program says otherwise
@@ -96,8 +96,8 @@ def layout_of(
     if len(form) == 1 and _takes(form, (channels * height * width,)):
         if channels > 1 and not order:
             raise BadRequest(
-                f"{what} takes {channels * height * width} numbers an image, and not told in which order; add "
-                f"[layout=nchw] (channel by channel, as torch flattens) or [layout=nhwc] (pixel by pixel)"
+                f"{what} takes {channels * height * width} numbers an image, their order is not in the file; "
+                f"add [layout=nchw] (channel by channel, as torch flattens) or [layout=nhwc] (pixel by pixel)"
             )
         return Layout(shape, (channels * height * width,), order == "nhwc", single, dtype)
     given = " x ".join("any" if size is None else str(size) for size in form)
@@ -105,9 +105,7 @@ def layout_of(
 
 
 def _takes(form: Sequence[Size], wanted: Sequence[int]) -> bool:
-    return len(form) == len(wanted) and all(
-        a is None or a == b for a, b in zip(form, wanted, strict=True)
-    )
+    return len(form) == len(wanted) and all(a is None or a == b for a, b in zip(form, wanted, strict=True))
 
 
 def _own_shape(form: Sequence[Size], order: str, what: str) -> tuple[int, int, int]:
@@ -178,8 +176,10 @@ def _logits(truth: Callable[[Tensor], Tensor], x: Tensor, what: str) -> Tensor:
     except Exception as error:  # of whatever the runtime meets in the graph
         raise BadRequest(f"{what} does not take images: {line(error)}") from None
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.dim() != 2:
-        kind = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise BadRequest(f"{what}: wanted logits of shape (n, classes), got {kind}".replace("torch.", ""))
+        kind = type(logits).__name__
+        if isinstance(logits, Tensor):
+            kind = f"{str(logits.dtype).removeprefix('torch.')} {tuple(logits.shape)}"
+        raise BadRequest(f"{what}: wanted logits of shape (n, classes), got {kind}")
     if len(logits) != len(x):
         raise BadRequest(f"{what} gives {len(logits)} answers to {len(x)} images")
     return logits.float()

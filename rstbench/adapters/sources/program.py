@@ -26,7 +26,9 @@ from .layout import Size, checked, layout_of, line
 # and examples are left out, for reading them runs what is in them.
 GRAPH, EXAMPLES = "models/model.json", "data/sample_inputs/model.pt"
 TENSORS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
-KEPT = re.compile(r"data/(weights/weight|constants/tensor)_\d+|archive_format|archive_version|byteorder|\.data/\w+")
+KEPT = re.compile(
+    r"data/(weights/weight|constants/tensor)_\d+|archive_format|archive_version|byteorder|\.data/\w+"
+)
 
 # What a graph may say. torch finds functions by their names, evaluates sizes as Python, and writes names into
 # a program that it runs: so functions are torch's own operators, sizes are arithmetic, names are names.
@@ -47,8 +49,8 @@ CONTEXTS = {None, "null", "[]"}
 def torch_export(id: str, shape: str | Sequence[int] | None = None, layout: str = "") -> Entry:
     """`torch-export:FILE`, what `torch.export.save` wrote: one input of images, one output (n, classes).
 
-    shape, layout: as for `onnx:FILE`. `torch.export.load` unpickles parts of a file and evaluates others; here
-    it is given the graph and plain tensors alone, and only a graph of torch's own operators. Raises BadFile
+    shape, layout: as for `onnx:FILE`. `torch.export.load` unpickles parts of a file and evaluates others; it
+    is given the graph and plain tensors alone here, and only a graph of torch's own operators. Raises BadFile
     for others, BadRequest for programs that take no images.
     """
     path, what = Path(id).expanduser(), f"torch-export:{id}"
@@ -83,7 +85,9 @@ def _plain(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
     except BadFile:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise BadFile(f"{path} is no program of torch.export (or of an old version of it): {line(error)}") from None
+        raise BadFile(
+            f"{path} is no program of torch.export (or of an old version of it): {line(error)}"
+        ) from None
     kept = {name: content for name, content in records.items() if KEPT.fullmatch(name)}
     kept |= {name: json.dumps(config).encode() for name, config in configs.items()}
     buffer = io.BytesIO()
@@ -101,7 +105,7 @@ def _check_tensors(config: dict[str, Any], path: Path) -> None:
 
 
 def _strip(program: dict[str, Any]) -> None:
-    """Takes away what says nothing of the answers: where in whose code each step was, and checks of shapes."""
+    """Takes away what says nothing of the answers: in whose code each step was, and checks of shapes."""
     program["guards_code"] = []
     graph = program["graph_module"]
     graph["module_call_graph"] = [call for call in graph["module_call_graph"] if not call["fqn"]]
@@ -113,8 +117,8 @@ def _check_graph(program: dict[str, Any], path: Path) -> None:
     for key, text in _texts(program, ""):
         if not _harmless(key, text):
             raise BadFile(
-                f"{path}: the program holds {text[:60]!r} as {key}, which is none of torch's own operators, names "
-                f"and sizes; running it may run other code"
+                f"{path}: the program holds {text[:60]!r} as {key}, which is none of torch's own operators, "
+                f"names and sizes; running it may run other code"
             )
 
 
@@ -160,6 +164,8 @@ def _input(program: dict[str, Any], what: str) -> list[Size]:
     specs = graph["signature"]["input_specs"]
     taken = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
     if len(taken) != 1 or "as_tensor" not in taken[0] or len(graph["graph"]["outputs"]) != 1:
-        raise BadRequest(f"{what} wants one input and one output; export it with images in and logits out alone")
+        raise BadRequest(
+            f"{what} wants one input and one output; export it with images in and logits out alone"
+        )
     meta = graph["graph"]["tensor_values"][taken[0]["as_tensor"]["name"]]
     return [size.get("as_int") for size in meta["sizes"]]

@@ -85,12 +85,14 @@ class Repository:
             sides.append(tuple(map(float, numbers)) if len(numbers) == channels else (mean,) * channels)
         if not all(0 <= value <= 1 for value in sides[0]) or not all(value > 0 for value in sides[1]):
             raise BadFile(
-                f"{what}: mean and std in config.json are of pixels in [0, 1], got {self.settings['mean']} and "
-                f"{self.settings['std']}"
+                f"{what}: mean and std in config.json are of pixels in [0, 1], got "
+                f"{self.settings['mean']} and {self.settings['std']}"
             )
         return sides[0], sides[1]
 
-    def network(self, state: Mapping[str, Tensor], what: str, in_chans: int = 0) -> tuple[nn.Module, tuple[str, ...]]:
+    def network(
+        self, state: Mapping[str, Tensor], what: str, in_chans: int = 0
+    ) -> tuple[nn.Module, tuple[str, ...]]:
         """(images in [0, 1] to logits, alarms): timm's network with these weights behind its normalisation.
 
         in_chans: channels of an image, 0 for the file's. Raises BadFile where timm would leave a part at
@@ -116,7 +118,9 @@ class Repository:
                 )
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
             text = " ".join(str(error).split())[:200]
-            raise BadFile(f"{what}: timm cannot build {self.architecture} from it: {text or repr(error)}") from None
+            raise BadFile(
+                f"{what}: timm cannot build {self.architecture} from it: {text or repr(error)}"
+            ) from None
         _refuse_leftovers(said, what)
         self._refuse_other_pooling(net, what)
         net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key != "state_dict"}
@@ -130,8 +134,8 @@ class Repository:
         built = built if isinstance(built, str) else getattr(built, "pool_type", None)
         if self.pooling and isinstance(built, str) and built != self.pooling:
             raise BadFile(
-                f"{what}: config.json says global_pool {self.pooling!r}, timm builds {built!r} from it; write "
-                f'"model_args": {{"global_pool": "{self.pooling}"}} beside "architecture"'
+                f"{what}: config.json says global_pool {self.pooling!r}, timm builds {built!r} from it; "
+                f'write "model_args": {{"global_pool": "{self.pooling}"}} beside "architecture"'
             )
 
 
@@ -170,4 +174,3 @@ def _overheard() -> Iterator[list[str]]:
         logger.removeHandler(ear)
         logger.setLevel(before[0])
         logger.propagate, logger.disabled = before[1:]
-
