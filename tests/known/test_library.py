@@ -338,6 +338,9 @@ def test_the_old_form_of_a_configuration(tmp_path, monkeypatch):
         ({"std": "0.5"}, "std in config.json is a list of numbers"),
         ({"mean": [123.7, 116.3, 103.5]}, r"are of pixels in \[0, 1\]"),
         ({"std": [0, 0, 0]}, r"are of pixels in \[0, 1\]"),
+        ({"num_classes": 0}, "num_classes in config.json is a whole number from 1, got 0"),
+        ({"num_classes": "10"}, "num_classes in config.json is a whole number from 1, got '10'"),
+        ({"input_size": [32, 32]}, r"input_size in config.json is \[channels, height, width\], got"),
         ({"num_classes": 12}, r"the file lacks fc.weight, fc.bias|size mismatch"),
         ({"model_args": {"num_classes": 7}}, r"the file lacks fc.weight, fc.bias; timm would go on"),
         ({"model_args": {"checkpoint_path": "x.pth"}}, "may not hold checkpoint_path"),
@@ -355,7 +358,7 @@ def test_timm_folders_that_are_refused(tmp_path, changed, message):
     config = json.loads(file.read_text())
     config.pop("model_args", None)
     for key, value in changed.items():
-        place = config["pretrained_cfg"] if key in ("mean", "std") else config
+        place = config["pretrained_cfg"] if key in ("mean", "std", "input_size") else config
         place[key] = value
     file.write_text(json.dumps(config))
     with pytest.raises(BadRequest, match=message) as refused:

@@ -163,6 +163,11 @@ def test_graphs_that_are_refused(tmp_path, digits):
             written(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])], images, {}, y=images),
             r"wanted logits of shape \(n, classes\), got float32 \(1, 1, 8, 8\)",
         ),
+        "no number": (linear(tmp_path / "n.onnx", images, GREY * torch.nan), "logits that are not finite"),
+        "a foreign operator": (
+            written(tmp_path / "f.onnx", [node("Foo", ["x"], ["y"], domain="ours")], images, {}),
+            "does not run in ONNX Runtime|is no whole ONNX file",
+        ),
         "two outputs": (
             written(tmp_path / "2.onnx", [flat, product, node("Relu", ["y"], ["z"])], images,
                     weight, outputs=2),
@@ -200,7 +205,7 @@ def test_dropout_of_an_untrained_mode_draws_nothing(tmp_path, digits):
     same(written(tmp_path / "a.onnx", nodes, ["n", 1, 8, 8], held), digits, by_channel)
 
 
-@pytest.mark.parametrize("opset", [9, 13, 20])
+@pytest.mark.parametrize("opset", [7, 9, 13, 20])
 def test_old_and_new_operators(tmp_path, digits, opset):
     same(linear(tmp_path / "a.onnx", ["n", 1, 8, 8], GREY, opset=opset), digits, by_channel)
 
@@ -262,6 +267,16 @@ class Net(nn.Module):
         return self.line(self.drop(x.view(x.shape[0], -1)))
 
 
+class Several(nn.Module):
+    def forward(self, x):
+        return x.flatten(1), x
+
+
+class Named(nn.Module):
+    def forward(self, x):
+        return {"logits": x.flatten(1)}
+
+
 def exported(net, path, batch=2, *, free=True, x=None):
     x = torch.rand(batch, 1, 8, 8) if x is None else x
     shapes = ({0: torch.export.Dim.AUTO},) if free else None
@@ -294,6 +309,11 @@ def test_programs_that_are_refused(tmp_path, digits):
     normed = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10)).train()
     with pytest.raises(BadRequest, match="answers an image differently beside others"):
         load_entry(exported(normed, tmp_path / "n.pt2"), digits)
+    for net, message in ((Several(), "wants one input and one output"), (Named(), "got dict")):
+        with pytest.raises(BadRequest, match=message):
+            load_entry(exported(net, tmp_path / "s.pt2"), digits)
+    double = exported(Net().eval().double(), tmp_path / "d.pt2", x=torch.rand(2, 1, 8, 8).double())
+    assert load_entry(double, digits).module(torch.rand(2, 1, 8, 8)).dtype == torch.float32
     with pytest.raises(BadRequest, match="takes images of 1 x 8 x 8, the data has 3 x 4 x 4"):
         load_entry(exported(Net().eval(), tmp_path / "o.pt2"), Colours)
     for content in (b"", b"PK", b"not a program"):

@@ -16,7 +16,8 @@ from ..entry import Entry, enter
 from .images import image_shape
 from .layout import checked, layout_of, line
 
-OPSET = 17  # the last that onnx2torch 1.5 knows all of
+OLDEST, OPSET = 13, 17  # the first and the last that onnx2torch 1.5 knows all of
+OUTDATED = 9  # below, it lacks operators that did not change since
 NUMBERS = {"tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float16}
 
 
@@ -43,16 +44,21 @@ def onnx(id: str, shape: str | Sequence[int] | None = None, layout: str = "") ->
     try:
         graph = library.load(path)
         library.checker.check_model(graph)
-        session = onnxruntime.InferenceSession(graph.SerializeToString())
     except Exception as error:  # protobuf and the checker have no class of errors in common
         raise BadFile(f"{path} is no whole ONNX file: {line(error)}") from None
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors, which it raises too
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
+    except Exception as error:  # of ONNX Runtime, which has no class of errors of its own
+        raise BadRequest(f"{what} does not run in ONNX Runtime: {line(error)}") from None
     given, dtype = _input(session, what)
     sizes = [size if isinstance(size, int) and size > 0 else None for size in given.shape]
     wanted = layout_of(sizes, image_shape(shape, what), layout, dtype, what)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # onnx2torch's about its own use of torch
-            module: nn.Module = onnx2torch.convert(_older(library, graph)).eval()
+            module: nn.Module = onnx2torch.convert(_known(library, graph)).eval()
     except Exception as error:  # of the converter of versions, and of onnx2torch
         raise BadRequest(f"onnx:{id} cannot become a torch module: {line(error)}") from None
     module = checked(module.requires_grad_(False), wanted, what, _runtime(session, given.name))
@@ -87,8 +93,8 @@ def _runtime(session: Any, name: str) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def _older(library: Any, graph: Any) -> Any:
-    """The graph in operators of `OPSET`, where it is newer."""
+def _known(library: Any, graph: Any) -> Any:
+    """The graph in operators that onnx2torch knows, where its own are newer or much older."""
     # `allowzero` says that a 0 in a shape means 0; it has no bearing on shapes without one.
     shapes = {one.name: library.numpy_helper.to_array(one) for one in graph.graph.initializer}
     for node in graph.graph.node:
@@ -97,4 +103,6 @@ def _older(library: Any, graph: Any) -> Any:
             del node.attribute[:]
             node.attribute.extend(kept)
     newest = max(one.version for one in graph.opset_import if not one.domain)
-    return library.version_converter.convert_version(graph, OPSET) if newest > OPSET else graph
+    if OUTDATED <= newest <= OPSET:
+        return graph
+    return library.version_converter.convert_version(graph, OPSET if newest > OPSET else OLDEST)

@@ -77,7 +77,9 @@ def _snapshot(id: str, download: bool) -> Path:
     try:
         found = snapshot_download(id, local_files_only=not download, allow_patterns=[CONFIG, *WEIGHTS])
     except HFValidationError:
-        raise BadRequest(f"a hub model reads 'hub:OWNER/REPO', got 'hub:{id}'") from None
+        raise BadRequest(
+            f"a hub model reads 'hub:OWNER/REPO', or names a folder that is there, got 'hub:{id}'"
+        ) from None
     except LocalEntryNotFoundError:
         place = Path(constants.HF_HUB_CACHE) / f"models--{id.replace('/', '--')}"
         what = "it cannot be fetched" if download else "--download fetches it"

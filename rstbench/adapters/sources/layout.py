@@ -182,6 +182,8 @@ def _logits(truth: Callable[[Tensor], Tensor], x: Tensor, what: str) -> Tensor:
         raise BadRequest(f"{what}: wanted logits of shape (n, classes), got {kind}")
     if len(logits) != len(x):
         raise BadRequest(f"{what} gives {len(logits)} answers to {len(x)} images")
+    if not logits.isfinite().all():
+        raise BadRequest(f"{what} gives logits that are not finite on random images")
     return logits.float()
 
 

@@ -147,8 +147,10 @@ def _pretrained(name: str, chosen: Any, path: Path, text: str) -> nn.Module:
         with _hushed():
             module: nn.Module = models.get_model(name, weights=chosen)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise BadRequest(f"{path} is not the file of {text} that its name says: {said}") from None
+        said = " ".join(str(error).split())[:160]
+        raise BadRequest(
+            f"{path} is not the file of {text} that its name says (rename it, if it is another): {said}"
+        ) from None
     finally:
         del enum.get_state_dict  # the method of its base class is back
     return module.requires_grad_(False).eval()

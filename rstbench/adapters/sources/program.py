@@ -43,7 +43,7 @@ SIZE = re.compile(
     re.ASCII,
 )
 TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
-CONTEXTS = {None, "null", "[]"}
+NUMBERS = {6: torch.float16, 7: torch.float32, 8: torch.float64, 13: torch.bfloat16}  # as torch.export counts
 
 
 def torch_export(id: str, shape: str | Sequence[int] | None = None, layout: str = "") -> Entry:
@@ -57,7 +57,7 @@ def torch_export(id: str, shape: str | Sequence[int] | None = None, layout: str 
     if not path.is_file():
         raise BadFile(f"no file {path}")
     archive, program = _plain(path)
-    sizes = _input(program, what)
+    sizes, dtype = _input(program, what)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's about what it reads
@@ -66,7 +66,7 @@ def torch_export(id: str, shape: str | Sequence[int] | None = None, layout: str 
             module: nn.Module = torch.fx.GraphModule(loaded, loaded.graph)
     except Exception as error:  # of whatever torch meets in a file of another version
         raise BadFile(f"{path} is no program that this torch reads: {line(error)}") from None
-    wanted = layout_of(sizes, image_shape(shape, what), layout, torch.float32, what)
+    wanted = layout_of(sizes, image_shape(shape, what), layout, dtype, what)
     module = checked(module.requires_grad_(False).eval(), wanted, what)
     return enter(module, Card(what, "external"), files=[path])
 
@@ -133,9 +133,9 @@ def _harmless(key: str, text: str) -> bool:
     if key in ("name", "as_name"):
         return NAME.fullmatch(text) is not None
     if key in ("in_spec", "out_spec"):
-        return all(
-            found["type"] in TREES and found["context"] in CONTEXTS for found in _trees(json.loads(text)[1])
-        )
+        trees = list(_trees(json.loads(text)[1]))
+        words = " ".join(re.sub(r'[\[\]"]', "", tree["context"] or "") for tree in trees)
+        return all(tree["type"] in TREES for tree in trees) and WORDS.fullmatch(words) is not None
     return WORDS.fullmatch(text) is not None
 
 
@@ -158,8 +158,9 @@ def _trees(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _trees(child)
 
 
-def _input(program: dict[str, Any], what: str) -> list[Size]:
-    """The sizes of the only input, None where they are free. Raises BadRequest for other programs."""
+def _input(program: dict[str, Any], what: str) -> tuple[list[Size], torch.dtype]:
+    """(the sizes of the only input, None where they are free; the type of its numbers). Raises BadRequest for
+    other programs."""
     graph = program["graph_module"]
     specs = graph["signature"]["input_specs"]
     taken = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
@@ -168,4 +169,6 @@ def _input(program: dict[str, Any], what: str) -> list[Size]:
             f"{what} wants one input and one output; export it with images in and logits out alone"
         )
     meta = graph["graph"]["tensor_values"][taken[0]["as_tensor"]["name"]]
-    return [size.get("as_int") for size in meta["sizes"]]
+    if meta["dtype"] not in NUMBERS:
+        raise BadRequest(f"{what} takes other numbers than floating-point ones, images are float32 in [0, 1]")
+    return [size.get("as_int") for size in meta["sizes"]], NUMBERS[meta["dtype"]]

@@ -54,13 +54,14 @@ class Repository:
         settings = {key: value for key, value in held.items() if key in known}
         if "num_classes" in config:
             settings["num_classes"] = config["num_classes"]
+        _check_numbers(settings, what)
         pooling = config.get("global_pool")
         return cls(name, settings, arguments, pooling if isinstance(pooling, str) else "")
 
     @property
     def channels(self) -> int:
         """How many channels the weights are for."""
-        size = self.settings.get("input_size") or (RGB,)
+        size = self.settings.get("input_size", (RGB,))
         return int(self.arguments.get("in_chans", size[0]))
 
     def normalisation(self, what: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -137,6 +138,14 @@ class Repository:
                 f"{what}: config.json says global_pool {self.pooling!r}, timm builds {built!r} from it; "
                 f'write "model_args": {{"global_pool": "{self.pooling}"}} beside "architecture"'
             )
+
+
+def _check_numbers(settings: Mapping[str, Any], what: str) -> None:
+    classes, size = settings.get("num_classes", 1), settings.get("input_size", [RGB, 1, 1])
+    if type(classes) is not int or classes < 1:
+        raise BadFile(f"{what}: num_classes in config.json is a whole number from 1, got {classes!r}")
+    if not isinstance(size, list) or len(size) != 3 or not all(type(one) is int and one > 0 for one in size):
+        raise BadFile(f"{what}: input_size in config.json is [channels, height, width], got {size!r}")
 
 
 def _refuse_leftovers(said: list[str], what: str) -> None:
