@@ -26,7 +26,8 @@ DATA = "digits:test:100"
 def made_by_this_tool(kind, network, normalize, norm, lesson):
     """A ticket that was drawn, or a checkpoint that was trained, for digits."""
     settings = {"network": network, "width": WIDTHS[network], "norm": norm, "normalize": normalize,
-                "data": "digits:train:128", "epochs": 4, "batch": 16, "adversary": "none"}  # fmt: skip
+                "data": "digits:train:128", "epochs": 4 if network == "conv2" else 2,
+                "batch": 16, "adversary": "none"}  # fmt: skip
     recipe = recipe_for(settings)
     spec = NetworkSpec(network, (1, 8, 8), 10, WIDTHS[network], norm, normalize=normalize)
     if kind == "checkpoint":
