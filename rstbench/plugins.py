@@ -32,6 +32,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "bundled": f"{SOURCES}.bundled:bundled",
         "hub": f"{SOURCES}.hub:hub",
         "onnx": f"{SOURCES}.graph:onnx",
+        "torch-export": f"{SOURCES}.program:torch_export",
     },
     "exports": {
         "state_dict": f"{EXPORTS}.state_dict:state_dict",

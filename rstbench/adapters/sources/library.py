@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,11 +19,25 @@ from ...tickets.networks.normalise import layer
 from ..entry import Entry, enter
 from ..state import put_state, read_state
 from .hub import hub
+from .images import ADAPTED, channels, first_convolution, fitting, image_shape
+
+RGB = 3
 
 
-def torchvision(id: str, classes: str | int = "", seed: str | int = 0, download: bool = False) -> Entry:
+def torchvision(
+    id: str,
+    classes: str | int = "",
+    seed: str | int = 0,
+    in_chans: str = "",
+    shape: str | Sequence[int] | None = None,
+    download: bool = False,
+) -> Entry:
     """`torchvision:resnet18[classes=10,seed=0]`: a random start; `torchvision:resnet50/IMAGENET1K_V2`: the
-    library's weights where torch.hub keeps them, behind their own normalisation."""
+    library's weights where torch.hub keeps them, behind their own normalisation.
+
+    in_chans: channels of an image where they are not three. A random start gets another first convolution;
+    the library's weights are carried over by timm's rule (see `_rechanneled`), and flagged.
+    """
     from torchvision import models
 
     name, slash, weights = id.partition("/")
@@ -28,40 +45,80 @@ def torchvision(id: str, classes: str | int = "", seed: str | int = 0, download:
     if name not in known:
         raise unknown("torchvision network", name, known)
     text = f"torchvision:{id}"
+    wanted, size = channels(in_chans, text) or RGB, image_shape(shape, text)
     if not slash:
-        return _random(partial(models.get_model, name, weights=None), text, classes, seed)
+        build = partial(models.get_model, name, weights=None)
+        if wanted != RGB:
+            build = partial(_other_channels, build, wanted)
+        return _random(build, text, classes, seed, in_chans, size)
     enum = models.get_model_weights(name)
     if weights not in enum.__members__:
         raise unknown(f"weights of {name}", weights, enum.__members__)
     chosen = enum[weights]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / _file_name(chosen)
     if not path.is_file():
         if not download:
             raise BadFile(f"no file {path}; put what {chosen.url} gives there, or add --download")
         _fetch(chosen.url, path)
-    module = put_state(models.get_model(name, weights=None), read_state(path), text)
-    presets = chosen.transforms()
-    first = layer(tuple(presets.mean), tuple(presets.std))
-    return enter(nn.Sequential(first, module).eval(), Card(text, "external"), made_by=id)
+    module, presets = _pretrained(name, chosen, path, text), chosen.transforms()
+    mean, std, made_by = tuple(presets.mean), tuple(presets.std), id
+    shifts = getattr(module, "transform_input", False)
+    if wanted != RGB:
+        if shifts:
+            raise BadRequest(f"{text} shifts each of its three channels; in_chans is for other networks")
+        module = _rechanneled(module, wanted, text)
+        mean, std = (sum(mean) / len(mean),) * wanted, (sum(std) / len(std),) * wanted
+        made_by, text = f"{id}|{wanted}", f"{text}[in_chans={wanted}]"
+    whole = fitting(nn.Sequential(layer(mean, std), module).eval(), size, wanted, option=not shifts)
+    flags = (ADAPTED,) if wanted != RGB else ()
+    return enter(whole, Card(text, "external", flags=flags), made_by=made_by)
+
+
+def library_module(arch: str, path: Path) -> nn.Module | None:
+    """The network of `torchvision:NAME` with the weights of `path`, built by torchvision with the settings
+    that it ties to them, where the file bears the name of one of the library's own; None for other files.
+
+    Without it a googlenet would lose `transform_input`, and a vision transformer its image size. Raises
+    BadRequest where the file is not what its name says.
+    """
+    source, _, name = arch.partition(":")
+    if source != "torchvision" or "[" in name:
+        return None
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        return None
+    named = [found for found in models.get_model_weights(name) if _file_name(found) == path.name]
+    return _pretrained(name, named[0], path, f"{arch}/{named[0].name}") if named else None
 
 
 def timm(
-    id: str, classes: str | int = "", seed: str | int = 0, checkpoint: str = "", download: bool = False
+    id: str,
+    classes: str | int = "",
+    seed: str | int = 0,
+    checkpoint: str = "",
+    in_chans: str = "",
+    shape: str | Sequence[int] | None = None,
+    download: bool = False,
 ) -> Entry:
     """`timm:NAME[classes=10,seed=0]`: a random start; `[checkpoint=FILE]`: with the weights of a file;
-    `timm:NAME/TAG`: the library's weights, which are the hub's `timm/NAME.TAG`."""
+    `timm:NAME/TAG`: the library's weights, which are the hub's `timm/NAME.TAG`. in_chans: channels of an
+    image where they are not the network's own."""
     import timm as library
 
     if "/" in id:
         name, _, tag = id.partition("/")
-        entry = hub(f"timm/{name}.{tag}", download)
-        return replace(entry, card=replace(entry.card, name=f"timm:{id}"))
+        entry = hub(f"timm/{name}.{tag}", in_chans, shape, download)
+        named = entry.card.name.replace(f"hub:timm/{name}.{tag}", f"timm:{id}")
+        return replace(entry, card=replace(entry.card, name=named))
 
     if id not in library.list_models():
         raise unknown("timm network", id, library.list_models())
     build, text = partial(library.create_model, id, pretrained=False), f"timm:{id}"
+    if wanted := channels(in_chans, text):
+        build = partial(build, in_chans=wanted)
     if not checkpoint:
-        return _random(build, text, classes, seed)
+        return _random(build, text, classes, seed, in_chans, image_shape(shape, text))
     state = read_state(Path(checkpoint))
     if not classes:
         # The last matrix tells; only it is looked at.
@@ -69,6 +126,47 @@ def timm(
         classes = len(matrices[-1]) if matrices else ""
     module = put_state(build(num_classes=_classes(classes, text)), state, text)
     return enter(module, Card(text, "external"), made_by=id)
+
+
+def _pretrained(name: str, chosen: Any, path: Path, text: str) -> nn.Module:
+    """What torchvision's own builder makes of these weights: it knows which of its constructor's arguments
+    go with them (googlenet and inception_v3 shift their input, transformers have a fixed size), which names
+    older files have, and which heads are dropped. Only where it takes the file from is ours, for its own
+    loader fetches, and runs what a pickle says."""
+    from torchvision import models
+
+    read_state(path)  # refuses what would run code, and says what is wrong with a damaged file
+
+    # With the versions of its modules that the file keeps, which some of torchvision's loaders ask for.
+    def state(*_: Any, **__: Any) -> Any:
+        return torch.load(path, weights_only=True, map_location="cpu")
+
+    enum = type(chosen)
+    enum.get_state_dict = state
+    try:
+        with _hushed():
+            module: nn.Module = models.get_model(name, weights=chosen)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise BadRequest(
+            f"{path} is not the file of {text} that its name says (rename it, if it is another): {said}"
+        ) from None
+    finally:
+        del enum.get_state_dict  # the method of its base class is back
+    return module.requires_grad_(False).eval()
+
+
+def _file_name(weights: Any) -> str:
+    """Under which torch.hub keeps the file of an entry of torchvision's enumerations."""
+    return str(weights.url.rpartition("/")[2])
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without the libraries' warnings about themselves, such as on how googlenet will be initialised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _fetch(url: str, path: Path) -> None:
@@ -80,13 +178,68 @@ def _fetch(url: str, path: Path) -> None:
         raise BadFile(f"{url} cannot be fetched: {error}") from None
 
 
-def _random(build: Callable[..., nn.Module], text: str, classes: str | int, seed: str | int) -> Entry:
+def _random(
+    build: Callable[..., nn.Module],
+    text: str,
+    classes: str | int,
+    seed: str | int,
+    in_chans: str,
+    shape: tuple[int, int, int] | None,
+) -> Entry:
     if not str(seed).isdigit():
         raise BadRequest(f"seed is a whole number from 0, got {seed!r}")
-    with torch.random.fork_rng():
+    count = _classes(classes, text)
+    with torch.random.fork_rng(), _hushed():
         torch.manual_seed(int(seed))
-        module = build(num_classes=_classes(classes, text)).requires_grad_(False).eval()
-    return enter(module, Card(f"{text}[seed={seed}]", "external"), made_by=f"{text}|{seed}")
+        module = build(num_classes=count).requires_grad_(False).eval()
+    module = fitting(module, shape, _takes(module, in_chans))
+    options = f"in_chans={in_chans},seed={seed}" if in_chans else f"seed={seed}"
+    made_by = f"{text}|{seed}|{in_chans}" if in_chans else f"{text}|{seed}"
+    return enter(module, Card(f"{text}[{options}]", "external"), made_by=made_by)
+
+
+def _takes(module: nn.Module, in_chans: str) -> int:
+    """The channels that a library's network was built for."""
+    size = (getattr(module, "pretrained_cfg", None) or {}).get("input_size", (RGB,))
+    return int(in_chans or size[0])
+
+
+def _other_channels(build: Callable[..., nn.Module], wanted: int, **settings: Any) -> nn.Module:
+    """A network whose first convolution takes images of other channels; its start is torch's default."""
+    net = build(**settings)
+    found = first_convolution(net)
+    assert found is not None  # every classifier of torchvision begins with one
+    net.set_submodule(found[0], _convolution(found[1], wanted))
+    return net
+
+
+def _convolution(like: nn.Conv2d, wanted: int) -> nn.Conv2d:
+    return nn.Conv2d(
+        wanted,
+        like.out_channels,
+        like.kernel_size,  # type: ignore[arg-type]
+        like.stride,  # type: ignore[arg-type]
+        like.padding,  # type: ignore[arg-type]
+        bias=like.bias is not None,
+    )
+
+
+def _rechanneled(module: nn.Module, wanted: int, text: str) -> nn.Module:
+    """Trained weights for images of other channels, as timm carries them over: for grey images the first
+    convolution's weights are summed over its channels, for others repeated and scaled."""
+    from timm.models import adapt_input_conv
+
+    found = first_convolution(module)
+    assert found is not None
+    name, before = found
+    after = _convolution(before, wanted)
+    try:
+        after.weight.data = adapt_input_conv(wanted, before.weight.data)
+    except (NotImplementedError, AssertionError):
+        raise BadRequest(f"{text} cannot be carried over to {wanted} channels") from None
+    after.bias = before.bias
+    module.set_submodule(name, after)
+    return module.requires_grad_(False).eval()
 
 
 def _classes(classes: str | int, text: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 FLAGS = {
+    "channels-adapted": "The weights are for images of other channels; their first layer was carried over by "
+    "timm's rule, and pixels are normalised by the average over the channels.",
     "few-images": "The 95 % interval of the worst case is wider than 10 points: too few images to tell "
     "neighbours in the table apart.",
     "gradient-in-forward": "The model computes gradients inside its forward pass: AutoAttack's authors "
