@@ -206,6 +206,8 @@ class _Counted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.cost.forwards += len(x)
         out: Tensor = self.module(x.clone())  # a model may write into its input
+        if isinstance(out, Tensor) and out.is_inference():
+            out = out.clone()  # which any attack may go on with
         if isinstance(out, Tensor) and out.requires_grad:
             out.register_hook(self._count_backward)
         return out

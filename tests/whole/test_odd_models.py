@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import pytest
-import torch
 from torch import nn
 
 import rstbench
@@ -117,3 +118,209 @@ def test_one_odd_model_costs_its_own_row(cli, tmp_path, name):
     assert table.loc[models[0], ["rank", "pgd:steps=2", "worst"]].isna().all()
     assert pd.isna(table.loc[models[0], "clean"]) == (name != "Shy")
     assert (tmp_path / "out" / "index.html").exists()
+
+
+DOUBTFUL = """
+import torch
+from torch import nn
+import rstbench
+
+
+def fitted():
+    # Least squares on the training images: the same everywhere.
+    x, y = rstbench.load_data("digits:train").at(slice(None))
+    flat = torch.cat([x.flatten(1), torch.ones(len(x), 1)], 1).double()
+    target = nn.functional.one_hot(y, 10).double()
+    solution = torch.linalg.solve(flat.T @ flat + 0.1 * torch.eye(65).double(), flat.T @ target).float()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    net[1].weight.data, net[1].bias.data = solution[:-1].T.contiguous() * 10, solution[-1] * 10
+    return net
+
+
+class Other(nn.Module):
+    # Wants other pixels than [0, 1]: (x - mean) / std.
+    def __init__(self, mean=0.0, std=1.0):
+        super().__init__()
+        self.net, self.mean, self.std = fitted(), mean, std
+
+    def forward(self, x):
+        return self.net(x * self.std + self.mean)
+
+
+class Colour(nn.Module):
+    def __init__(self, **settings):
+        super().__init__()
+        self.net = Other(**settings)
+
+    def forward(self, x):
+        return self.net(x.mean(1, keepdim=True))
+
+
+class Stateless(nn.Module):
+    # Batch norm that uses the batch's own statistics.
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False), fitted()[1])
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Centred(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = fitted()
+
+    def forward(self, x):
+        return self.net(x - 0.3 * x.mean(0, keepdim=True))
+
+
+class Together(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = fitted()
+
+    def forward(self, x):
+        if len(x) < 2:
+            raise ValueError("two images at least")
+        return self.net(x)
+
+
+class Served(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = fitted()
+
+    @torch.inference_mode()
+    def forward(self, x):
+        return self.net(x)
+
+
+class Detached(Served):
+    def forward(self, x):
+        return self.net(x.detach())
+
+
+class Half(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = fitted().to(torch.bfloat16)
+
+    def forward(self, x):
+        return self.net(x.to(torch.bfloat16))
+"""
+
+
+@pytest.fixture
+def flags_of(cli, tmp_path):
+    def run(model, *options):
+        (tmp_path / "doubtful.py").write_text(DOUBTFUL)
+        given = {"--data": "digits:test:100", "--threat": "Linf:0.05", "--attack": "pgd:steps=1"}
+        given |= {"--out": "o"} | dict(zip(options[::2], options[1::2], strict=True))
+        asked = [part for pair in given.items() for part in pair]
+        done = cli("evaluate", f"file:doubtful.py:{model}", *asked)
+        assert done.returncode == 0, done.stderr
+        table = pd.read_csv(tmp_path / "o" / "leaderboard.csv", keep_default_na=False)
+        return set(table["flags"][0].split()), done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [("Stateless", "100"), ("Stateless", "4"), ("Centred", "100"), ("Centred", "4"), ("Centred", "1")],
+)
+def test_answers_that_hang_on_the_batch_are_flagged(flags_of, model, batch):
+    flags, _ = flags_of(model, "--batch-size", batch, "--data", "digits:test:8")
+    assert "batch-dependent" in flags
+
+
+def test_a_model_that_takes_no_single_image_is_flagged(flags_of):
+    assert "batch-dependent" in flags_of("Together")[0]
+
+
+@pytest.mark.parametrize("model", ["fitted", "Half"])
+@pytest.mark.parametrize("batch", ["100", "1"])
+def test_honest_models_do_not_hang_on_the_batch(flags_of, model, batch):
+    flags, said = flags_of(model, "--batch-size", batch, "--data", "digits:test:20")
+    assert "batch-dependent" not in flags
+    assert "as it stands" not in said
+
+
+@pytest.mark.parametrize(
+    "pixels", ["mean=0.0,std=0.00392156862745098", "mean=0.5,std=0.5", "mean=0.1307,std=0.3081"]
+)
+def test_a_model_of_other_pixels_is_flagged(flags_of, pixels):
+    assert "normalisation-doubtful" in flags_of(f"Other[{pixels}]")[0]
+
+
+@pytest.mark.parametrize("pixels", ["mean=0.0,std=0.00392156862745098", "mean=0.5,std=0.5"])
+def test_a_model_of_other_pixels_is_flagged_on_colour_images(flags_of, tmp_path, pixels):
+    import numpy as np
+
+    x, y = rstbench.load_data("digits:test:100").at(slice(None))
+    np.savez(tmp_path / "colour.npz", x=x.expand(-1, 3, -1, -1).numpy(), y=y.numpy())
+    assert "normalisation-doubtful" in flags_of(f"Colour[{pixels}]", "--data", "npz:colour.npz")[0]
+
+
+def test_a_better_normalisation_below_the_alarm_is_told_with_both_figures(flags_of):
+    flags, said = flags_of("Other[mean=0.14,std=0.86]", "--data", "digits:test:450")
+    assert "normalisation-doubtful" not in flags
+    (line,) = [line for line in said.splitlines() if "as it stands" in line]
+    own, other = (float(part) for part in re.findall(r"on ([\d.]+) %", line))
+    assert 2 < other - own < 10
+    assert "of 450 clean images" in line
+    assert "[normalize=mnist]" in line
+
+
+@pytest.mark.parametrize("model", ["Served", "Detached"])
+def test_a_model_without_gradient_is_told_what_helps(cli, tmp_path, model):
+    (tmp_path / "doubtful.py").write_text(DOUBTFUL)
+    done = cli("evaluate", f"file:doubtful.py:{model}", "--data", "digits:test:4", "--threat", "Linf:0.5",
+               "--out", "o", "--attack", "pgd:steps=1", "--attack", "autoattack:attacks=square")  # fmt: skip
+    assert done.returncode == 1
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("rstbench: ")]
+    assert "lets no gradient through; an attack that needs none: autoattack:attacks=square" in said
+    table = pd.read_csv(tmp_path / "o" / "leaderboard.csv")
+    assert table["clean"][0] > 0.5
+    assert table["autoattack:attacks=square"][0] == 0
+    assert table["pgd:steps=1"].isna().all()
+
+
+class Bad(nn.Module):
+    def forward(self, x):
+        raise ValueError("not today")
+
+
+class Good(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+def test_evaluate_in_python_returns_what_it_has():
+    with pytest.warns(RuntimeWarning, match=r"bad raised on images .*not today"):
+        table = rstbench.evaluate({"bad": Bad(), "good": Good()}, **ASKED)
+    assert len(table.attrs["faults"]) == 1
+    assert "not today" in table.attrs["faults"][0]
+    table = table.set_index("model")
+    assert table.loc["good", ["clean", "worst"]].notna().all()
+    assert table.loc["bad", ["clean", "worst"]].isna().all()
+    with pytest.raises(ModelFault, match="not today"):
+        rstbench.evaluate({"bad": Bad()}, **ASKED)
+    assert rstbench.evaluate({"good": Good()}, **ASKED).attrs["faults"] == []
+
+
+def test_a_judge_that_fails_costs_no_other_model_its_row(cli, tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    models = ["file:odd.py:Linear", "file:odd.py:Shy"]
+    done = cli("transfer", *models, "--data", "digits:test:40", "--threat", "Linf:0.05", "--out", "o",
+               "--attack", "pgd:steps=1")  # fmt: skip
+    assert done.returncode == 1
+    table = pd.read_csv(tmp_path / "o" / "transfer.csv")
+    assert set(zip(table["source"], table["target"], strict=True)) == {(models[0], models[0])}
+    with pytest.raises(ModelFault, match="not today"):
+        rstbench.benchmark(Bad(), 20, "digits", "Linf", eps=0.1)
