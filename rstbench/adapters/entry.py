@@ -30,7 +30,7 @@ class Entry:
     """module: images in [0, 1] to logits; digest: its identity; resumable: whether all that defines
     it could be read; made: the ticket or checkpoint it is, where that is known; members: for a switch;
     unfitted: its probabilities are still to be fitted to held-out images, equal ones until then; fault: why
-    nothing can be asked of it, '' where it can."""
+    nothing can be asked of it, '' where it can; notes: what was assumed about it, for a person to read."""
 
     module: nn.Module
     card: Card
@@ -40,6 +40,7 @@ class Entry:
     members: tuple[Entry, ...] = ()
     unfitted: bool = False
     fault: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> Recipe | None:
@@ -55,8 +56,10 @@ def enter(
     files: Iterable[Path] = (),
     made_by: str = "",
     made: Ticket | Checkpoint | None = None,
+    notes: Iterable[str] = (),
 ) -> Entry:
-    """An entry for any module; `files` are the user's files that made it, `made_by` the options given.
+    """An entry for any module; `files` are the user's files that made it, `made_by` the options given, `notes`
+    what was assumed about it.
 
     A `Switch` enters with its members. One that cannot be read enters with its fault. Raises BadRequest where
     it is no `nn.Module`.
@@ -74,8 +77,9 @@ def enter(
     except (Exception, SystemExit) as error:  # of a model's own code, or of weights that do not exist yet
         what = " ".join(str(error).split())[:300] or type(error).__name__
         fault = f"{card.name} cannot be read: {what}"
-        return Entry(module, card, hashlib.sha256(uuid.uuid4().bytes).hexdigest(), False, made, fault=fault)
-    return Entry(module, card, digest, resumable, made)
+        digest, resumable = hashlib.sha256(uuid.uuid4().bytes).hexdigest(), False
+        return Entry(module, card, digest, resumable, made, fault=fault)
+    return Entry(module, card, digest, resumable, made, notes=tuple(notes))
 
 
 def switch_entry(members: Sequence[Entry], name: str, made: Switch | None = None) -> Entry:
@@ -155,7 +159,7 @@ def _behind(normalisation: str, entry: Entry, images: Images | None) -> Entry:
         raise BadRequest(f"{entry.card.name}: the members of a switch are networks of [0, 1] pixels")
     card = replace(entry.card, name=f"{entry.card.name}[normalize={normalisation}]")
     made = enter(normalised(entry.module, normalisation), card, made_by=entry.digest)
-    return replace(made, resumable=made.resumable and entry.resumable)
+    return replace(made, resumable=made.resumable and entry.resumable, notes=entry.notes)
 
 
 def named_apart(entries: list[tuple[str, Entry]]) -> list[Entry]:

@@ -22,6 +22,7 @@ DOUBTS = {
     "weaker-than-pgd",
     "zero-gradient",
     "random-output",
+    "batch-dependent",
     "gradient-in-forward",
     "probabilities-not-logits",
 }

@@ -12,7 +12,7 @@ from ..harness.progress import Progress
 from ..harness.store import Store
 from ..threat import Threat
 from .asking import as_request, early_stopped, refuse_other_kind
-from .field import Field, apart
+from .field import Field, apart, tell_notes
 from .make import tell_of
 from .run import Options, Outcome, adhoc, canonical_study, finish, settle
 
@@ -39,6 +39,7 @@ def run_transfer(
         raise BadRequest("a switch is no source of its own; name its members")
     setting, images = settle(study, options)
     tell_of(setting.data.first(images), progress)
+    tell_notes(entries, progress)
     field = Field(seed, entries, (entries,))
     questions = [clean(entry) for entry in entries]
     questions += [

@@ -73,17 +73,26 @@ def make_field(
                 whole = replace(whole, card=replace(whole.card, family=f"switch-{name}"))
                 entries += [_weighted(whole, text, shop, out) for text in study.switch_weights]
     given = [fitted(entry, shop, out) if entry.unfitted else entry for entry in given]
+    if seed == study.seeds[0]:
+        tell_notes(given, progress)
     for entry in given:
-        if not entry.resumable and not entry.fault and seed == study.seeds[0]:
-            progress.note(
-                f"{entry.card.name}: the code that defines it cannot be read, so nothing of it is resumed"
-            )
         if entry.members:
             groups.append(entry.members)
     if study.transfer and not study.draws:
         groups.append(tuple(entry for entry in given if not entry.members))
     faults = tuple(done.faults[job.path] for job in jobs if job.path in done.faults)
     return Field(seed, apart([*entries, *given], progress), tuple(groups), faults)
+
+
+def tell_notes(entries: Iterable[Entry], progress: Progress) -> None:
+    """What was assumed about the models, and of which nothing is resumed."""
+    for entry in entries:
+        for note in entry.notes:
+            progress.note(f"{entry.card.name}: {note}")
+        if not entry.resumable and not entry.fault:
+            progress.note(
+                f"{entry.card.name}: the code that defines it cannot be read, so nothing of it is resumed"
+            )
 
 
 def _weighted(equal: Entry, weights: str, shop: Workshop, out: Path) -> Entry:

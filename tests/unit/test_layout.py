@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import zipfile
 
@@ -17,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from rstbench.adapters.entry import load_entry
-from rstbench.adapters.sources.layout import ORDERS, layout_of
+from rstbench.adapters.sources.layout import ORDERS, SINGLY, layout_of
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
 
@@ -87,15 +86,12 @@ def by_pixel(x):
 
 
 @pytest.mark.parametrize("reshape", [(-1,), (1,), (0,)])
-def test_one_image_at_once(tmp_path, digits, caplog, reshape):
+def test_one_image_at_once(tmp_path, digits, reshape):
     """A batch of 1 in the input, or a free one that a reshape does not keep."""
     for batch in (1, "n"):
-        caplog.clear()
         reference = linear(tmp_path / f"{batch}.onnx", [batch, 1, 8, 8], GREY, reshape=reshape)
-        same(reference, digits, by_channel)
-        told = {record.message for record in caplog.records}
-        notice = f"{reference} takes one image at once: it is asked image by image, in batches of any size"
-        assert told == ({notice} if batch == 1 or reshape == (1,) else set())
+        entry = same(reference, digits, by_channel)
+        assert entry.notes == ((SINGLY,) if batch == 1 or reshape == (1,) else ())
 
 
 @pytest.mark.parametrize("batch", ["n", 1])
@@ -285,13 +281,10 @@ def exported(net, path, batch=2, *, free=True, x=None):
     return f"torch-export:{path}"
 
 
-def test_programs_are_measured_as_their_networks(tmp_path, digits, caplog):
+def test_programs_are_measured_as_their_networks(tmp_path, digits):
     net = Net().eval()
-    same(exported(net, tmp_path / "a.pt2"), digits, net)
-    same(exported(net, tmp_path / "b.pt2", 1, free=False), digits, net)
-    assert [record.levelno for record in caplog.records if "one image at once" in record.message] == [
-        logging.WARNING
-    ] * 2
+    assert same(exported(net, tmp_path / "a.pt2"), digits, net).notes == ()
+    assert same(exported(net, tmp_path / "b.pt2", 1, free=False), digits, net).notes == (SINGLY,)
     with pytest.raises(BadRequest, match="takes 2 images at once only"):
         load_entry(exported(net, tmp_path / "c.pt2", free=False), digits)
     entry = load_entry(f"torch-export:{tmp_path}/a.pt2")  # the file tells the shape

@@ -61,8 +61,8 @@ def onnx(id: str, shape: str | Sequence[int] | None = None, layout: str = "") ->
             module: nn.Module = onnx2torch.convert(_known(library, graph)).eval()
     except Exception as error:  # of the converter of versions, and of onnx2torch
         raise BadRequest(f"onnx:{id} cannot become a torch module: {line(error)}") from None
-    module = checked(module.requires_grad_(False), wanted, what, _runtime(session, given.name))
-    return enter(module, Card(what, "external"), files=[path])
+    module, notes = checked(module.requires_grad_(False), wanted, what, _runtime(session, given.name))
+    return enter(module, Card(what, "external"), files=[path], notes=notes)
 
 
 def _input(session: Any, what: str) -> tuple[Any, torch.dtype]:

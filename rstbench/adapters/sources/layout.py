@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +13,7 @@ from ...errors import BadRequest
 ORDERS = ("nchw", "nhwc")
 COLOURS = (1, 3)  # channels that images have, where a file is to tell them from heights and widths
 AGREE = 1e-3  # largest difference of logits, relative to the largest logit
-
-_LOG = logging.getLogger(__name__)  # a line on standard error, unless a program says otherwise
+SINGLY = "takes one image at once: it is asked image by image, in batches of any size"
 Size = int | None  # None where the graph leaves it free
 
 
@@ -122,8 +120,8 @@ def checked(
     layout: Layout,
     what: str,
     truth: Callable[[Tensor], Tensor] | None = None,
-) -> nn.Module:
-    """The network behind its layout, once it is known to answer two images as it answers each alone, one
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """(the network behind its layout, what to tell of that), once it is known to answer two images as it answers each alone, one
     image at a time where it can only do that, and each as `truth` does: the file's own runtime, which takes
     what the layout makes of images. Raises BadRequest."""
     x = torch.rand((2, *layout.shape), generator=torch.Generator().manual_seed(0))
@@ -136,8 +134,6 @@ def checked(
         )
     if not layout.single:
         layout = _free_or_single(truth, layout, x, alone, what)
-    if layout.single:
-        _LOG.warning("%s takes one image at once: it is asked image by image, in batches of any size", what)
     module = net if layout.plain else Relaid(net, layout).eval()
     try:
         with torch.no_grad():
@@ -147,7 +143,7 @@ def checked(
     if found.shape != alone.shape or not _near(found, alone):
         apart = f"{float((found - alone).abs().max()):g} apart" if found.shape == alone.shape else "others"
         raise BadRequest(f"{what} computes other logits as a torch module: {apart}")
-    return module
+    return module, (SINGLY,) if layout.single else ()
 
 
 def _free_or_single(

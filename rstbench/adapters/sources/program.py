@@ -67,8 +67,8 @@ def torch_export(id: str, shape: str | Sequence[int] | None = None, layout: str 
     except Exception as error:  # of whatever torch meets in a file of another version
         raise BadFile(f"{path} is no program that this torch reads: {line(error)}") from None
     wanted = layout_of(sizes, image_shape(shape, what), layout, dtype, what)
-    module = checked(module.requires_grad_(False).eval(), wanted, what)
-    return enter(module, Card(what, "external"), files=[path])
+    module, notes = checked(module.requires_grad_(False).eval(), wanted, what)
+    return enter(module, Card(what, "external"), files=[path], notes=notes)
 
 
 def _plain(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 FLAGS = {
+    "batch-dependent": "An image alone gets other logits than in its batch, or none at all: no figure is a "
+    "property of this model, for each hangs on which images were asked together.",
     "channels-adapted": "The weights are for images of other channels; their first layer was carried over by "
     "timm's rule, and pixels are normalised by the average over the channels.",
     "few-images": "The 95 % interval of the worst case is wider than 10 points: too few images to tell "
