@@ -58,8 +58,8 @@ def enter(
     made: Ticket | Checkpoint | None = None,
     notes: Iterable[str] = (),
 ) -> Entry:
-    """An entry for any module; `files` are the user's files that made it, `made_by` the options given, `notes`
-    what was assumed about it.
+    """An entry for any module; `files` are the user's files that made it, `made_by` the options given,
+    `notes` what was assumed about it.
 
     A `Switch` enters with its members. One that cannot be read enters with its fault. Raises BadRequest where
     it is no `nn.Module`.

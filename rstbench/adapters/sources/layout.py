@@ -121,9 +121,9 @@ def checked(
     what: str,
     truth: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """(the network behind its layout, what to tell of that), once it is known to answer two images as it answers each alone, one
-    image at a time where it can only do that, and each as `truth` does: the file's own runtime, which takes
-    what the layout makes of images. Raises BadRequest."""
+    """(the network behind its layout, what to tell of that), once it is known to answer two images as it
+    answers each alone, one image at a time where it can only do that, and each as `truth` does: the file's
+    own runtime, which takes what the layout makes of images. Raises BadRequest."""
     x = torch.rand((2, *layout.shape), generator=torch.Generator().manual_seed(0))
     truth = truth or net
     alone = torch.cat([_logits(truth, layout.into(image[None]), what) for image in x])
