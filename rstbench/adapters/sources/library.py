@@ -16,6 +16,7 @@ from ...tickets.networks.normalise import layer
 from ..entry import Entry, enter
 from ..state import put_state, read_state
 from .hub import hub
+from .weights import timm_checkpoint
 
 
 def torchvision(id: str, classes: str | int = "", seed: str | int = 0, download: bool = False) -> Entry:
@@ -46,10 +47,16 @@ def torchvision(id: str, classes: str | int = "", seed: str | int = 0, download:
 
 
 def timm(
-    id: str, classes: str | int = "", seed: str | int = 0, checkpoint: str = "", download: bool = False
+    id: str,
+    classes: str | int = "",
+    seed: str | int = 0,
+    checkpoint: str = "",
+    download: bool = False,
+    **within: str,
 ) -> Entry:
-    """`timm:NAME[classes=10,seed=0]`: a random start; `[checkpoint=FILE]`: with the weights of a file;
-    `timm:NAME/TAG`: the library's weights, which are the hub's `timm/NAME.TAG`."""
+    """`timm:NAME[classes=10,seed=0]`: a random start; `[checkpoint=FILE]`: with the weights of a file, key=,
+    prefix= and without= as for `weights:`; `timm:NAME/TAG`: the library's weights, which are the hub's
+    `timm/NAME.TAG`."""
     import timm as library
 
     if "/" in id:
@@ -60,15 +67,11 @@ def timm(
     if id not in library.list_models():
         raise unknown("timm network", id, library.list_models())
     build, text = partial(library.create_model, id, pretrained=False), f"timm:{id}"
-    if not checkpoint:
-        return _random(build, text, classes, seed)
-    state = read_state(Path(checkpoint))
-    if not classes:
-        # The last matrix tells; only it is looked at.
-        matrices = [value for value in state.values() if value.dim() == 2]
-        classes = len(matrices[-1]) if matrices else ""
-    module = put_state(build(num_classes=_classes(classes, text)), state, text)
-    return enter(module, Card(text, "external"), made_by=id)
+    if checkpoint:
+        return timm_checkpoint(build, id, checkpoint, classes, **within)
+    if within:
+        raise BadRequest(f"{text}: {', '.join(within)} goes with checkpoint=FILE")
+    return _random(build, text, classes, seed)
 
 
 def _fetch(url: str, path: Path) -> None:

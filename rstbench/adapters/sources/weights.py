@@ -1,24 +1,30 @@
-"""Bare state dicts: `weights:FILE[arch=NETWORK]`."""
+"""Bare state dicts: `weights:FILE[arch=NETWORK]`, and library networks with a file's weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ...errors import BadRequest, unknown
 from ...harness.trial import Card
-from ...tickets.networks import NetworkSpec, build, prunable
-from ...tickets.recipe import Recipe
+from ...tickets.networks import BIASES, NetworkSpec, build, prunable
+from ...tickets.recipe import CHOICES, Recipe
+from ..choose import TIMM, Found
 from ..entry import Entry, enter, load_entry
-from ..foreign import Foreign, as_ticket, is_foreign, read_foreign
+from ..fit import DoesNotFit, Fit, Wanted, fit, holds, meant
+from ..foreign import Foreign, as_ticket, read_foreign
+from ..layouts import layouts
 from ..normalise import normalised
-from ..state import put_state, read_state
+from ..state import load, read_network
 from .own import ticket_entry
 
+LIBRARIES = ("torchvision", "timm")
 _DEFAULTS = {"width": "1", "norm": "batch", "allocation": "uniform", "last_norm": "false"}
 
 
@@ -34,6 +40,12 @@ def weights(
     last_norm: str = "false",
     normalize: str = "",
     recipe: str = "",
+    bias: str = "",
+    key: str = "",
+    prefix: str = "",
+    without: str = "",
+    scores: str = "",
+    match: str = "",
     **settings: str,
 ) -> Entry:
     """`weights:FILE[arch=resnet18,norm=affine]` for a network of this tool, `[arch=timm:NAME]` or
@@ -41,58 +53,164 @@ def weights(
 
     classes and shape (channels x height x width, such as 3x32x32) are those of the data unless given. Files
     that hold scores or masks beside the weights, as other projects' tickets do, become dense (see
-    `adapters.foreign`); scores need the kept fraction, `[remaining=0.05]`. Other names are matched by order.
-    normalize puts that layer first. With `[recipe=paper-cifar,data=cifar10]`, and more settings of a recipe,
-    scores over a random network of this tool become a `Ticket`. Raises BadRequest with the names that differ.
+    `adapters.foreign`); scores need the kept fraction, `[remaining=0.05]`. bias: 'last' for a network with
+    one on its last layer, which a file that has it tells. key: which network of a training checkpoint;
+    prefix: where its names begin; without: what takes no part, names or their beginnings joined by '+'.
+    Names of public code are known (see `adapters.layouts`); others are matched by order, in networks with
+    branches only with `[match=order]`. normalize puts that layer first. With
+    `[recipe=paper-cifar,data=cifar10]`, and more settings of a recipe, scores over a random network of this
+    tool become a `Ticket`. Raises BadRequest with the names that differ, and what to add.
     """
     if not arch:
         raise BadRequest(f"weights:{id} are weights only; name their network, [arch=resnet18]")
     given = {"arch": arch, "width": width, "norm": norm, "remaining": remaining, "allocation": allocation,
-             "last_norm": last_norm, "normalize": normalize}  # fmt: skip
-    told = [f"{name}={value}" for name, value in given.items() if value != _DEFAULTS.get(name, "")]
-    state, text = read_state(Path(id)), f"weights:{id}[{','.join(told)}]"
-    if last_norm not in ("true", "false"):
-        raise BadRequest(f"{text}: last_norm is true or false")
-    ordered = Path(id).suffix != ".safetensors"  # which lists its tensors by the alphabet
-    if not is_foreign(state) and (remaining or recipe):
-        raise BadRequest(f"{text}: remaining and recipe go with files that hold scores, this one has none")
+             "last_norm": last_norm, "normalize": normalize, "bias": bias, "key": key, "prefix": prefix,
+             "without": without, "scores": scores, "match": match}  # fmt: skip
+    given = {name: value for name, value in given.items() if value != _DEFAULTS.get(name, "")}
+    text = _named(f"weights:{id}", given)
+    if last_norm not in ("true", "false") or match not in ("", "order"):
+        raise BadRequest(f"{text}: last_norm is true or false, match is order")
+    if bias and bias not in BIASES:
+        raise unknown("bias", bias, BIASES)
     if settings and not recipe:
         raise BadRequest(f"{text}: {', '.join(settings)} go with recipe=NAME, or are unknown")
-    found = read_foreign(state, remaining, allocation) if is_foreign(state) else Foreign(state, {})
-    if arch.partition(":")[0] in ("torchvision", "timm"):
+    wanted = Wanted(prefix, without, normalize, order=match == "order")
+    file = _read(Path(id), text, wanted, key, TIMM if arch.startswith("timm:") else ())
+    found = read_foreign(file.state, remaining, allocation, scores)
+    if recipe and not found.pattern and not found.masks:
+        raise BadRequest(f"{text}: recipe goes with files that hold scores, this one has none")
+    if arch.partition(":")[0] in LIBRARIES:
+        own = [name for name in ("width", "norm", "last_norm", "bias") if name in given]
+        if own or recipe:
+            raise BadRequest(f"{text}: {', '.join(own or ['recipe'])} goes with networks of this tool")
         random = load_entry(f"{arch}[classes={classes}]" if classes else arch)
-        flags = _flags(found, random.module)
-        module = put_state(random.module, found.like(random.module, ordered=ordered).dense(), text)
+        module, told, card = _filled(random.module, file, found, text, replace(wanted, network=arch))
+        text = _named(f"weights:{id}", given | told)
         module = normalised(module, normalize) if normalize else module
-        return enter(module, Card(text, "external", flags=flags), made_by=text)
+        return enter(module, replace(card, name=text), made_by=text)
     size = (_shape(shape, text), _number(classes, "classes", text), _width(width), norm)
     bare = NetworkSpec(arch, *size, last_norm=last_norm == "true")
+    bare, fitted = _fitted(bare, bias, found, text, replace(wanted, ordered=file.ordered))
     spec = replace(bare, normalize=normalize)
     module = build(spec)
-    own = module.state_dict()
-    # A normalised network is its layer and the rest; a file holds both, or the rest alone.
-    alone = bool(normalize) and not set(found.state) <= set(own)
-    held = module.get_submodule("1") if alone else module
-    flags = _flags(found, held)
-    found = found.like(held, ordered=ordered)
-    if alone:
-        found = found.behind("1.", {name: own[name] for name in own if name.startswith("0.")})
-    put_state(module, found.dense(), text)
+    held = module.get_submodule("1") if normalize else module
+    found = found.under(fitted.names, held.state_dict())
+    load(held, found.dense(), text)
+    told = _told(file, fitted) | ({"bias": bare.bias} if bare.bias != "none" else {})
+    flags = ("matched-by-order",) if fitted.by_order else ()
     if recipe:
-        made = as_ticket(
-            found, spec, remaining, {**_typed(settings), "recipe": recipe, "allocation": allocation}
-        )
+        typed = _typed({**settings, "recipe": recipe, "allocation": allocation})
+        made = as_ticket(found.behind("1." if normalize else ""), spec, remaining, typed)
         entry = ticket_entry(made, Path(id).stem)
         return replace(entry, card=replace(entry.card, flags=(*entry.card.flags, *flags)))
-    total = sum(weight.numel() for weight in prunable(module).values())
-    kept = sum(int(weight.count_nonzero()) for weight in prunable(module).values())
-    card = Card(text, "external", "", str(spec), round(kept / total, 6), kept, total, flags)
-    return enter(module, card, made_by=str(spec))
+    kept, total = _counts(found, held)
+    name = _named(f"weights:{id}", given | told)
+    card = Card(name, "external", "", str(spec), round(kept / total, 6), kept, total, flags)
+    return enter(module.requires_grad_(False).eval(), card, made_by=str(spec))
 
 
-def _flags(found: Foreign, module: nn.Module) -> tuple[str, ...]:
-    """The alarm for names that only their order tells."""
-    return () if set(found.state) <= set(module.state_dict()) else ("matched-by-order",)
+def timm_checkpoint(
+    build: Callable[..., nn.Module],
+    id: str,
+    checkpoint: str,
+    classes: str | int = "",
+    key: str = "",
+    prefix: str = "",
+    without: str = "",
+) -> Entry:
+    """`timm:NAME[checkpoint=FILE]`: of several networks in a file the one that timm's own loader takes, the
+    average of the weights first, unless `key` names another.
+
+    build: makes the network, given num_classes. Raises BadFile and BadRequest as `weights` does.
+    """
+    given = {"checkpoint": checkpoint, "key": key, "prefix": prefix, "without": without}
+    given = {name: value for name, value in given.items() if value}
+    text, wanted = _named(f"timm:{id}", given), Wanted(prefix, without, network=id)
+    file = _read(Path(checkpoint), text, wanted, key, TIMM)
+    found = read_foreign(file.state)
+    # The last matrix tells; only it is looked at.
+    matrices = [value for value in found.state.values() if value.dim() == 2]
+    classes = classes or (len(matrices[-1]) if matrices else "")
+    module, told, card = _filled(
+        build(num_classes=_number(classes, "classes", text)), file, found, text, wanted
+    )
+    return enter(module, replace(card, name=_named(f"timm:{id}", given | told)), made_by=id)
+
+
+def _read(path: Path, text: str, wanted: Wanted, key: str, rule: Sequence[str]) -> Found:
+    file = read_network(path, key, rule, wanted.prefix, wanted.without)
+    return replace(file, state=meant(file.state, text, wanted))
+
+
+def _filled(
+    module: nn.Module, file: Found, found: Foreign, text: str, wanted: Wanted
+) -> tuple[nn.Module, dict[str, str], Card]:
+    """(a library's network with the weights, what is told of how they were found, a card without a name)."""
+    fitted = fit(module, found.state, text, replace(wanted, ordered=file.ordered))
+    found = found.under(fitted.names, module.state_dict())
+    load(module, found.dense(), text)
+    card = Card("", "external", flags=("matched-by-order",) if fitted.by_order else ())
+    if found.masks:
+        kept, total = _counts(found, module)
+        card = replace(card, remaining=round(kept / total, 6), kept_weights=kept, total_weights=total)
+    return module, _told(file, fitted), card
+
+
+def _told(file: Found, fitted: Fit) -> dict[str, str]:
+    """The options that say what was chosen without having been asked."""
+    return ({"key": file.key} if file.key else {}) | fitted.told
+
+
+def _fitted(
+    bare: NetworkSpec, bias: str, found: Foreign, text: str, wanted: Wanted
+) -> tuple[NetworkSpec, Fit]:
+    """The network, with a bias on its last layer where the file has one, and whose tensor is whose in it."""
+    wanted = replace(wanted, layouts=layouts(bare.name), network=bare.name)
+    plain = build(replace(bare, bias=bias or "none"))  # says what is wrong with the network itself
+    tried = [replace(bare, bias=one) for one in ((bias,) if bias else ("last", "none"))]
+    spec = next((one for one in tried if _fits(one, found, wanted)), tried[-1])
+    try:
+        return spec, fit(plain if spec == tried[-1] else build(spec), found.state, text, wanted)
+    except DoesNotFit as error:
+        raise BadRequest(f"{error}{_instead(bare, found, wanted)}") from None
+
+
+def _fits(spec: NetworkSpec, found: Foreign, wanted: Wanted) -> bool:
+    try:
+        with torch.device("meta"):
+            return holds(build(spec), found.state, wanted)
+    except BadRequest:
+        return False
+
+
+def _instead(bare: NetworkSpec, found: Foreign, wanted: Wanted) -> str:
+    """The options with which the file would hold the network whole, as an addition to a refusal."""
+    rows = [len(tensor) for tensor in found.state.values() if tensor.dim() > 1]
+    for norm, last, bias, classes in product(
+        CHOICES["norm"], (False, True), BIASES, dict.fromkeys([bare.classes, *rows[-1:]])
+    ):
+        other = replace(bare, norm=norm, last_norm=last, bias=bias, classes=classes)
+        if other != bare and _fits(other, found, wanted):
+            told = {"norm": norm, "last_norm": str(last).lower(), "bias": bias, "classes": str(classes)}
+            was = {"norm": bare.norm, "last_norm": str(bare.last_norm).lower(), "bias": bare.bias,
+                   "classes": str(bare.classes)}  # fmt: skip
+            changed = ",".join(f"{name}={value}" for name, value in told.items() if value != was[name])
+            return f", or [{changed}]: with that the file holds the whole {bare.name}"
+    return ", or load it in a file of your own: file:PATH.py:factory"
+
+
+def _counts(found: Foreign, module: nn.Module) -> tuple[int, int]:
+    """(weights in use, all weights): as the masks say, and where there is none what is not 0."""
+    weights = prunable(module)
+    kept = sum(
+        int(found.masks[n].sum() if n in found.masks else w.count_nonzero()) for n, w in weights.items()
+    )
+    return kept, sum(weight.numel() for weight in weights.values())
+
+
+def _named(what: str, options: Mapping[str, str]) -> str:
+    written = ",".join(f"{name}={value}" for name, value in options.items())
+    return f"{what}[{written}]" if written else what
 
 
 def _typed(settings: Mapping[str, str]) -> dict[str, Any]:

@@ -1,0 +1,317 @@
+"""Whose tensor is whose: the names of a file's tensors against those of a network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadRequest
+from ..tickets.networks.normalise import parse_normalisation
+from .layouts import OWN, Layout
+from .masks import same
+
+MOST_NAMED = 3
+MOST_STARTS = 8  # of names to be typed
+# Counters that no answer in eval mode depends on: of batch norm, of torch's averaged models
+# (torch.optim.swa_utils), and what the profiler thop leaves in every layer.
+COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
+_MEAN, _STD = re.compile(r"(\w*_)?(mean|mu)"), re.compile(r"(\w*_)?(std|sigma)")
+
+
+class DoesNotFit(BadRequest):
+    """A file that does not hold the network that was asked for."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user says about the names: prefix: only tensors under it are meant; without: names, or
+    beginnings up to a dot, of what takes no part; normalize: the normalisation that is put before the
+    network; order: whether tensors may be matched by their order; ordered: whether the file has one;
+    layouts: names of public code to be tried; network: what to call it."""
+
+    prefix: str = ""
+    without: str = ""
+    normalize: str = ""
+    order: bool = False
+    ordered: bool = True
+    layouts: Sequence[Layout] = (OWN,)
+    network: str = "network"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """names: our name -> the file's; told: options that say what was left out; by_order: whether only the
+    order of the tensors told."""
+
+    names: dict[str, str]
+    told: dict[str, str] = field(default_factory=dict)
+    by_order: bool = False
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A whole network in a file: where, under which names."""
+
+    prefix: str
+    names: dict[str, str]
+    layout: Layout
+
+
+def fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wanted) -> Fit:
+    """The tensor of the file for each of the network's.
+
+    state: as the file has it, decoded. Raises BadRequest where the file does not hold the network whole,
+    holds several different ones, or something that nobody accounts for; the text says what to add.
+    """
+    own = module.state_dict()
+    wholes = list(_wholes(own, state, wanted.layouts))
+    if not wholes:
+        if found := _by_order(module, own, state, what, wanted):
+            return found
+        raise DoesNotFit(f"{what}: {difference(own, _nearest(own, state))}; choose another arch")
+    chosen = wholes[0]
+    others = [whole for whole in wholes[1:] if whole.prefix != chosen.prefix]
+    if not all(_alike(state, chosen, other) for other in others):
+        places = [f"'{whole.prefix}'" if whole.prefix else "no prefix" for whole in (chosen, *others)]
+        name = next(whole.prefix for whole in (chosen, *others) if whole.prefix)
+        raise BadRequest(
+            f"{what}: under {' and '.join(places)} is a whole {wanted.network}, with other weights; "
+            f"name one, [prefix={name}]" + ("" if all(whole.prefix for whole in (chosen, *others)) else
+                                  f" or [without={name.rstrip('.')}]")
+        )  # fmt: skip
+    copies = {name for whole in others for name in whole.names.values()}
+    used = {*chosen.names.values(), *copies}
+    left = [name for name in state if name not in used and not _is_counter(name)]
+    left = _without_normalisers(left, state, what, wanted)
+    unused = tuple(f"{chosen.prefix}{start}" for start in chosen.layout.unused)
+    dropped = [name for name in left if unused and name.startswith(unused)]
+    left = [name for name in left if name not in dropped]
+    if left:
+        raise BadRequest(f"{what}: {_whole_but(chosen.prefix, left, chosen, wanted)}")
+    told = {"prefix": chosen.prefix} if copies and chosen.prefix and not wanted.prefix else {}
+    if dropped:
+        told["without"] = "+".join(dict.fromkeys(_start(name, chosen) for name in dropped))
+    return Fit(chosen.names, told)
+
+
+def holds(module: nn.Module, state: Mapping[str, Tensor], wanted: Wanted) -> bool:
+    """Whether a file holds a network whole, by name or, where that may be, by order."""
+    own = module.state_dict()
+    if any(True for _ in _wholes(own, state, wanted.layouts)):
+        return True
+    return wanted.ordered and (wanted.order or _is_stack(module)) and _order(own, state) is not None
+
+
+def like(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """The tensor in the shape that is wanted, where a 1x1 kernel stands for a matrix or the other way."""
+    return tensor.reshape(wanted.shape) if _core(tensor) == _core(wanted) else tensor
+
+
+def difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What of a network a file lacks, has besides, or has of another shape."""
+    lacking = [name for name in own if name not in state and not _is_counter(name)]
+    strange = [name for name in state if name not in own and not _is_counter(name)]
+    wrong = [
+        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in state and not _is_counter(name) and _core(state[name]) != _core(own[name])
+    ]
+    problems = ((lacking, "lacks"), (strange, "also has"), (wrong, "has of another shape"))
+    return "the file " + "; ".join(f"{problem} {listed(names)}" for names, problem in problems if names)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
+
+
+def meant(state: Mapping[str, Tensor], what: str, wanted: Wanted) -> dict[str, Tensor]:
+    """The tensors that a user's options leave; normalisers stay, for `normalize` answers for them."""
+    kept = dict(state)
+    for start in filter(None, wanted.without.split("+")):
+        gone = [name for name in kept if name == start or name.startswith(f"{start.rstrip('.')}.")]
+        if not gone:
+            raise BadRequest(
+                f"{what}: no tensor of the file is named {start!r} or begins with it: {listed(list(kept))}"
+            )
+        kept = {name: tensor for name, tensor in kept.items() if name not in gone}
+    if wanted.prefix:
+        prefix = f"{wanted.prefix.rstrip('.')}."
+        inside = {name for name in kept if name.startswith(prefix)}
+        if not inside:
+            raise BadRequest(f"{what}: no tensor of the file begins with {prefix!r}: {listed(list(kept))}")
+        stay = inside | {name for pair in _pairs(list(kept)) for name in pair}
+        kept = {name: tensor for name, tensor in kept.items() if name in stay}
+    return kept
+
+
+def _wholes(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], layouts: Sequence[Layout]
+) -> Iterator[_Whole]:
+    """Every place of a file under which each tensor of a network lies, with its shape, and whose layers have
+    no other tensors: a layer with more is another one."""
+    needed = [name for name in own if not _is_counter(name)]
+    layers = _layers(state)
+    for layout in layouts:
+        theirs = {name: layout.theirs(name) for name in own}
+        first = theirs[needed[0]] if needed else ""
+        for found in state if first else ():
+            prefix = found.removesuffix(first)
+            if not found.endswith(first) or (prefix and not prefix.endswith(".")):
+                continue
+            names = {name: prefix + theirs[name] for name in own}
+            if not all(names[n] in state and _core(state[names[n]]) == _core(own[n]) for n in needed):
+                continue
+            used, top = set(names.values()), prefix.rstrip(".")
+            if not any(
+                0 < len(used & set(layer.values())) < len(layer) for n, layer in layers.items() if n != top
+            ):
+                yield _Whole(prefix, {n: place for n, place in names.items() if place in state}, layout)
+
+
+def _alike(state: Mapping[str, Tensor], one: _Whole, other: _Whole) -> bool:
+    return all(
+        same(state[place], state[other.names[name]])
+        for name, place in one.names.items()
+        if not _is_counter(name)
+    )
+
+
+def _by_order(
+    module: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str, wanted: Wanted
+) -> Fit | None:
+    """Layers matched in their order. In a plain stack the order is the function; in a network with branches
+    others may share it, so the user has to say so."""
+    names = _order(own, state) if wanted.ordered else None
+    if names is None:
+        return None
+    if not wanted.order and not _is_stack(module):
+        raise BadRequest(
+            f"{what}: the names of the file are of no known layout of {wanted.network} "
+            f"({listed(list(state))}), though its tensors fit in their order; where its layers are connected "
+            f"alike, add [match=order]"
+        )
+    return Fit(names, by_order=True)
+
+
+def _order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, str] | None:
+    """Our names -> the file's, layer by layer, where the layers have the same tensors in the same order."""
+    mine, theirs = (list(_layers(side).values()) for side in (own, state))
+    if len(mine) != len(theirs):
+        return None
+    names: dict[str, str] = {}
+    for ours, other in zip(mine, theirs, strict=True):
+        if ours.keys() != other.keys() or any(_core(own[ours[k]]) != _core(state[other[k]]) for k in ours):
+            return None
+        names |= {ours[leaf]: other[leaf] for leaf in ours}
+    return names
+
+
+def _layers(state: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
+    """The tensors of each layer, by its name, by the last part of theirs."""
+    layers: dict[str, dict[str, str]] = {}
+    for name in state:
+        if not _is_counter(name):
+            layer, _, leaf = name.rpartition(".")
+            layers.setdefault(layer, {})[leaf] = name
+    return layers
+
+
+def _is_stack(module: nn.Module) -> bool:
+    """Whether a module is layers one after the other."""
+    if isinstance(module, nn.Sequential):
+        return all(map(_is_stack, module))
+    return not list(module.children()) and not isinstance(module, torch.fx.GraphModule)
+
+
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] in COUNTERS
+
+
+def _core(tensor: Tensor) -> tuple[int, ...]:
+    """A shape without the trailing ones of a 1x1 kernel."""
+    sizes = list(tensor.shape)
+    while len(sizes) > 2 and sizes[-1] == 1:
+        sizes.pop()
+    return tuple(sizes)
+
+
+def _nearest(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the beginning that all of its names share, while the network's do not."""
+    plain = {name: tensor for name, tensor in state.items() if not _is_counter(name)}
+    while plain and not plain.keys() & own.keys():
+        starts = {name.partition(".")[0] for name in plain}
+        if len(starts) > 1 or not all("." in name for name in plain):
+            break
+        plain = {name.partition(".")[2]: tensor for name, tensor in plain.items()}
+    return plain
+
+
+def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names of means with those of deviations beside them, as normalising layers have them."""
+    for name in names:
+        layer, _, leaf = name.rpartition(".")
+        if _MEAN.fullmatch(leaf) and leaf != "running_mean":
+            for other in names:
+                beside, _, end = other.rpartition(".")
+                if beside == layer and _STD.fullmatch(end):
+                    yield name, other
+
+
+def _without_normalisers(
+    left: Sequence[str], state: Mapping[str, Tensor], what: str, wanted: Wanted
+) -> list[str]:
+    """The names that are no normalisation. One by 0 and 1 does nothing, and one that `normalize` says again
+    is put there. Raises BadRequest for any other."""
+    gone = set[str]()
+    for mean, std in _pairs(left):
+        values = [state[name].flatten().double() for name in (mean, std)]
+        nothing = bool((values[0] == 0).all()) and bool((values[1] == 1).all())
+        if not nothing and not _says(wanted.normalize, values):
+            said = f", not by {wanted.normalize}" if wanted.normalize else ""
+            text = "/".join("+".join(f"{float(value):.7g}" for value in side) for side in values)
+            raise BadRequest(
+                f"{what}: the file normalises by its {mean} and {std}{said}: add [normalize={text}], or "
+                f"[without={mean}+{std}] where they take no part"
+            )
+        gone |= {mean, std}
+    return [name for name in left if name not in gone]
+
+
+def _says(normalize: str, values: Sequence[Tensor]) -> bool:
+    """Whether a normalisation has these means and deviations, one or one a channel."""
+    if not normalize:
+        return False
+    for side, theirs in zip(parse_normalisation(normalize), values, strict=True):
+        ours = torch.tensor(side, dtype=torch.float64)
+        if len(ours) != len(theirs) and 1 not in (len(ours), len(theirs)):
+            return False
+        if not bool(torch.isclose(ours, theirs, rtol=1e-5, atol=1e-6).all()):
+            return False
+    return True
+
+
+def _whole_but(prefix: str, left: Sequence[str], whole: _Whole, wanted: Wanted) -> str:
+    """What to say of a whole network with something beside it."""
+    if prefix and not any(name.startswith(prefix) for name in left):
+        return f"under {prefix!r} is the whole {wanted.network}; left over: {listed(left)}; add [prefix={prefix}]"
+    starts = list(dict.fromkeys(_start(name, whole) for name in left))
+    helps = f"where the network does not use that, add [without={'+'.join(starts)}]"
+    if len(starts) > MOST_STARTS:
+        helps = "load it in a file of your own: file:PATH.py:factory"
+    where = f"under {prefix!r}" if prefix else "in the file"
+    return f"{where} is the whole {wanted.network}; left over: {listed(left)}; {helps}"
+
+
+def _start(name: str, whole: _Whole) -> str:
+    """The shortest beginning of a name, up to a dot, that no tensor of the network has."""
+    parts = name.split(".")
+    for count in range(1, len(parts)):
+        start = ".".join(parts[:count])
+        if not any(own == start or own.startswith(f"{start}.") for own in whole.names.values()):
+            return start
+    return name
