@@ -46,6 +46,7 @@ LAYERS = [
         "adapters.layouts",
         "adapters.masks",
         "adapters.normalise",
+        "adapters.normalisers",
         "adapters.rebuilt",
         "adapters.state",
         "adapters.foreign",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadRequest
-from ..tickets.networks.normalise import parse_normalisation
 from .layouts import OWN, Layout
 from .masks import same
+from .normalisers import pairs, without_normalisers
 
 MOST_NAMED = 3
 MOST_STARTS = 8  # of names to be typed
 # Counters that no answer in eval mode depends on: of batch norm, of torch's averaged models
 # (torch.optim.swa_utils), and what the profiler thop leaves in every layer.
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
-_MEAN, _STD = re.compile(r"(\w*_)?(mean|mu)"), re.compile(r"(\w*_)?(std|sigma)")
 
 
 class DoesNotFit(BadRequest):
@@ -86,7 +84,7 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wante
     copies = {name for whole in others for name in whole.names.values()}
     used = {*chosen.names.values(), *copies}
     left = [name for name in state if name not in used and not _is_counter(name)]
-    left = _without_normalisers(left, state, what, wanted)
+    left = without_normalisers(left, state, what, wanted.normalize)
     unused = tuple(f"{chosen.prefix}{start}" for start in chosen.layout.unused)
     dropped = [name for name in left if unused and name.startswith(unused)]
     left = [name for name in left if name not in dropped]
@@ -144,7 +142,7 @@ def meant(state: Mapping[str, Tensor], what: str, wanted: Wanted) -> dict[str, T
         inside = {name for name in kept if name.startswith(prefix)}
         if not inside:
             raise BadRequest(f"{what}: no tensor of the file begins with {prefix!r}: {listed(list(kept))}")
-        stay = inside | {name for pair in _pairs(list(kept)) for name in pair}
+        stay = inside | {name for pair in pairs(list(kept)) for name in pair}
         kept = {name: tensor for name, tensor in kept.items() if name in stay}
     return kept
 
@@ -251,58 +249,15 @@ def _nearest(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str
     return plain
 
 
-def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Names of means with those of deviations beside them, as normalising layers have them."""
-    for name in names:
-        layer, _, leaf = name.rpartition(".")
-        if _MEAN.fullmatch(leaf) and leaf != "running_mean":
-            for other in names:
-                beside, _, end = other.rpartition(".")
-                if beside == layer and _STD.fullmatch(end):
-                    yield name, other
-
-
-def _without_normalisers(
-    left: Sequence[str], state: Mapping[str, Tensor], what: str, wanted: Wanted
-) -> list[str]:
-    """The names that are no normalisation. One by 0 and 1 does nothing, and one that `normalize` says again
-    is put there. Raises BadRequest for any other."""
-    gone = set[str]()
-    for mean, std in _pairs(left):
-        values = [state[name].flatten().double() for name in (mean, std)]
-        nothing = bool((values[0] == 0).all()) and bool((values[1] == 1).all())
-        if not nothing and not _says(wanted.normalize, values):
-            said = f", not by {wanted.normalize}" if wanted.normalize else ""
-            text = "/".join("+".join(f"{float(value):.7g}" for value in side) for side in values)
-            raise BadRequest(
-                f"{what}: the file normalises by its {mean} and {std}{said}: add [normalize={text}], or "
-                f"[without={mean}+{std}] where they take no part"
-            )
-        gone |= {mean, std}
-    return [name for name in left if name not in gone]
-
-
-def _says(normalize: str, values: Sequence[Tensor]) -> bool:
-    """Whether a normalisation has these means and deviations, one or one a channel."""
-    if not normalize:
-        return False
-    for side, theirs in zip(parse_normalisation(normalize), values, strict=True):
-        ours = torch.tensor(side, dtype=torch.float64)
-        if len(ours) != len(theirs) and 1 not in (len(ours), len(theirs)):
-            return False
-        if not bool(torch.isclose(ours, theirs, rtol=1e-5, atol=1e-6).all()):
-            return False
-    return True
-
-
 def _whole_but(prefix: str, left: Sequence[str], whole: _Whole, wanted: Wanted) -> str:
     """What to say of a whole network with something beside it."""
-    if prefix and not any(name.startswith(prefix) for name in left):
-        return f"under {prefix!r} is the whole {wanted.network}; left over: {listed(left)}; add [prefix={prefix}]"
     starts = list(dict.fromkeys(_start(name, whole) for name in left))
-    helps = f"where the network does not use that, add [without={'+'.join(starts)}]"
-    if len(starts) > MOST_STARTS:
+    if prefix and not any(name.startswith(prefix) for name in left):
+        helps = f"add [prefix={prefix}]"
+    elif len(starts) > MOST_STARTS:
         helps = "load it in a file of your own: file:PATH.py:factory"
+    else:
+        helps = f"where the network does not use that, add [without={'+'.join(starts)}]"
     where = f"under {prefix!r}" if prefix else "in the file"
     return f"{where} is the whole {wanted.network}; left over: {listed(left)}; {helps}"
 

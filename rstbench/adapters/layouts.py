@@ -29,8 +29,8 @@ def _resnet(name: str) -> str:
 
 
 def _preact(name: str) -> str:
-    """locuslab/robust_overfitting preactresnet.py (RobustBench: Rice2020Overfitting). The one of
-    fast_adversarial has no norm before its last layer, so it is another network."""
+    """locuslab/robust_overfitting preactresnet.py (RobustBench: Rice2020Overfitting). The raw one, without a
+    norm before its last layer: that of fast_adversarial (RobustBench: Wong2020Fast)."""
     name = re.sub(r"^layers\.(\d)\.", lambda match: f"layer{int(match[1]) + 1}.", name)
     return re.sub(r"^fc\.", "linear.", name.replace(".shortcut.", ".shortcut.0."))
 
@@ -45,9 +45,13 @@ def _wide(name: str) -> str:
 _WIDE = Layout(_wide, ("sub_block1.",))
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     **dict.fromkeys(("resnet18", "resnet34", "resnet50"), (Layout(_resnet),)),
-    "preactresnet18": (Layout(_preact),),
+    **dict.fromkeys(("preactresnet18", "preactresnet18-raw"), (Layout(_preact),)),
     **dict.fromkeys(("wrn-28-10", "wrn-34-10"), (_WIDE,)),
 }
+
+
+# Networks that public code calls by one name.
+TWINS = {"preactresnet18": "preactresnet18-raw", "preactresnet18-raw": "preactresnet18"}
 
 
 def layouts(network: str) -> tuple[Layout, ...]:

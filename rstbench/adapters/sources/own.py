@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from ...errors import BadRequest
@@ -62,6 +64,29 @@ def _entry(found: Ticket | Checkpoint, name: str, kind: str, method: str) -> Ent
     return enter(found.module(), card, made=found)
 
 
+def _files(text: str) -> list[Path]:
+    """The files of A+B+…; a '+' inside a file's own path is none that separates. Raises BadRequest where the
+    text can be read in two ways."""
+    parts = text.split("+")
+
+    def readings(start: int) -> Iterator[list[Path]]:
+        if start == len(parts):
+            yield []
+        elif not parts[start]:
+            yield from readings(start + 1)
+        for end in range(start + 1, len(parts) + 1):
+            path = Path("+".join(parts[start:end])).expanduser()
+            if path.is_file():
+                yield from ([path, *rest] for rest in readings(end))
+
+    found = list(islice(readings(0), 2))
+    if len(found) > 1:
+        raise BadRequest(
+            f"{text!r} names {' or '.join(' and '.join(map(str, one)) for one in found)}; rename one"
+        )
+    return found[0] if found else [Path(part).expanduser() for part in parts if part]
+
+
 def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
     alarms = {
         "selected-on-test": bool(found.facts.get("on_test")),
@@ -73,7 +98,7 @@ def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
 def switch(id: str, weights: str = "") -> Entry:
     """`switch:FILE+FILE+…[weights=0.2+0.8]`: tickets of one random network, drawn with these probabilities,
     equal ones where none are given; `weights=best` leaves them to who has the training images."""
-    paths = [Path(part).expanduser() for part in id.split("+") if part]
+    paths = _files(id)
     tickets = [Ticket.load(path) for path in paths]
     if len({found.random_digest for found in tickets}) > 1:
         raise BadRequest(

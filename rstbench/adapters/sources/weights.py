@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
@@ -19,12 +19,13 @@ from ..choose import TIMM, Found
 from ..entry import Entry, enter, load_entry
 from ..fit import DoesNotFit, Fit, Wanted, fit, holds, meant
 from ..foreign import Foreign, as_ticket, read_foreign
-from ..layouts import layouts
+from ..layouts import TWINS, layouts
 from ..normalise import normalised
 from ..state import load, read_network
 from .own import ticket_entry
 
 LIBRARIES = ("torchvision", "timm")
+OF_OURS = ("width", "norm", "last_norm", "bias", "recipe")  # options that a library's networks lack
 _DEFAULTS = {"width": "1", "norm": "batch", "allocation": "uniform", "last_norm": "false"}
 
 
@@ -63,50 +64,76 @@ def weights(
     """
     if not arch:
         raise BadRequest(f"weights:{id} are weights only; name their network, [arch=resnet18]")
-    given = {"arch": arch, "width": width, "norm": norm, "remaining": remaining, "allocation": allocation,
-             "last_norm": last_norm, "normalize": normalize, "bias": bias, "key": key, "prefix": prefix,
-             "without": without, "scores": scores, "match": match}  # fmt: skip
-    given = {name: value for name, value in given.items() if value != _DEFAULTS.get(name, "")}
+    given = _given(arch=arch, width=width, norm=norm, remaining=remaining, allocation=allocation,
+                   last_norm=last_norm, normalize=normalize, bias=bias, key=key, prefix=prefix,
+                   without=without, scores=scores, match=match)  # fmt: skip
     text = _named(f"weights:{id}", given)
-    if last_norm not in ("true", "false") or match not in ("", "order"):
-        raise BadRequest(f"{text}: last_norm is true or false, match is order")
-    if bias and bias not in BIASES:
-        raise unknown("bias", bias, BIASES)
-    if settings and not recipe:
-        raise BadRequest(f"{text}: {', '.join(settings)} go with recipe=NAME, or are unknown")
+    _check(text, given | ({"recipe": recipe} if recipe else {}), () if recipe else settings)
     wanted = Wanted(prefix, without, normalize, order=match == "order")
     file = _read(Path(id), text, wanted, key, TIMM if arch.startswith("timm:") else ())
     found = read_foreign(file.state, remaining, allocation, scores)
     if recipe and not found.pattern and not found.masks:
         raise BadRequest(f"{text}: recipe goes with files that hold scores, this one has none")
     if arch.partition(":")[0] in LIBRARIES:
-        own = [name for name in ("width", "norm", "last_norm", "bias") if name in given]
-        if own or recipe:
-            raise BadRequest(f"{text}: {', '.join(own or ['recipe'])} goes with networks of this tool")
         random = load_entry(f"{arch}[classes={classes}]" if classes else arch)
-        module, told, card = _filled(random.module, file, found, text, replace(wanted, network=arch))
-        text = _named(f"weights:{id}", given | told)
-        module = normalised(module, normalize) if normalize else module
-        return enter(module, replace(card, name=text), made_by=text)
+        return _library(random.module, id, file, found, given, replace(wanted, network=arch))
     size = (_shape(shape, text), _number(classes, "classes", text), _width(width), norm)
     bare = NetworkSpec(arch, *size, last_norm=last_norm == "true")
+    if not recipe:
+        return _own(id, bare, file, found, given, wanted)
+    typed = _typed({**settings, "recipe": recipe, "allocation": allocation})
     bare, fitted = _fitted(bare, bias, found, text, replace(wanted, ordered=file.ordered))
     spec = replace(bare, normalize=normalize)
+    found = found.under(fitted.names, build(bare).state_dict()).behind("1." if normalize else "")
+    entry = ticket_entry(as_ticket(found, spec, remaining, typed), Path(id).stem)
+    return replace(entry, card=replace(entry.card, flags=(*entry.card.flags, *_flags(fitted))))
+
+
+def _check(text: str, given: Mapping[str, str], unknown_ones: Iterable[str]) -> None:
+    """Raises BadRequest for options that have no such value, or no meaning together."""
+    if given.get("last_norm", "false") not in ("true", "false") or given.get("match", "order") != "order":
+        raise BadRequest(f"{text}: last_norm is true or false, match is order")
+    if given.get("bias", "none") not in BIASES:
+        raise unknown("bias", given["bias"], BIASES)
+    if strange := list(unknown_ones):
+        raise BadRequest(f"{text}: {', '.join(strange)} go with recipe=NAME, or are unknown")
+    own = [name for name in OF_OURS if name in given]
+    if own and given["arch"].partition(":")[0] in LIBRARIES:
+        raise BadRequest(f"{text}: {', '.join(own)} go with networks of this tool")
+
+
+def _own(
+    id: str, bare: NetworkSpec, file: Found, found: Foreign, given: Mapping[str, str], wanted: Wanted
+) -> Entry:
+    """A network of this tool with the weights, behind the normalisation that is wanted."""
+    text = _named(f"weights:{id}", given)
+    wanted = replace(wanted, ordered=file.ordered)
+    bare, fitted = _fitted(bare, given.get("bias", ""), found, text, wanted)
+    spec = replace(bare, normalize=wanted.normalize)
     module = build(spec)
-    held = module.get_submodule("1") if normalize else module
+    held = module.get_submodule("1") if wanted.normalize else module
     found = found.under(fitted.names, held.state_dict())
     load(held, found.dense(), text)
     told = _told(file, fitted) | ({"bias": bare.bias} if bare.bias != "none" else {})
-    flags = ("matched-by-order",) if fitted.by_order else ()
-    if recipe:
-        typed = _typed({**settings, "recipe": recipe, "allocation": allocation})
-        made = as_ticket(found.behind("1." if normalize else ""), spec, remaining, typed)
-        entry = ticket_entry(made, Path(id).stem)
-        return replace(entry, card=replace(entry.card, flags=(*entry.card.flags, *flags)))
     kept, total = _counts(found, held)
-    name = _named(f"weights:{id}", given | told)
-    card = Card(name, "external", "", str(spec), round(kept / total, 6), kept, total, flags)
+    name = _named(f"weights:{id}", {**given, **told})
+    card = Card(name, "external", "", str(spec), round(kept / total, 6), kept, total, _flags(fitted))
     return enter(module.requires_grad_(False).eval(), card, made_by=str(spec))
+
+
+def _library(
+    module: nn.Module, id: str, file: Found, found: Foreign, given: Mapping[str, str], wanted: Wanted
+) -> Entry:
+    """A library's network with the weights, behind the normalisation that is wanted."""
+    module, told, card = _filled(module, file, found, _named(f"weights:{id}", given), wanted)
+    name = _named(f"weights:{id}", {**given, **told})
+    module = normalised(module, wanted.normalize) if wanted.normalize else module
+    return enter(module, replace(card, name=name), made_by=name)
+
+
+def _flags(fitted: Fit) -> tuple[str, ...]:
+    """The alarm for names that only their order tells."""
+    return ("matched-by-order",) if fitted.by_order else ()
 
 
 def timm_checkpoint(
@@ -123,8 +150,7 @@ def timm_checkpoint(
 
     build: makes the network, given num_classes. Raises BadFile and BadRequest as `weights` does.
     """
-    given = {"checkpoint": checkpoint, "key": key, "prefix": prefix, "without": without}
-    given = {name: value for name, value in given.items() if value}
+    given = _given(checkpoint=checkpoint, key=key, prefix=prefix, without=without)
     text, wanted = _named(f"timm:{id}", given), Wanted(prefix, without, network=id)
     file = _read(Path(checkpoint), text, wanted, key, TIMM)
     found = read_foreign(file.state)
@@ -149,7 +175,7 @@ def _filled(
     fitted = fit(module, found.state, text, replace(wanted, ordered=file.ordered))
     found = found.under(fitted.names, module.state_dict())
     load(module, found.dense(), text)
-    card = Card("", "external", flags=("matched-by-order",) if fitted.by_order else ())
+    card = Card("", "external", flags=_flags(fitted))
     if found.masks:
         kept, total = _counts(found, module)
         card = replace(card, remaining=round(kept / total, 6), kept_weights=kept, total_weights=total)
@@ -186,16 +212,15 @@ def _fits(spec: NetworkSpec, found: Foreign, wanted: Wanted) -> bool:
 def _instead(bare: NetworkSpec, found: Foreign, wanted: Wanted) -> str:
     """The options with which the file would hold the network whole, as an addition to a refusal."""
     rows = [len(tensor) for tensor in found.state.values() if tensor.dim() > 1]
-    for norm, last, bias, classes in product(
-        CHOICES["norm"], (False, True), BIASES, dict.fromkeys([bare.classes, *rows[-1:]])
-    ):
-        other = replace(bare, norm=norm, last_norm=last, bias=bias, classes=classes)
-        if other != bare and _fits(other, found, wanted):
-            told = {"norm": norm, "last_norm": str(last).lower(), "bias": bias, "classes": str(classes)}
-            was = {"norm": bare.norm, "last_norm": str(bare.last_norm).lower(), "bias": bare.bias,
-                   "classes": str(bare.classes)}  # fmt: skip
-            changed = ",".join(f"{name}={value}" for name, value in told.items() if value != was[name])
-            return f", or [{changed}]: with that the file holds the whole {bare.name}"
+    sizes = dict.fromkeys([bare.classes, *rows[-1:]])
+    names = filter(None, (bare.name, TWINS.get(bare.name)))
+    for choice in product(names, CHOICES["norm"], (False, True), BIASES, sizes):
+        told = dict(zip(("name", "norm", "last_norm", "bias", "classes"), choice, strict=True))
+        other = replace(bare, **told)
+        if other != bare and _fits(other, found, replace(wanted, layouts=layouts(other.name))):
+            changed = {n: str(v).lower() for n, v in told.items() if v != getattr(bare, n)}
+            options = ",".join(f"{name.replace('name', 'arch')}={value}" for name, value in changed.items())
+            return f", or [{options}]: with that the file holds the whole {other.name}"
     return ", or load it in a file of your own: file:PATH.py:factory"
 
 
@@ -206,6 +231,11 @@ def _counts(found: Foreign, module: nn.Module) -> tuple[int, int]:
         int(found.masks[n].sum() if n in found.masks else w.count_nonzero()) for n, w in weights.items()
     )
     return kept, sum(weight.numel() for weight in weights.values())
+
+
+def _given(**options: str) -> dict[str, str]:
+    """The options that are no defaults, in their order."""
+    return {name: value for name, value in options.items() if value != _DEFAULTS.get(name, "")}
 
 
 def _named(what: str, options: Mapping[str, str]) -> str:
