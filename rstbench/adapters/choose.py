@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import BadFile, BadRequest
+from .archive import OWN_CODE
 from .masks import MASKS, is_mask, same
+from .normalisers import pairs
 
 MOST_NAMED = 3
 TOP = "."  # the key of a file's outermost dictionary
@@ -40,12 +42,11 @@ TIMM = ("state_dict_ema", "model_ema", "state_dict", "model")
 @dataclass(frozen=True)
 class Found:
     """state: name -> tensor of one network, as they are stored; key: where in the file it lies, '' where
-    there was no choice; by: whose rule chose it; odd: names of what is no tensor and may take part; ordered:
+    there was no choice; odd: names of what is no tensor and may take part; ordered:
     whether the order of the tensors is the network's."""
 
     state: dict[str, Tensor]
     key: str = ""
-    by: str = ""
     odd: tuple[str, ...] = ()
     ordered: bool = True
 
@@ -60,29 +61,32 @@ def network_in(content: Any, path: Path, key: str = "", rule: Sequence[str] = ()
     if not isinstance(content, Mapping) or not any(True for _ in _tensors(content)):
         raise BadFile(f"{path} holds no state dict, but {_kind(content)}")
     networks = {place: node for place, node in _nodes(content) if _is_network(place, node)}
-    by = ""
     if key:
         chosen = _under(content, key, path, networks)
     else:
         chosen = next((place for place in rule if place in networks), "")
-        by = "timm" if chosen and len(networks) > 1 else ""
         chosen = chosen or _only(networks, path)
     node = content if chosen == TOP else _at(content, chosen)
     inner = [place for place in networks if place != chosen and _within(place, chosen)]
+    inner = inner if chosen in networks else []
     state, odd = _flat(
         node, path, skip=[place[len(chosen) + 1 :] if chosen != TOP else place for place in inner]
     )
     beside = _beside(content, chosen) if chosen != TOP else {}
     state |= _masks_beside(beside, state, path)
-    left = [] if key else [name for name in beside if not _is_record(name, beside[name])]
+    given = {name: _numbers(beside[name]) for pair in pairs(list(beside)) for name in pair if not key}
+    state = {name: values for name, values in given.items() if values is not None} | state
+    left = (
+        [] if key else [name for name in beside if not _is_record(name, beside[name]) and name not in state]
+    )
     left = [name for name in left if name not in networks and not _masks_only(name, beside[name])]
     if left:
         raise BadRequest(
             f"{path} holds {_listed(left)} beside {chosen}, which may take part in the answers; add "
-            f"[key={chosen}] to leave it out, or load it in a file of your own: file:PATH.py:factory"
+            f"[key={chosen}] to leave it out, or {OWN_CODE}"
         )
     several = key or len(networks) > 1
-    return Found(state, chosen if several else "", by, tuple(odd))
+    return Found(state, chosen if several else "", tuple(odd))
 
 
 def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
@@ -113,6 +117,7 @@ def _only(networks: Mapping[str, Mapping[Any, Any]], path: Path) -> str:
     if others and not all(_equal(networks[first], networks[other]) for other in others):
         raise BadRequest(
             f"{path} holds {len(networks)} networks: {', '.join(networks)}; name one, [key={first}]"
+            + (f", {TOP} being what is in no dictionary of its own" if TOP in networks else "")
         )
     return first
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadRequest
+from .archive import OWN_CODE
 from .layouts import OWN, Layout
-from .masks import same
+from .masks import mask_target, same
 from .normalisers import pairs, without_normalisers
 
 MOST_NAMED = 3
@@ -21,7 +22,15 @@ COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 
 
 class DoesNotFit(BadRequest):
-    """A file that does not hold the network that was asked for."""
+    """A file that does not hold the network that was asked for; problem: what differs."""
+
+    def __init__(self, problem: str, helps: str = OWN_CODE) -> None:
+        super().__init__(f"{problem}; choose another arch, or {helps}")
+        self.problem = problem
+
+
+class LeftOver(BadRequest):
+    """A file that holds the network, and something else that may take part."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,11 @@ class _Whole:
     names: dict[str, str]
     layout: Layout
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """How the names of what the layout never calls begin."""
+        return tuple(f"{self.prefix}{start}" for start in self.layout.unused)
+
 
 def fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wanted) -> Fit:
     """The tensor of the file for each of the network's.
@@ -70,7 +84,7 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wante
     if not wholes:
         if found := _by_order(module, own, state, what, wanted):
             return found
-        raise DoesNotFit(f"{what}: {difference(own, _nearest(own, state))}; choose another arch")
+        raise DoesNotFit(f"{what}: {difference(own, _nearest(own, state))}")
     chosen = wholes[0]
     others = [whole for whole in wholes[1:] if whole.prefix != chosen.prefix]
     if not all(_alike(state, chosen, other) for other in others):
@@ -85,23 +99,29 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wante
     used = {*chosen.names.values(), *copies}
     left = [name for name in state if name not in used and not _is_counter(name)]
     left = without_normalisers(left, state, what, wanted.normalize)
-    unused = tuple(f"{chosen.prefix}{start}" for start in chosen.layout.unused)
-    dropped = [name for name in left if unused and name.startswith(unused)]
+    dropped = [name for name in left if name.startswith(chosen.unused)]
     left = [name for name in left if name not in dropped]
     if left:
-        raise BadRequest(f"{what}: {_whole_but(chosen.prefix, left, chosen, wanted)}")
+        raise LeftOver(f"{what}: {_whole_but(chosen.prefix, left, chosen, wanted)}")
     told = {"prefix": chosen.prefix} if copies and chosen.prefix and not wanted.prefix else {}
     if dropped:
         told["without"] = "+".join(dict.fromkeys(_start(name, chosen) for name in dropped))
     return Fit(chosen.names, told)
 
 
-def holds(module: nn.Module, state: Mapping[str, Tensor], wanted: Wanted) -> bool:
-    """Whether a file holds a network whole, by name or, where that may be, by order."""
+def holds(module: nn.Module, state: Mapping[str, Tensor], wanted: Wanted, *, alone: bool = False) -> bool:
+    """Whether a file holds a network whole, by name or, where that may be, by order; alone: and nothing that
+    the network would leave over."""
     own = module.state_dict()
-    if any(True for _ in _wholes(own, state, wanted.layouts)):
-        return True
-    return wanted.ordered and (wanted.order or _is_stack(module)) and _order(own, state) is not None
+    for whole in _wholes(own, state, wanted.layouts):
+        left = {name for name in state if not _is_counter(name)} - set(whole.names.values())
+        left -= {name for pair in pairs(list(left)) for name in pair}
+        if not alone or all(name.startswith(whole.unused) for name in left):
+            return True
+    if not wanted.ordered or not (wanted.order or _is_stack(module)):
+        return False
+    norms = {name for pair in pairs(list(state)) for name in pair}
+    return _order(own, {name: tensor for name, tensor in state.items() if name not in norms}) is not None
 
 
 def like(tensor: Tensor, wanted: Tensor) -> Tensor:
@@ -128,7 +148,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def meant(state: Mapping[str, Tensor], what: str, wanted: Wanted) -> dict[str, Tensor]:
-    """The tensors that a user's options leave; normalisers stay, for `normalize` answers for them."""
+    """The tensors that a user's options leave. Masks on them stay, wherever they are, and normalisers, for
+    which `normalize` answers."""
     kept = dict(state)
     for start in filter(None, wanted.without.split("+")):
         gone = [name for name in kept if name == start or name.startswith(f"{start.rstrip('.')}.")]
@@ -143,6 +164,7 @@ def meant(state: Mapping[str, Tensor], what: str, wanted: Wanted) -> dict[str, T
         if not inside:
             raise BadRequest(f"{what}: no tensor of the file begins with {prefix!r}: {listed(list(kept))}")
         stay = inside | {name for pair in pairs(list(kept)) for name in pair}
+        stay |= {name for name in kept if mask_target(name, kept) in inside}
         kept = {name: tensor for name, tensor in kept.items() if name in stay}
     return kept
 
@@ -184,8 +206,21 @@ def _by_order(
 ) -> Fit | None:
     """Layers matched in their order. In a plain stack the order is the function; in a network with branches
     others may share it, so the user has to say so."""
-    names = _order(own, state) if wanted.ordered else None
+    if not wanted.ordered:
+        return None
+    plain = without_normalisers(list(state), state, what, wanted.normalize)
+    state = {name: state[name] for name in plain}
+    names = _order(own, state)
     if names is None:
+        for start in dict.fromkeys(name.partition(".")[0] for name in state):
+            inside = {name: tensor for name, tensor in state.items() if name.startswith(f"{start}.")}
+            rest = {name: tensor for name, tensor in state.items() if name not in inside}
+            for part, left, helps in ((inside, rest, f"prefix={start}."), (rest, inside, f"without={start}")):
+                if _order(own, part) is not None and left:
+                    raise BadRequest(
+                        f"{what}: the tensors of {wanted.network} are in the file, in their order, beside "
+                        f"{listed(list(left))}; where it does not use that, add [{helps}]"
+                    )
         return None
     if not wanted.order and not _is_stack(module):
         raise BadRequest(
@@ -255,7 +290,7 @@ def _whole_but(prefix: str, left: Sequence[str], whole: _Whole, wanted: Wanted) 
     if prefix and not any(name.startswith(prefix) for name in left):
         helps = f"add [prefix={prefix}]"
     elif len(starts) > MOST_STARTS:
-        helps = "load it in a file of your own: file:PATH.py:factory"
+        helps = OWN_CODE
     else:
         helps = f"where the network does not use that, add [without={'+'.join(starts)}]"
     where = f"under {prefix!r}" if prefix else "in the file"

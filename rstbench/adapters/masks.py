@@ -37,7 +37,7 @@ def split_masks(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     masks.X. What is called a mask but goes with no tensor stays where it is. Raises BadRequest for masks that
     are no zeros and ones of their tensor's shape, and for X_orig without a mask.
     """
-    targets = {name: _target(name, state) for name in state}
+    targets = {name: mask_target(name, state) for name in state}
     full, masks = dict[str, Tensor](), dict[str, Tensor]()
     for name, tensor in state.items():
         target = targets[name]
@@ -55,7 +55,7 @@ def split_masks(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     return full, masks
 
 
-def _target(name: str, state: Mapping[str, Tensor]) -> str:
+def mask_target(name: str, state: Mapping[str, Tensor]) -> str:
     """What a tensor is the mask of, '' where it is none."""
     match = _LEAF.fullmatch(name)
     if match is None or "mask" not in name.lower():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadRequest
+from .archive import OWN_CODE
 
 _PARAMETRIZED = ".parametrizations."
 
@@ -68,8 +69,7 @@ def _whole(weight: str, parts: Mapping[str, Tensor]) -> Tensor:
     if found is None:
         raise BadRequest(
             f"{weight} is stored in parts ({', '.join(parts)}) that its own code puts together; save the "
-            f"network after torch.nn.utils.parametrize.remove_parametrizations, or load it in a file of your "
-            f"own: file:PATH.py:factory"
+            f"network after torch.nn.utils.parametrize.remove_parametrizations, or {OWN_CODE}"
         )
     return found
 

@@ -17,7 +17,7 @@ from ...tickets.networks import BIASES, NetworkSpec, build, prunable
 from ...tickets.recipe import CHOICES, Recipe
 from ..choose import TIMM, Found
 from ..entry import Entry, enter, load_entry
-from ..fit import DoesNotFit, Fit, Wanted, fit, holds, meant
+from ..fit import DoesNotFit, Fit, LeftOver, Wanted, fit, holds, meant
 from ..foreign import Foreign, as_ticket, read_foreign
 from ..layouts import TWINS, layouts
 from ..normalise import normalised
@@ -194,34 +194,37 @@ def _fitted(
     wanted = replace(wanted, layouts=layouts(bare.name), network=bare.name)
     plain = build(replace(bare, bias=bias or "none"))  # says what is wrong with the network itself
     tried = [replace(bare, bias=one) for one in ((bias,) if bias else ("last", "none"))]
-    spec = next((one for one in tried if _fits(one, found, wanted)), tried[-1])
+    spec = next((one for one in tried if _fits(one, found, replace(wanted, order=True))), tried[-1])
     try:
         return spec, fit(plain if spec == tried[-1] else build(spec), found.state, text, wanted)
-    except DoesNotFit as error:
-        raise BadRequest(f"{error}{_instead(bare, found, wanted)}") from None
+    except (DoesNotFit, LeftOver) as error:
+        instead = _instead(tried[-1], found, wanted)
+        if isinstance(error, DoesNotFit) and instead:
+            raise DoesNotFit(error.problem, instead) from None
+        raise BadRequest(f"{error}, or {instead}" if instead else str(error)) from None
 
 
-def _fits(spec: NetworkSpec, found: Foreign, wanted: Wanted) -> bool:
+def _fits(spec: NetworkSpec, found: Foreign, wanted: Wanted, *, alone: bool = False) -> bool:
     try:
         with torch.device("meta"):
-            return holds(build(spec), found.state, wanted)
+            return holds(build(spec), found.state, wanted, alone=alone)
     except BadRequest:
         return False
 
 
 def _instead(bare: NetworkSpec, found: Foreign, wanted: Wanted) -> str:
-    """The options with which the file would hold the network whole, as an addition to a refusal."""
+    """The options with which the file would hold the network whole, '' where there are none."""
     rows = [len(tensor) for tensor in found.state.values() if tensor.dim() > 1]
     sizes = dict.fromkeys([bare.classes, *rows[-1:]])
     names = filter(None, (bare.name, TWINS.get(bare.name)))
     for choice in product(names, CHOICES["norm"], (False, True), BIASES, sizes):
         told = dict(zip(("name", "norm", "last_norm", "bias", "classes"), choice, strict=True))
         other = replace(bare, **told)
-        if other != bare and _fits(other, found, replace(wanted, layouts=layouts(other.name))):
+        if other != bare and _fits(other, found, replace(wanted, layouts=layouts(other.name)), alone=True):
             changed = {n: str(v).lower() for n, v in told.items() if v != getattr(bare, n)}
             options = ",".join(f"{name.replace('name', 'arch')}={value}" for name, value in changed.items())
-            return f", or [{options}]: with that the file holds the whole {other.name}"
-    return ", or load it in a file of your own: file:PATH.py:factory"
+            return f"[{options}]: with that the file holds the whole {other.name}"
+    return ""
 
 
 def _counts(found: Foreign, module: nn.Module) -> tuple[int, int]:
