@@ -47,6 +47,7 @@ LAYERS = [
         "adapters.masks",
         "adapters.normalise",
         "adapters.normalisers",
+        "adapters.order",
         "adapters.rebuilt",
         "adapters.state",
         "adapters.foreign",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import BadRequest
@@ -13,12 +12,10 @@ from .archive import OWN_CODE
 from .layouts import OWN, Layout
 from .masks import mask_target, same
 from .normalisers import pairs, without_normalisers
+from .order import core, in_order, is_counter, is_stack, layers_of
 
 MOST_NAMED = 3
 MOST_STARTS = 8  # of names to be typed
-# Counters that no answer in eval mode depends on: of batch norm, of torch's averaged models
-# (torch.optim.swa_utils), and what the profiler thop leaves in every layer.
-COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 
 
 class DoesNotFit(BadRequest):
@@ -97,7 +94,7 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wante
         )  # fmt: skip
     copies = {name for whole in others for name in whole.names.values()}
     used = {*chosen.names.values(), *copies}
-    left = [name for name in state if name not in used and not _is_counter(name)]
+    left = [name for name in state if name not in used and not is_counter(name)]
     left = without_normalisers(left, state, what, wanted.normalize)
     dropped = [name for name in left if name.startswith(chosen.unused)]
     left = [name for name in left if name not in dropped]
@@ -114,29 +111,24 @@ def holds(module: nn.Module, state: Mapping[str, Tensor], wanted: Wanted, *, alo
     the network would leave over."""
     own = module.state_dict()
     for whole in _wholes(own, state, wanted.layouts):
-        left = {name for name in state if not _is_counter(name)} - set(whole.names.values())
+        left = {name for name in state if not is_counter(name)} - set(whole.names.values())
         left -= {name for pair in pairs(list(left)) for name in pair}
         if not alone or all(name.startswith(whole.unused) for name in left):
             return True
-    if not wanted.ordered or not (wanted.order or _is_stack(module)):
+    if not wanted.ordered or not (wanted.order or is_stack(module)):
         return False
     norms = {name for pair in pairs(list(state)) for name in pair}
-    return _order(own, {name: tensor for name, tensor in state.items() if name not in norms}) is not None
-
-
-def like(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """The tensor in the shape that is wanted, where a 1x1 kernel stands for a matrix or the other way."""
-    return tensor.reshape(wanted.shape) if _core(tensor) == _core(wanted) else tensor
+    return in_order(own, {name: tensor for name, tensor in state.items() if name not in norms}) is not None
 
 
 def difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """What of a network a file lacks, has besides, or has of another shape."""
-    lacking = [name for name in own if name not in state and not _is_counter(name)]
-    strange = [name for name in state if name not in own and not _is_counter(name)]
+    lacking = [name for name in own if name not in state and not is_counter(name)]
+    strange = [name for name in state if name not in own and not is_counter(name)]
     wrong = [
         f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
         for name in own
-        if name in state and not _is_counter(name) and _core(state[name]) != _core(own[name])
+        if name in state and not is_counter(name) and core(state[name]) != core(own[name])
     ]
     problems = ((lacking, "lacks"), (strange, "also has"), (wrong, "has of another shape"))
     return "the file " + "; ".join(f"{problem} {listed(names)}" for names, problem in problems if names)
@@ -174,8 +166,8 @@ def _wholes(
 ) -> Iterator[_Whole]:
     """Every place of a file under which each tensor of a network lies, with its shape, and whose layers have
     no other tensors: a layer with more is another one."""
-    needed = [name for name in own if not _is_counter(name)]
-    layers = _layers(state)
+    needed = [name for name in own if not is_counter(name)]
+    layers = layers_of(state)
     for layout in layouts:
         theirs = {name: layout.theirs(name) for name in own}
         first = theirs[needed[0]] if needed else ""
@@ -184,7 +176,7 @@ def _wholes(
             if not found.endswith(first) or (prefix and not prefix.endswith(".")):
                 continue
             names = {name: prefix + theirs[name] for name in own}
-            if not all(names[n] in state and _core(state[names[n]]) == _core(own[n]) for n in needed):
+            if not all(names[n] in state and core(state[names[n]]) == core(own[n]) for n in needed):
                 continue
             used, top = set(names.values()), prefix.rstrip(".")
             if not any(
@@ -197,7 +189,7 @@ def _alike(state: Mapping[str, Tensor], one: _Whole, other: _Whole) -> bool:
     return all(
         same(state[place], state[other.names[name]])
         for name, place in one.names.items()
-        if not _is_counter(name)
+        if not is_counter(name)
     )
 
 
@@ -210,19 +202,19 @@ def _by_order(
         return None
     plain = without_normalisers(list(state), state, what, wanted.normalize)
     state = {name: state[name] for name in plain}
-    names = _order(own, state)
+    names = in_order(own, state)
     if names is None:
         for start in dict.fromkeys(name.partition(".")[0] for name in state):
             inside = {name: tensor for name, tensor in state.items() if name.startswith(f"{start}.")}
             rest = {name: tensor for name, tensor in state.items() if name not in inside}
             for part, left, helps in ((inside, rest, f"prefix={start}."), (rest, inside, f"without={start}")):
-                if _order(own, part) is not None and left:
+                if in_order(own, part) is not None and left:
                     raise BadRequest(
                         f"{what}: the tensors of {wanted.network} are in the file, in their order, beside "
                         f"{listed(list(left))}; where it does not use that, add [{helps}]"
                     )
         return None
-    if not wanted.order and not _is_stack(module):
+    if not wanted.order and not is_stack(module):
         raise BadRequest(
             f"{what}: the names of the file are of no known layout of {wanted.network} "
             f"({listed(list(state))}), though its tensors fit in their order; where its layers are connected "
@@ -231,51 +223,9 @@ def _by_order(
     return Fit(names, by_order=True)
 
 
-def _order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, str] | None:
-    """Our names -> the file's, layer by layer, where the layers have the same tensors in the same order."""
-    mine, theirs = (list(_layers(side).values()) for side in (own, state))
-    if len(mine) != len(theirs):
-        return None
-    names: dict[str, str] = {}
-    for ours, other in zip(mine, theirs, strict=True):
-        if ours.keys() != other.keys() or any(_core(own[ours[k]]) != _core(state[other[k]]) for k in ours):
-            return None
-        names |= {ours[leaf]: other[leaf] for leaf in ours}
-    return names
-
-
-def _layers(state: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
-    """The tensors of each layer, by its name, by the last part of theirs."""
-    layers: dict[str, dict[str, str]] = {}
-    for name in state:
-        if not _is_counter(name):
-            layer, _, leaf = name.rpartition(".")
-            layers.setdefault(layer, {})[leaf] = name
-    return layers
-
-
-def _is_stack(module: nn.Module) -> bool:
-    """Whether a module is layers one after the other."""
-    if isinstance(module, nn.Sequential):
-        return all(map(_is_stack, module))
-    return not list(module.children()) and not isinstance(module, torch.fx.GraphModule)
-
-
-def _is_counter(name: str) -> bool:
-    return name.rpartition(".")[2] in COUNTERS
-
-
-def _core(tensor: Tensor) -> tuple[int, ...]:
-    """A shape without the trailing ones of a 1x1 kernel."""
-    sizes = list(tensor.shape)
-    while len(sizes) > 2 and sizes[-1] == 1:
-        sizes.pop()
-    return tuple(sizes)
-
-
 def _nearest(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state without the beginning that all of its names share, while the network's do not."""
-    plain = {name: tensor for name, tensor in state.items() if not _is_counter(name)}
+    plain = {name: tensor for name, tensor in state.items() if not is_counter(name)}
     while plain and not plain.keys() & own.keys():
         starts = {name.partition(".")[0] for name in plain}
         if len(starts) > 1 or not all("." in name for name in plain):

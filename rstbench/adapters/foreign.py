@@ -26,8 +26,8 @@ from ..tickets.networks import NetworkSpec, build, prunable
 from ..tickets.pattern import p_exponent, p_rule
 from ..tickets.recipe import recipe_for
 from ..tickets.ticket import Ticket
-from .fit import like
 from .masks import split_masks
+from .order import like
 from .rebuilt import rebuilt
 
 SCORES = (".scores", ".popup_scores")

@@ -12,7 +12,8 @@ from ..errors import BadFile, BadRequest
 from .archive import OWN_CODE, read_archive
 from .choose import Found, network_in
 from .csr import expanded
-from .fit import Wanted, fit, like, listed
+from .fit import Wanted, fit, listed
+from .order import like
 
 
 def read_network(
