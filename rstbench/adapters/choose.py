@@ -248,7 +248,7 @@ def _flat(
                 add(f"{name}.{below}", one, False)
         elif isinstance(value, list | tuple) and any(isinstance(one, Tensor | Mapping) for one in value):
             for number, one in enumerate(value):
-                add(f"{name}.{number}", one, False)
+                add(f"{name}[{number}]", one, False)  # a number that is no layer's
         elif (tensor := _numbers(value)) is not None:
             state.update({name: tensor} if tensor.numel() else {})
         elif not isinstance(value, Mapping) and value is not None:

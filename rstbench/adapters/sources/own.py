@@ -69,22 +69,33 @@ def _files(text: str) -> list[Path]:
     text can be read in two ways."""
     parts = text.split("+")
 
+    def paths(start: int) -> Iterator[tuple[int, Path]]:
+        """The files that begin at a part, each with the part after it."""
+        for end in range(start + 1, len(parts) + 1):
+            path = Path("+".join(parts[start:end])).expanduser()
+            if path.is_file():
+                yield end, path
+
     def readings(start: int) -> Iterator[list[Path]]:
         if start == len(parts):
             yield []
         elif not parts[start]:
             yield from readings(start + 1)
-        for end in range(start + 1, len(parts) + 1):
-            path = Path("+".join(parts[start:end])).expanduser()
-            if path.is_file():
-                yield from ([path, *rest] for rest in readings(end))
+        for end, path in paths(start):
+            yield from ([path, *rest] for rest in readings(end))
 
     found = list(islice(readings(0), 2))
     if len(found) > 1:
         raise BadRequest(
             f"{text!r} names {' or '.join(' and '.join(map(str, one)) for one in found)}; rename one"
         )
-    return found[0] if found else [Path(part).expanduser() for part in parts if part]
+    if found:
+        return found[0]
+    start, files = 0, []  # one is missing: whoever reads it says so
+    while start < len(parts):
+        start, path = next(paths(start), (start + 1, Path(parts[start]).expanduser()))
+        files += [path] if path.name else []
+    return files
 
 
 def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
