@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import warnings
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save, save_file
 from torch import nn
-from torch.nn import utils
 
 from rstbench.adapters.entry import load_entry
 from rstbench.data import load
@@ -195,37 +193,6 @@ def test_masks_stay_with_a_prefix(entry, digits):
     agree(found, masked(), digits)
 
 
-NORMS = [
-    utils.weight_norm,
-    lambda layer: utils.weight_norm(layer, dim=None),
-    utils.spectral_norm,
-    utils.parametrizations.weight_norm,
-    utils.parametrizations.spectral_norm,
-]
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_weights_in_parts_are_put_together(entry, digits, norm):
-    net, (x, _) = copy.deepcopy(NET), digits.at(slice(None))
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        for part in [part for part in net.modules() if isinstance(part, nn.Conv2d | nn.Linear)]:
-            norm(part)
-    net.train()(x)
-    agree(entry(net.state_dict()), net.eval(), digits)
-
-
-def test_other_parametrizations_are_refused(entry):
-    net = copy.deepcopy(NET)
-    utils.parametrizations.orthogonal(net[14])
-    with pytest.raises(BadRequest, match=r"14.weight is stored in parts \(original, 0.base\)"):
-        entry(net.state_dict())
-    with pytest.raises(BadRequest, match=r"0.weight is stored in parts \(_g, _v\)"):
-        entry({**{n: t for n, t in STATE.items() if n != "0.weight"}, "0.weight_g": torch.ones(2, 3),
-               "0.weight_v": STATE["0.weight"]})  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("content", "message", "option"),
     [
@@ -313,26 +280,6 @@ def test_the_options_that_would_fit_are_named(entry):
         BadRequest, match=r"\[norm=affine,classes=7\]: with that the file holds the whole conv2"
     ):
         entry(state)
-
-
-def test_scores_whose_rule_no_name_tells(entry, digits):
-    torch.manual_seed(0)
-    scores = {name: torch.randn(STATE[name].shape) for name in WEIGHTS}
-    content = {**STATE, **{name.replace("weight", "mask_scores"): score for name, score in scores.items()}}
-    with pytest.raises(BadRequest, match=r"\[scores=signed\] where the largest are kept, \[scores=abs\]"):
-        entry(content, ",remaining=0.3")
-    for rule, ranked in (("signed", lambda s: s), ("abs", torch.abs)):
-        net = copy.deepcopy(NET)
-        for name, score in scores.items():
-            flat = ranked(score).flatten()
-            kept = flat >= flat.sort()[0][int(0.7 * len(flat))]
-            net.get_parameter(name).data *= kept.view(score.shape)
-        agree(entry(content, f",remaining=0.3,scores={rule}"), net, digits)
-    with pytest.raises(BadRequest, match="no rule for scores named 'top'"):
-        entry(content, ",remaining=0.3,scores=top")
-    both = {**content, **{f"{name}_mask": mask for name, mask in MASKS.items()}}
-    with pytest.raises(BadRequest, match="0 has scores and a mask"):
-        entry(both, ",remaining=0.3,scores=abs")
 
 
 def test_a_ticket_has_no_biases(entry):

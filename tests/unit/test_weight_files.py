@@ -12,6 +12,7 @@ from torch import nn
 from rstbench.adapters.archive import read_archive
 from rstbench.adapters.csr import compressed
 from rstbench.adapters.entry import load_entry
+from rstbench.adapters.foreign import read_foreign
 from rstbench.adapters.state import read_state
 from rstbench.errors import BadFile, BadRequest
 from rstbench.tickets.networks import NetworkSpec, build
@@ -132,3 +133,22 @@ def test_a_bias_leaves_the_files_of_other_networks_as_they_were():
     assert build(spec).fc.bias.tolist() == [0.0] * 10
     with pytest.raises(BadRequest, match="no bias named 'all'"):
         NetworkSpec("conv2", (1, 8, 8), 10, bias="all")
+
+
+def test_scores_whose_rule_no_name_tells():
+    scores = torch.tensor([[0.1, -0.9], [0.5, -0.2]])
+    state = {"fc.weight": torch.ones(2, 2), "fc.mask_scores": scores}
+    with pytest.raises(BadRequest, match=r"\[scores=signed\] where the largest are kept, \[scores=abs\]"):
+        read_foreign(state, "0.5")
+    signed, size = (read_foreign(state, "0.5", scores=rule).masks["fc.weight"] for rule in ("signed", "abs"))
+    assert signed.tolist() == [[True, False], [True, False]]
+    assert size.tolist() == [[False, True], [True, False]]
+    published = {"fc.weight": torch.ones(2, 2), "fc.popup_scores": scores}
+    assert read_foreign(published, "0.5").masks["fc.weight"].equal(size)
+    assert read_foreign(published, "0.5", scores="signed").masks["fc.weight"].equal(signed)
+    with pytest.raises(BadRequest, match="no rule for scores named 'top'"):
+        read_foreign(state, "0.5", scores="top")
+    with pytest.raises(BadRequest, match="fc has scores and a mask"):
+        read_foreign({**state, "fc.weight_mask": torch.ones(2, 2)}, "0.5", scores="abs")
+    with pytest.raises(BadRequest, match="go with files that hold scores"):
+        read_foreign({"fc.weight": torch.ones(2, 2)}, scores="abs")
