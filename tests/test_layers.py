@@ -50,6 +50,7 @@ LAYERS = [
         "adapters.order",
         "adapters.rebuilt",
         "adapters.state",
+        "adapters.values",
         "adapters.foreign",
         "adapters.identity",
     ],

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import BadFile, BadRequest
 from .archive import OWN_CODE
 from .masks import MASKS, is_mask, same
 from .normalisers import pairs
+from .values import as_dense, as_numbers, kind_of, tensors_in
 
 MOST_NAMED = 3
 TOP = "."  # the key of a file's outermost dictionary
 # What belongs to the training and not to the network, whatever it holds.
 _TRAINER = re.compile(
-    r"optim\w*|opt|opt_\w+|(lr_)?sched\w*|\w*scaler\w*|amp|\w*rng_states?|rng|random_state|criterion|loss_fn",
+    r"opt(im(izer)?)?s?(_states?|_state_dict|_?[a-z]?\d?)?|(lr_)?sched(uler)?s?(_state_dict)?|(loss_|grad_)?scaler|"
+    r"amp|\w*rng_states?|rng|random_state|criterion|loss_fn",
     re.IGNORECASE,
 )
 # What training loops record: numbers and vectors under such names, and any text or plain number, unless the
@@ -58,8 +58,8 @@ def network_in(content: Any, path: Path, key: str = "", rule: Sequence[str] = ()
     Masks that lie beside it come along as NAME_mask. Raises BadFile where there is none or it cannot be read,
     BadRequest where there are several, and for tensors beside it that nobody accounts for.
     """
-    if not isinstance(content, Mapping) or not any(True for _ in _tensors(content)):
-        raise BadFile(f"{path} holds no state dict, but {_kind(content)}")
+    if not isinstance(content, Mapping) or not any(True for _ in tensors_in(content)):
+        raise BadFile(f"{path} holds no state dict, but {kind_of(content)}")
     networks = {place: node for place, node in _nodes(content) if _is_network(place, node)}
     if key:
         chosen = _under(content, key, path, networks)
@@ -73,13 +73,14 @@ def network_in(content: Any, path: Path, key: str = "", rule: Sequence[str] = ()
         node, path, skip=[place[len(chosen) + 1 :] if chosen != TOP else place for place in inner]
     )
     beside = _beside(content, chosen) if chosen != TOP else {}
-    state |= _masks_beside(beside, state, path)
-    given = {name: _numbers(beside[name]) for pair in pairs(list(beside)) for name in pair if not key}
+    masks, applied = _masks_beside(beside, state, path)
+    state |= masks
+    given = {name: as_numbers(beside[name]) for pair in pairs(list(beside)) for name in pair if not key}
     state = {name: values for name, values in given.items() if values is not None} | state
     left = (
         [] if key else [name for name in beside if not _is_record(name, beside[name]) and name not in state]
     )
-    left = [name for name in left if name not in networks and not _masks_only(name, beside[name])]
+    left = [name for name in left if name not in networks and name not in applied]
     if left:
         raise BadRequest(
             f"{path} holds {_listed(left)} beside {chosen}, which may take part in the answers; add "
@@ -129,7 +130,7 @@ def _equal(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
 
 def _under(content: Mapping[Any, Any], key: str, path: Path, networks: Mapping[str, Any]) -> str:
     found = content if key == TOP else _at(content, key)
-    if not isinstance(found, Mapping) or not any(True for _ in _tensors(found)):
+    if not isinstance(found, Mapping) or not any(True for _ in tensors_in(found)):
         raise BadRequest(f"{path} holds no network under {key!r}; there are: {', '.join(networks) or 'none'}")
     return key
 
@@ -165,7 +166,7 @@ def _beside(content: Any, chosen: str) -> dict[str, Any]:
 
 
 def _is_record(place: str, value: Any) -> bool:
-    name, tensors = place.rpartition(".")[2], list(_tensors(value))
+    name, tensors = place.rpartition(".")[2], list(tensors_in(value))
     if _TRAINER.fullmatch(name) or (isinstance(value, Mapping) and "param_groups" in value):
         return True
     if _PARTAKES.fullmatch(name):
@@ -173,47 +174,42 @@ def _is_record(place: str, value: Any) -> bool:
     return not tensors or (all(tensor.dim() < 2 for tensor in tensors) and bool(_RECORD.fullmatch(name)))
 
 
-def _tensors(node: Any) -> Iterator[Tensor]:
-    """Every tensor or array below, optimizers' too."""
-    if isinstance(node, Tensor | np.ndarray):
-        yield (
-            torch.as_tensor(node) if isinstance(node, Tensor) or node.dtype.kind in "biuf" else torch.zeros(0)
-        )
-    elif isinstance(node, Mapping):
-        for value in node.values():
-            yield from _tensors(value)
-    elif isinstance(node, list | tuple | set):
-        for value in node:
-            yield from _tensors(value)
+def _named_masks(place: str) -> bool:
+    return bool(MASKS.fullmatch(place.rpartition(".")[2]))
 
 
 def _masks_only(place: str, value: Any) -> bool:
-    """Whether these are masks: so named, or matrices and more of zeros and ones only."""
-    tensors = list(_tensors(value))
-    named = bool(tensors) and bool(MASKS.fullmatch(place.rpartition(".")[2]))
-    return named or (any(t.dim() > 1 for t in tensors) and all(map(is_mask, tensors)))
+    """Whether these are masks: so named, or matrices and more of zeros and ones only, both being there."""
+    tensors = list(tensors_in(value))
+    if not tensors or not any(tensor.dim() > 1 for tensor in tensors):
+        return bool(tensors) and _named_masks(place)
+    return _named_masks(place) or (
+        all(map(is_mask, tensors)) and len({bool(v) for tensor in tensors for v in tensor.unique()}) == 2
+    )
 
 
-def _masks_beside(beside: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Masks beside a state dict, as NAME_mask of the tensor they go with. Raises BadRequest where one goes
-    with none."""
+def _masks_beside(
+    beside: Mapping[str, Any], state: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], set[str]]:
+    """(masks beside a state dict, as NAME_mask of the tensor they go with; where they lay). Raises BadRequest
+    where what is called masks goes with nothing."""
     found: dict[str, Tensor] = {}
+    applied: set[str] = set()
     for place, value in beside.items():
-        if not _masks_only(place, value):
+        if _is_record(place, value) or not _masks_only(place, value):
             continue
-        masks = value if isinstance(value, Mapping) else {}
-        for name, mask in masks.items():
-            target = _target(str(name), state)
-            if not target or not isinstance(mask, Tensor):
-                masks = {}
-                break
-            found[f"{target}_mask"] = mask
-        if not masks:
+        masks = (
+            {_target(str(n), state): mask for n, mask in value.items()} if isinstance(value, Mapping) else {}
+        )
+        if masks and all(name and isinstance(mask, Tensor) for name, mask in masks.items()):
+            found |= {f"{name}_mask": mask for name, mask in masks.items()}
+            applied.add(place)
+        elif _named_masks(place):
             raise BadRequest(
                 f"{path} holds {place} beside the network, masks whose weights cannot be told; store each as "
                 f"NAME_mask beside NAME"
             )
-    return found
+    return found, applied
 
 
 def _target(name: str, state: Mapping[str, Tensor]) -> str:
@@ -242,14 +238,14 @@ def _flat(
         if name in skip or (top and "." not in name and _records(name, value)):
             return
         if isinstance(value, Tensor):
-            state[name] = _dense(name, value, path)
+            state[name] = as_dense(name, value, path)
         elif isinstance(value, Mapping) and "param_groups" not in value:
             for below, one in value.items():
                 add(f"{name}.{below}", one, False)
         elif isinstance(value, list | tuple) and any(isinstance(one, Tensor | Mapping) for one in value):
             for number, one in enumerate(value):
                 add(f"{name}[{number}]", one, False)  # a number that is no layer's
-        elif (tensor := _numbers(value)) is not None:
+        elif (tensor := as_numbers(value)) is not None:
             state.update({name: tensor} if tensor.numel() else {})
         elif not isinstance(value, Mapping) and value is not None:
             odd.append(name)
@@ -264,31 +260,5 @@ def _records(name: str, value: Any) -> bool:
     return _is_record(name, value) and bool(_RECORD.fullmatch(name) or _TRAINER.fullmatch(name))
 
 
-def _numbers(value: Any) -> Tensor | None:
-    """Numbers, nested lists and arrays of them as a tensor; None for anything else."""
-    try:
-        return torch.as_tensor(value) if not isinstance(value, str | bytes) else None
-    except (TypeError, ValueError, RuntimeError):
-        return None
-
-
-def _dense(name: str, value: Tensor, path: Path) -> Tensor:
-    """The tensor as ordinary numbers. Raises BadFile for quantised, complex and empty ones."""
-    if value.is_meta:
-        raise BadFile(f"{path}: {name} is a tensor without values (device meta); save the weights themselves")
-    if value.is_quantized:
-        raise BadFile(f"{path}: {name} is quantised ({value.dtype}); save the float network's state dict")
-    if value.is_complex():
-        raise BadFile(f"{path}: {name} is complex; save real weights")
-    plain = value.detach()
-    return plain if plain.layout == torch.strided else plain.to_dense()
-
-
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
-
-
-def _kind(found: Any) -> str:
-    if isinstance(found, Mapping):
-        return f"a dictionary of {', '.join(map(str, list(found)[:5]))}" if found else "an empty dictionary"
-    return f"a {type(found).__name__}"

@@ -59,7 +59,7 @@ def test_what_torch_alone_can_put_together():
             rebuilt({"0.weight_g": torch.ones(g), "0.weight_v": torch.ones(v)})
     with pytest.raises(BadRequest, match=r"0.weight is stored in parts \(_orig, _u\)"):
         rebuilt({"0.weight_orig": torch.ones(3, 2), "0.weight_u": torch.ones(3)})
-    with pytest.raises(BadRequest, match="0.weight is there twice"):
+    with pytest.raises(BadRequest, match=r"0.weight is there twice"):
         rebuilt(
             {"0.weight": torch.ones(3, 2), "0.weight_g": torch.ones(3, 1), "0.weight_v": torch.ones(3, 2)}
         )

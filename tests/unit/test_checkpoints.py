@@ -202,6 +202,7 @@ def test_masks_stay_with_a_prefix(entry, digits):
             "2 networks: state_dict, model_best.state_dict",
             "key=model_best.state_dict",
         ),
+        ({"net": STATE, "optimizer_net": AVERAGE}, "2 networks: net, optimizer_net", "key=net"),
         ({"models": [STATE, AVERAGE]}, "models.0, models.1", "key=models.0"),
         ({**STATE, "ema": AVERAGE}, "being what is in no dictionary of its own", "key=."),
         (
