@@ -61,6 +61,8 @@ def network_in(content: Any, path: Path, key: str = "", rule: Sequence[str] = ()
     if not isinstance(content, Mapping) or not any(True for _ in tensors_in(content)):
         raise BadFile(f"{path} holds no state dict, but {kind_of(content)}")
     networks = {place: node for place, node in _nodes(content) if _is_network(place, node)}
+    if len(networks) > 1 and not any("." in str(name) for name in networks.get(TOP, ())):
+        networks.pop(TOP, None)  # a matrix beside a network is none itself
     if key:
         chosen = _under(content, key, path, networks)
     else:

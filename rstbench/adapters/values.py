@@ -44,7 +44,7 @@ def as_dense(name: str, value: Tensor, path: Path) -> Tensor:
     if value.is_complex():
         raise BadFile(f"{path}: {name} is complex; save real weights")
     plain = value.detach()
-    return plain if plain.layout == torch.strided else plain.toas_dense()
+    return plain if plain.layout == torch.strided else plain.to_dense()
 
 
 def kind_of(found: Any) -> str:

@@ -145,6 +145,7 @@ def test_what_may_take_part_is_refused_by_its_name(entry, more, message):
     [
         ({"temperature": torch.tensor(2.0)}, r"temperature beside state_dict, .* add \[key=state_dict\]"),
         ({"logit_scale": 2.0}, "holds logit_scale beside state_dict"),
+        ({"basis": torch.rand(3, 3)}, r"holds basis beside state_dict, .* add \[key=state_dict\]"),
         ({"gate": {"weight": torch.ones(3)}}, "holds gate beside state_dict"),
         ({"masks": list(MASKS.values())}, "masks whose weights cannot be told"),
         ({"masks": {"elsewhere": MASKS["0.weight"]}}, "masks whose weights cannot be told"),

@@ -32,7 +32,7 @@ def test_timm_takes_the_average(tmp_path):
         assert "key=state_dict_ema" in found.card.name
         plain = load_entry(f"{text[:-1]},key=state_dict]")
         assert plain.module.conv1[0].weight.equal(raw.conv1[0].weight)
-    with pytest.raises(BadRequest, match="goes with checkpoint=FILE"):
+    with pytest.raises(BadRequest, match=r"goes with NAME\[checkpoint=FILE\]"):
         load_entry("timm:resnet10t[key=state_dict]")
     with pytest.raises(BadRequest, match="2 networks: state_dict, state_dict_ema"):
         load_entry(f"weights:{tmp_path}/l.pth[arch=torchvision:resnet18,classes=10]")

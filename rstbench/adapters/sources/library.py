@@ -59,6 +59,8 @@ def timm(
     `timm/NAME.TAG`."""
     import timm as library
 
+    if within and (not checkpoint or "/" in id):
+        raise BadRequest(f"timm:{id}: {', '.join(within)} goes with NAME[checkpoint=FILE]")
     if "/" in id:
         name, _, tag = id.partition("/")
         entry = hub(f"timm/{name}.{tag}", download)
@@ -69,8 +71,6 @@ def timm(
     build, text = partial(library.create_model, id, pretrained=False), f"timm:{id}"
     if checkpoint:
         return timm_checkpoint(build, id, checkpoint, classes, **within)
-    if within:
-        raise BadRequest(f"{text}: {', '.join(within)} goes with checkpoint=FILE")
     return _random(build, text, classes, seed)
 
 
