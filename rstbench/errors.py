@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 MOST_LISTED = 20
+MOST_NAMED = 3
 
 
 class RstbenchError(Exception):
@@ -35,10 +36,15 @@ class OutsideBall(ModelFault):
     """An attack returned an image outside the ball, outside the box, or not finite."""
 
 
+def listed(names: Iterable[str], most: int = MOST_NAMED) -> str:
+    """The first few of many names, each once, on one line whatever they hold."""
+    shown = [name if name.isprintable() else ascii(name) for name in dict.fromkeys(names)]
+    return ", ".join(shown[:most]) + (", …" if len(shown) > most else "")
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> BadRequest:
     """The error for a name nobody offers, with the nearest known one."""
     known = sorted(filter(None, known))
-    listed = ", ".join(known[:MOST_LISTED]) + (", …" if len(known) > MOST_LISTED else "")
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return BadRequest(f"no {what} named {name!r}; {hint}there are: {listed or 'none'}")
+    return BadRequest(f"no {what} named {name!r}; {hint}there are: {listed(known, MOST_LISTED) or 'none'}")

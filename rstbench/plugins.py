@@ -69,6 +69,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "resnet34": "rstbench.tickets.networks.resnet:resnet34",
         "resnet50": "rstbench.tickets.networks.resnet:resnet50",
         "preactresnet18": "rstbench.tickets.networks.preact:preactresnet18",
+        "preactresnet18-raw": "rstbench.tickets.networks.preact:preactresnet18_raw",
         "wrn-28-10": "rstbench.tickets.networks.preact:wrn_28_10",
         "wrn-34-10": "rstbench.tickets.networks.preact:wrn_34_10",
         "mobilenetv2": "rstbench.tickets.networks.mobilenet:mobilenetv2",

@@ -35,7 +35,7 @@ def expanded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weight, _, part = name.rpartition(".")
         if part not in PARTS or f"{weight}.crow_indices" not in state:
             full[name] = tensor
-        elif part == "values":
+        elif weight not in full:
             full[weight] = _dense(weight, {part: state.get(f"{weight}.{part}") for part in PARTS})
     return full
 
@@ -57,8 +57,13 @@ def _dense(name: str, parts: Mapping[str, Tensor | None]) -> Tensor:
     try:
         assert values is not None and starts is not None and columns is not None and shape is not None  # noqa: PT018
         full = torch.zeros(shape.tolist(), dtype=values.dtype)
+        places = columns.long()
+        assert int(starts[0]) == 0
+        assert int(starts[-1]) == len(values) == len(places)
+        assert len(starts) == len(full) + 1
+        assert not len(places) or int(places.min()) >= 0
         rows = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.long().diff())
-        full.flatten(1)[rows, columns.long()] = values
+        full.flatten(1)[rows, places] = values
     except (AssertionError, RuntimeError, IndexError) as error:
         raise BadFile(f"{name} is compressed, and its parts do not fit together: {error}") from None
     return full

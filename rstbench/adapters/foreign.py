@@ -3,8 +3,10 @@
 Known forms, told by their names:
 - `X.weight` and `X.scores`: hidden networks (Ramanujan et al. 2020), RST (Fu et al. 2021) and binary
   subnetworks (Liu et al. 2022); `X.popup_scores`: HYDRA (Sehwag et al. 2020). The mask is computed anew by
-  the rule of their code from the kept fraction, which the file does not hold.
-- `X.weight_orig` and `X.weight_mask`, of biases too: torch.nn.utils.prune.
+  the rule of their code, the largest |scores|, from the kept fraction, which the file does not hold.
+- `X.weight` and `X.mask_scores`, as in movement pruning (Sanh et al. 2020): codes differ in whether the sign
+  of a score counts, so the rule has to be named.
+- weights and masks of zeros and ones: see `masks`.
 """
 
 from __future__ import annotations
@@ -15,31 +17,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import BadRequest
+from ..errors import BadRequest, unknown
 from ..tickets.init import weights_digest
 from ..tickets.mask import masked, parse_remaining
 from ..tickets.networks import NetworkSpec, build, prunable
 from ..tickets.pattern import p_exponent, p_rule
 from ..tickets.recipe import recipe_for
 from ..tickets.ticket import Ticket
-from .state import fitted
+from .masks import split_masks
+from .order import like
+from .rebuilt import rebuilt
 
 SCORES = (".scores", ".popup_scores")
-ORIGINAL, MASK = "_orig", "_mask"
-
-
-def is_foreign(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict holds scores or masks."""
-    return any(name.endswith((*SCORES, MASK)) for name in state)
+UNCLEAR = (".mask_scores",)
+RULES = ("abs", "signed")
 
 
 @dataclass(frozen=True)
 class Foreign:
     """state: of the dense network before any mask, names as they were without the masks; masks: of the
     weights that have one, by the same names, true where kept; pattern: what one score decides on, '' where
-    masks were stored."""
+    there are none."""
 
     state: dict[str, Tensor]
     masks: dict[str, Tensor]
@@ -49,52 +49,62 @@ class Foreign:
         """The state dict with dropped weights 0."""
         return {n: masked(t, self.masks[n]) if n in self.masks else t for n, t in self.state.items()}
 
-    def like(self, module: nn.Module, *, ordered: bool = True) -> Foreign:
-        """The same under the names and shapes of a module, matched by order where the names are others."""
-        # Masks travel as 1 (dropped) and 2 (kept), whatever has none as 0.
-        marked = {n: self.masks[n] + 1.0 if n in self.masks else torch.zeros(t.shape)
-                  for n, t in self.state.items()}  # fmt: skip
-        state, marked = (fitted(module, one, ordered=ordered) for one in (self.state, marked))
-        masks = {name: mark == 2 for name, mark in marked.items() if bool((mark > 0).any())}
+    def under(self, names: Mapping[str, str], own: Mapping[str, Tensor]) -> Foreign:
+        """The same under the names and shapes of a network: names, its own -> these; own, its state dict."""
+        state = {name: like(self.state[place], own[name]) for name, place in names.items()}
+        masks = {n: like(self.masks[p], own[n]) for n, p in names.items() if p in self.masks}
         return Foreign(state, masks, self.pattern)
 
-    def behind(self, prefix: str, more: Mapping[str, Tensor]) -> Foreign:
-        """The same as a part of a larger network, whose other tensors are given."""
-        state = {**more, **{prefix + name: tensor for name, tensor in self.state.items()}}
+    def behind(self, prefix: str) -> Foreign:
+        """The same as a part of a larger network."""
+        state = {prefix + name: tensor for name, tensor in self.state.items()}
         return Foreign(state, {prefix + name: mask for name, mask in self.masks.items()}, self.pattern)
 
 
-def read_foreign(state: Mapping[str, Tensor], remaining: str = "", allocation: str = "uniform") -> Foreign:
-    """What another project's checkpoint keeps of which weights.
+def read_foreign(
+    state: Mapping[str, Tensor], remaining: str = "", allocation: str = "uniform", scores: str = ""
+) -> Foreign:
+    """What a checkpoint keeps of which weights, those in parts put together.
 
     remaining: the kept fraction (what the RST code calls prune-rate; the rows of others may mean the dropped
-    one); allocation: 'uniform', or 'p:0.1' for binary subnetworks. Raises BadRequest where scores need a
-    fraction that is not given, or do not fit their weight.
+    one); allocation: 'uniform', or 'p:0.1' for binary subnetworks; scores: 'abs' keeps the largest |scores|,
+    'signed' the largest scores, '' what the file's names say. Raises BadRequest where scores need what is not
+    given, or do not fit their weight.
     """
-    scores = {name.rpartition(".")[0]: s for name, s in state.items() if name.endswith(SCORES)}
-    for layer, score in scores.items():
-        if f"{layer}.weight" not in state or not bool(score.isfinite().all()):
+    ends = (*SCORES, *UNCLEAR)
+    found = {name.rpartition(".")[0]: s for name, s in state.items() if name.endswith(ends)}
+    full, masks = split_masks(rebuilt({n: t for n, t in state.items() if not n.endswith(ends)}))
+    for layer, score in found.items():
+        if f"{layer}.weight" not in full or not bool(score.isfinite().all()):
             raise BadRequest(f"the scores of {layer} are not finite, or lack their weight")
-    kept = _kept_fractions(scores, remaining, allocation) if scores else {}
-    full, masks = dict[str, Tensor](), dict[str, Tensor]()
-    for name, tensor in state.items():
-        layer = name.rpartition(".")[0]
-        if name.endswith((*SCORES, MASK)):
-            continue
-        if name.endswith(ORIGINAL):
-            plain = name.removesuffix(ORIGINAL)
-            mask = state.get(plain + MASK)
-            if mask is None or mask.shape != tensor.shape or not bool(((mask == 0) | (mask == 1)).all()):
-                raise BadRequest(f"{name} has no mask of its shape, of zeros and ones, beside it")
-            full[plain], masks[plain] = tensor, mask.bool()
-        else:
-            full[name] = tensor
-            if name == f"{layer}.weight" and layer in scores:
-                masks[name] = published_mask(scores[layer], kept[layer], tensor, name)
+        if f"{layer}.weight" in masks:
+            raise BadRequest(f"{layer} has scores and a mask; save the weights that its code uses")
+    if not found:
+        if remaining or scores:
+            raise BadRequest("remaining, scores and recipe go with files that hold scores, this one has none")
+        return Foreign(full, masks)
+    rule = _rule(state, scores)
+    kept = _kept_fractions(found, remaining, allocation)
+    for layer, score in found.items():
+        name = f"{layer}.weight"
+        masks[name] = published_mask(score, kept[layer], full[name], name, signed=rule == "signed")
     # On 1x1 kernels every pattern looks alike.
-    wide = [s for layer, s in scores.items() if math.prod(full[f"{layer}.weight"].shape[2:]) > 1]
-    dims = (wide or list(scores.values()) or [torch.empty(0)])[0].dim()
-    return Foreign(full, masks, _PATTERNS.get(dims, "element") if scores else "")
+    wide = [s for layer, s in found.items() if math.prod(full[f"{layer}.weight"].shape[2:]) > 1]
+    dims = (wide or list(found.values()))[0].dim()
+    return Foreign(full, masks, _PATTERNS.get(dims, "element"))
+
+
+def _rule(state: Mapping[str, Tensor], scores: str) -> str:
+    """How scores are ranked. Raises BadRequest where the names do not say."""
+    if scores and scores not in RULES:
+        raise unknown("rule for scores", scores, RULES)
+    unclear = [name for name in state if name.endswith(UNCLEAR)]
+    if unclear and not scores:
+        raise BadRequest(
+            f"{unclear[0]}: codes differ in how such scores are ranked; add [scores=signed] where the "
+            f"largest are kept, [scores=abs] where the largest in size"
+        )
+    return scores or "abs"
 
 
 _PATTERNS = {1: "filter", 2: "kernel", 3: "row", 4: "element"}
@@ -109,7 +119,13 @@ def as_ticket(found: Foreign, spec: NetworkSpec, remaining: str, settings: Mappi
     """
     if not found.pattern:
         raise BadRequest(
-            "the file holds masks without scores: no search over a random network is known of it"
+            "the file holds masks without scores: no search over a random network is known of it; leave out "
+            "recipe to measure it as it is"
+        )
+    if spec.bias != "none":
+        raise BadRequest(
+            "a ticket's network has no biases, and the file has one on its last layer; leave out recipe to "
+            "measure it as it is"
         )
     weights = {name: found.state[name].float() for name in prunable(build(spec))}
     recipe = recipe_for(
@@ -156,14 +172,17 @@ def _init_of(weights: Mapping[str, Tensor]) -> str:
     return "signed_constant"
 
 
-def published_mask(scores: Tensor, kept: float, weight: Tensor, name: str = "weight") -> Tensor:
+def published_mask(
+    scores: Tensor, kept: float, weight: Tensor, name: str = "weight", *, signed: bool = False
+) -> Tensor:
     """The mask by the published rule: |scores| in ascending order, the first int((1 - k) n) dropped.
 
-    scores: of the weight's shape, or of its first dimensions (rows, kernels, filters).
+    scores: of the weight's shape, or of its first dimensions (rows, kernels, filters); signed: the scores
+    themselves are ranked.
     """
     if scores.shape != weight.shape[: scores.dim()]:
         raise BadRequest(f"{name} {tuple(weight.shape)} has scores {tuple(scores.shape)} that do not fit it")
-    flat = scores.abs().flatten()
+    flat = (scores if signed else scores.abs()).flatten()
     mask = torch.ones(flat.shape, dtype=torch.bool)
     mask[flat.argsort()[: int((1 - kept) * flat.numel())]] = False
     shape = tuple(scores.shape) + (1,) * (weight.dim() - scores.dim())

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import BadFile, BadRequest
+from ..errors import BadFile, BadRequest, listed
 from .images import Found, no_id
 from .layout import FIRST
 from .pictures import is_grey, read_pictures
-from .tree import FORMATS, class_folders, images_below, is_hidden, is_image, left_out, listed
+from .tree import FORMATS, class_folders, images_below, is_hidden, is_image, left_out
 
 SHUFFLE_SEED = 0
 TINY = "tiny-imagenet-200"

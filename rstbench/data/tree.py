@@ -10,13 +10,12 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import BadFile
+from ..errors import BadFile, listed
 
 FORMATS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # What desktops, archivers and storage boxes leave; what begins with a dot is hidden anyway.
 SYSTEM = {"__macosx", "__pycache__", "@eadir", "@recycle", "@tmp", "#recycle", "$recycle.bin", "lost+found"}
 SYSTEM |= {"system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
-MOST_NAMED = 3
 
 
 def class_folders(folder: Path) -> tuple[list[str], list[Path]]:
@@ -67,12 +66,6 @@ def left_out(skipped: Iterable[Path]) -> tuple[str, ...]:
         kinds.setdefault(kind, []).append(path.name)
     parts = [f"{len(names)} {_plural(kind, len(names))} ({listed(names)})" for kind, names in kinds.items()]
     return (f"skipped {', '.join(parts)}",) if parts else ()
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few names, on one line whatever they hold."""
-    named = [name if name.isprintable() else ascii(name) for name in dict.fromkeys(names)]
-    return ", ".join(named[:MOST_NAMED]) + (", …" if len(named) > MOST_NAMED else "")
 
 
 def _plural(kind: str, count: int) -> str:

@@ -99,7 +99,7 @@ class Ticket:
             "format": FORMAT,
             "content": weights_digest(tensors),
             "recipe": asdict(self.recipe),
-            "spec": asdict(self.spec),
+            "spec": self.spec.plain(),
             "remaining": self.remaining,
             "random_digest": self.random_digest,
             "facts": dict(self.facts),

@@ -49,7 +49,7 @@ class Checkpoint:
             "format": FORMAT,
             "content": weights_digest(self.state),
             "recipe": asdict(self.recipe),
-            "spec": asdict(self.spec),
+            "spec": self.spec.plain(),
             "remaining": self.remaining,
             "kept_weights": self.kept_weights,
             "total_weights": self.total_weights,

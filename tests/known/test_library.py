@@ -15,7 +15,7 @@ from torch import nn
 from torchvision import models
 
 from rstbench.adapters.entry import load_entry
-from rstbench.adapters.sources.library import library_module
+from rstbench.adapters.sources.pretrained import library_module
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from rstbench import BadRequest, Switch, shared_switch
+from rstbench.adapters.entry import load_entry
+from rstbench.errors import BadFile
 from rstbench.tickets.ticket import Ticket
 
 
@@ -74,3 +78,22 @@ def test_only_tickets_of_one_network(small_tickets):
         shared_switch([small_tickets[0], other])
     with pytest.raises(BadRequest, match="at least two members"):
         shared_switch([])
+
+
+def test_a_plus_in_a_path_separates_nothing(ticket_files, tmp_path, monkeypatch):
+    first, second = ticket_files[:2]
+    monkeypatch.chdir(tmp_path)
+    for folder in ("dir+x", "c++"):
+        Path(folder).mkdir()
+        shutil.copy(first, f"{folder}/a.safetensors")
+    shutil.copy(second, "b.safetensors")
+    wanted = load_entry(f"switch:{first}+{second}").digest
+    for text in ("dir+x/a.safetensors+b.safetensors", "c++/a.safetensors+b.safetensors"):
+        assert load_entry(f"switch:{text}").digest == wanted
+    with pytest.raises(BadFile, match="no ticket file gone"):
+        load_entry("switch:dir+x/a.safetensors+gone")
+    shutil.copy(first, "b")
+    shutil.copy(first, "c")
+    shutil.copy(first, "b+c")
+    with pytest.raises(BadRequest, match="names b and c or b\\+c; rename one"):
+        load_entry("switch:b+c")

@@ -72,7 +72,7 @@ class Parcel:
         made = self.made
         facts = {
             "recipe": asdict(made.recipe),
-            "network": asdict(made.spec),
+            "network": made.spec.plain(),
             "remaining": made.remaining,
             "kept_weights": made.kept_weights,
             "total_weights": made.total_weights,

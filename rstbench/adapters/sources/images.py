@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ...errors import BadRequest
 
+RGB = 3
 ADAPTED = "channels-adapted"  # the alarm for weights of other channels than the images'
 
 
@@ -33,6 +34,12 @@ def channels(text: str, what: str) -> int:
 def first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d] | None:
     """The layer that sees the images, as libraries define it: their first convolution."""
     return next(((n, part) for n, part in module.named_modules() if isinstance(part, nn.Conv2d)), None)
+
+
+def takes(module: nn.Module, in_chans: str = "") -> int:
+    """The channels that a library's network was built for."""
+    size = (getattr(module, "pretrained_cfg", None) or {}).get("input_size", (RGB,))
+    return int(in_chans or size[0])
 
 
 class Unfit(nn.Module):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +15,10 @@ from ...errors import BadFile, BadRequest, unknown
 from ...harness.trial import Card
 from ...tickets.networks.normalise import layer
 from ..entry import Entry, enter
-from ..state import put_state, read_state
 from .hub import hub
-from .images import ADAPTED, channels, first_convolution, fitting, image_shape
-
-RGB = 3
+from .images import ADAPTED, RGB, channels, first_convolution, fitting, image_shape, takes
+from .pretrained import file_name, hushed, pretrained
+from .weights import timm_checkpoint
 
 
 def torchvision(
@@ -55,12 +52,12 @@ def torchvision(
     if weights not in enum.__members__:
         raise unknown(f"weights of {name}", weights, enum.__members__)
     chosen = enum[weights]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / _file_name(chosen)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file_name(chosen)
     if not path.is_file():
         if not download:
             raise BadFile(f"no file {path}; put what {chosen.url} gives there, or add --download")
         _fetch(chosen.url, path)
-    module, presets = _pretrained(name, chosen, path, text), chosen.transforms()
+    module, presets = pretrained(name, chosen, path, text), chosen.transforms()
     mean, std, made_by = tuple(presets.mean), tuple(presets.std), id
     shifts = getattr(module, "transform_input", False)
     if wanted != RGB:
@@ -74,24 +71,6 @@ def torchvision(
     return enter(whole, Card(text, "external", flags=flags), made_by=made_by)
 
 
-def library_module(arch: str, path: Path) -> nn.Module | None:
-    """The network of `torchvision:NAME` with the weights of `path`, built by torchvision with the settings
-    that it ties to them, where the file bears the name of one of the library's own; None for other files.
-
-    Without it a googlenet would lose `transform_input`, and a vision transformer its image size. Raises
-    BadRequest where the file is not what its name says.
-    """
-    source, _, name = arch.partition(":")
-    if source != "torchvision" or "[" in name:
-        return None
-    from torchvision import models
-
-    if name not in models.list_models(module=models):
-        return None
-    named = [found for found in models.get_model_weights(name) if _file_name(found) == path.name]
-    return _pretrained(name, named[0], path, f"{arch}/{named[0].name}") if named else None
-
-
 def timm(
     id: str,
     classes: str | int = "",
@@ -100,12 +79,15 @@ def timm(
     in_chans: str = "",
     shape: str | Sequence[int] | None = None,
     download: bool = False,
+    **within: str,
 ) -> Entry:
-    """`timm:NAME[classes=10,seed=0]`: a random start; `[checkpoint=FILE]`: with the weights of a file;
-    `timm:NAME/TAG`: the library's weights, which are the hub's `timm/NAME.TAG`. in_chans: channels of an
-    image where they are not the network's own."""
+    """`timm:NAME[classes=10,seed=0]`: a random start; `[checkpoint=FILE]`: with the weights of a file, key=,
+    prefix= and without= as for `weights:`; `timm:NAME/TAG`: the library's weights, which are the hub's
+    `timm/NAME.TAG`. in_chans: channels of an image where they are not the network's own."""
     import timm as library
 
+    if within and (not checkpoint or "/" in id):
+        raise BadRequest(f"timm:{id}: {', '.join(within)} goes with NAME[checkpoint=FILE]")
     if "/" in id:
         name, _, tag = id.partition("/")
         entry = hub(f"timm/{name}.{tag}", in_chans, shape, download)
@@ -117,56 +99,9 @@ def timm(
     build, text = partial(library.create_model, id, pretrained=False), f"timm:{id}"
     if wanted := channels(in_chans, text):
         build = partial(build, in_chans=wanted)
-    if not checkpoint:
-        return _random(build, text, classes, seed, in_chans, image_shape(shape, text))
-    state = read_state(Path(checkpoint))
-    if not classes:
-        # The last matrix tells; only it is looked at.
-        matrices = [value for value in state.values() if value.dim() == 2]
-        classes = len(matrices[-1]) if matrices else ""
-    module = put_state(build(num_classes=_classes(classes, text)), state, text)
-    return enter(module, Card(text, "external"), made_by=id)
-
-
-def _pretrained(name: str, chosen: Any, path: Path, text: str) -> nn.Module:
-    """What torchvision's own builder makes of these weights: it knows which of its constructor's arguments
-    go with them (googlenet and inception_v3 shift their input, transformers have a fixed size), which names
-    older files have, and which heads are dropped. Only where it takes the file from is ours, for its own
-    loader fetches, and runs what a pickle says."""
-    from torchvision import models
-
-    read_state(path)  # refuses what would run code, and says what is wrong with a damaged file
-
-    # With the versions of its modules that the file keeps, which some of torchvision's loaders ask for.
-    def state(*_: Any, **__: Any) -> Any:
-        return torch.load(path, weights_only=True, map_location="cpu")
-
-    enum = type(chosen)
-    enum.get_state_dict = state
-    try:
-        with _hushed():
-            module: nn.Module = models.get_model(name, weights=chosen)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:160]
-        raise BadRequest(
-            f"{path} is not the file of {text} that its name says (rename it, if it is another): {said}"
-        ) from None
-    finally:
-        del enum.get_state_dict  # the method of its base class is back
-    return module.requires_grad_(False).eval()
-
-
-def _file_name(weights: Any) -> str:
-    """Under which torch.hub keeps the file of an entry of torchvision's enumerations."""
-    return str(weights.url.rpartition("/")[2])
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Without the libraries' warnings about themselves, such as on how googlenet will be initialised."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    if checkpoint:
+        return timm_checkpoint(build, id, checkpoint, classes, in_chans, shape, **within)
+    return _random(build, text, classes, seed, in_chans, image_shape(shape, text))
 
 
 def _fetch(url: str, path: Path) -> None:
@@ -189,19 +124,13 @@ def _random(
     if not str(seed).isdigit():
         raise BadRequest(f"seed is a whole number from 0, got {seed!r}")
     count = _classes(classes, text)
-    with torch.random.fork_rng(), _hushed():
+    with torch.random.fork_rng(), hushed():
         torch.manual_seed(int(seed))
         module = build(num_classes=count).requires_grad_(False).eval()
-    module = fitting(module, shape, _takes(module, in_chans))
+    module = fitting(module, shape, takes(module, in_chans))
     options = f"in_chans={in_chans},seed={seed}" if in_chans else f"seed={seed}"
     made_by = f"{text}|{seed}|{in_chans}" if in_chans else f"{text}|{seed}"
     return enter(module, Card(f"{text}[{options}]", "external"), made_by=made_by)
-
-
-def _takes(module: nn.Module, in_chans: str) -> int:
-    """The channels that a library's network was built for."""
-    size = (getattr(module, "pretrained_cfg", None) or {}).get("input_size", (RGB,))
-    return int(in_chans or size[0])
 
 
 def _other_channels(build: Callable[..., nn.Module], wanted: int, **settings: Any) -> nn.Module:

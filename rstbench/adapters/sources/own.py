@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from ...errors import BadRequest
@@ -62,6 +64,40 @@ def _entry(found: Ticket | Checkpoint, name: str, kind: str, method: str) -> Ent
     return enter(found.module(), card, made=found)
 
 
+def _files(text: str) -> list[Path]:
+    """The files of A+B+…; a '+' inside a file's own path is none that separates. Raises BadRequest where the
+    text can be read in two ways."""
+    parts = text.split("+")
+
+    def paths(start: int) -> Iterator[tuple[int, Path]]:
+        """The files that begin at a part, each with the part after it."""
+        for end in range(start + 1, len(parts) + 1):
+            path = Path("+".join(parts[start:end])).expanduser()
+            if path.is_file():
+                yield end, path
+
+    def readings(start: int) -> Iterator[list[Path]]:
+        if start == len(parts):
+            yield []
+        elif not parts[start]:
+            yield from readings(start + 1)
+        for end, path in paths(start):
+            yield from ([path, *rest] for rest in readings(end))
+
+    found = list(islice(readings(0), 2))
+    if len(found) > 1:
+        raise BadRequest(
+            f"{text!r} names {' or '.join(' and '.join(map(str, one)) for one in found)}; rename one"
+        )
+    if found:
+        return found[0]
+    start, files = 0, []  # one is missing: whoever reads it says so
+    while start < len(parts):
+        start, path = next(paths(start), (start + 1, Path(parts[start]).expanduser()))
+        files += [path] if path.name else []
+    return files
+
+
 def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
     alarms = {
         "selected-on-test": bool(found.facts.get("on_test")),
@@ -73,7 +109,7 @@ def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
 def switch(id: str, weights: str = "") -> Entry:
     """`switch:FILE+FILE+…[weights=0.2+0.8]`: tickets of one random network, drawn with these probabilities,
     equal ones where none are given; `weights=best` leaves them to who has the training images."""
-    paths = [Path(part).expanduser() for part in id.split("+") if part]
+    paths = _files(id)
     tickets = [Ticket.load(path) for path in paths]
     if len({found.random_digest for found in tickets}) > 1:
         raise BadRequest(

@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import BadFile, BadRequest, unknown
+from ...errors import BadFile, BadRequest, listed, unknown
 from ...tickets.networks.normalise import layer
-from ..state import MOST_NAMED
-from .images import ADAPTED
+from .images import ADAPTED, RGB
 
-RGB = 3
 # Arguments of timm's `create_model` that would read or fetch other files.
 ELSEWHERE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
@@ -154,10 +152,9 @@ def _refuse_leftovers(said: list[str], what: str) -> None:
         for line in said:
             if line.startswith(begin):
                 names = line.removeprefix(begin).partition(")")[0].split(", ")
-                more = ", …" if len(names) > MOST_NAMED else ""
                 raise BadFile(
-                    f"{what}: the file {problem} {', '.join(names[:MOST_NAMED])}{more}; timm would go on, "
-                    f"but this would be another network (do num_classes and input_size fit?)"
+                    f"{what}: the file {problem} {listed(names)}; timm would go on, with another "
+                    f"network (do num_classes and input_size fit?)"
                 )
     if lost := [line for line in said if line.startswith("Unable to convert")]:
         raise BadFile(f"{what}: {lost[0]}")

@@ -1,25 +1,33 @@
-"""Bare state dicts: `weights:FILE[arch=NETWORK]`."""
+"""Bare state dicts: `weights:FILE[arch=NETWORK]`, and library networks with a file's weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import nn
 
 from ...errors import BadRequest, unknown
 from ...harness.trial import Card
-from ...tickets.networks import NetworkSpec, build, prunable
-from ...tickets.recipe import Recipe
+from ...tickets.networks import BIASES, NetworkSpec, build, prunable
+from ...tickets.recipe import CHOICES
+from ..choose import TIMM, Found
 from ..entry import Entry, enter, load_entry
-from ..foreign import Foreign, as_ticket, is_foreign, read_foreign
+from ..fit import DoesNotFit, Fit, LeftOver, Wanted, fit, holds, meant
+from ..foreign import Foreign, as_ticket, read_foreign
+from ..layouts import TWINS, layouts
 from ..normalise import normalised
-from ..state import put_state, read_state
+from ..state import load, read_network
+from .images import fitting, image_shape, takes
+from .options import given_options, number_of, shape_of, typed_of, width_of, written
 from .own import ticket_entry
+from .pretrained import library_module
 
-_DEFAULTS = {"width": "1", "norm": "batch", "allocation": "uniform", "last_norm": "false"}
+LIBRARIES = ("torchvision", "timm")
+OF_OURS = ("width", "norm", "last_norm", "bias", "recipe")  # options that a library's networks lack
 
 
 def weights(
@@ -34,6 +42,13 @@ def weights(
     last_norm: str = "false",
     normalize: str = "",
     recipe: str = "",
+    bias: str = "",
+    key: str = "",
+    prefix: str = "",
+    without: str = "",
+    scores: str = "",
+    match: str = "",
+    in_chans: str = "",
     **settings: str,
 ) -> Entry:
     """`weights:FILE[arch=resnet18,norm=affine]` for a network of this tool, `[arch=timm:NAME]` or
@@ -41,91 +56,200 @@ def weights(
 
     classes and shape (channels x height x width, such as 3x32x32) are those of the data unless given. Files
     that hold scores or masks beside the weights, as other projects' tickets do, become dense (see
-    `adapters.foreign`); scores need the kept fraction, `[remaining=0.05]`. Other names are matched by order.
-    normalize puts that layer first. With `[recipe=paper-cifar,data=cifar10]`, and more settings of a recipe,
-    scores over a random network of this tool become a `Ticket`. Raises BadRequest with the names that differ.
+    `adapters.foreign`); scores need the kept fraction, `[remaining=0.05]`. bias: 'last' for a network with
+    one on its last layer, which a file that has it tells. key: which network of a training checkpoint;
+    prefix: where its names begin; without: what takes no part, names or their beginnings joined by '+'.
+    Names of public code are known (see `adapters.layouts`); others are matched by order, in networks with
+    branches only with `[match=order]`. normalize puts that layer first. With
+    `[recipe=paper-cifar,data=cifar10]`, and more settings of a recipe, scores over a random network of this
+    tool become a `Ticket`. Raises BadRequest with the names that differ, and what to add.
     """
     if not arch:
         raise BadRequest(f"weights:{id} are weights only; name their network, [arch=resnet18]")
-    given = {"arch": arch, "width": width, "norm": norm, "remaining": remaining, "allocation": allocation,
-             "last_norm": last_norm, "normalize": normalize}  # fmt: skip
-    told = [f"{name}={value}" for name, value in given.items() if value != _DEFAULTS.get(name, "")]
-    state, text = read_state(Path(id)), f"weights:{id}[{','.join(told)}]"
-    if last_norm not in ("true", "false"):
-        raise BadRequest(f"{text}: last_norm is true or false")
-    ordered = Path(id).suffix != ".safetensors"  # which lists its tensors by the alphabet
-    if not is_foreign(state) and (remaining or recipe):
-        raise BadRequest(f"{text}: remaining and recipe go with files that hold scores, this one has none")
-    if settings and not recipe:
-        raise BadRequest(f"{text}: {', '.join(settings)} go with recipe=NAME, or are unknown")
-    found = read_foreign(state, remaining, allocation) if is_foreign(state) else Foreign(state, {})
-    if arch.partition(":")[0] in ("torchvision", "timm"):
-        random = load_entry(f"{arch}[classes={classes}]" if classes else arch)
-        flags = _flags(found, random.module)
-        module = put_state(random.module, found.like(random.module, ordered=ordered).dense(), text)
-        module = normalised(module, normalize) if normalize else module
-        return enter(module, Card(text, "external", flags=flags), made_by=text)
-    size = (_shape(shape, text), _number(classes, "classes", text), _width(width), norm)
+    given = given_options(arch=arch, width=width, norm=norm, remaining=remaining, allocation=allocation,
+                   last_norm=last_norm, normalize=normalize, bias=bias, key=key, prefix=prefix,
+                   without=without, scores=scores, match=match, in_chans=in_chans)  # fmt: skip
+    text = written(f"weights:{id}", given)
+    _check(text, given | ({"recipe": recipe} if recipe else {}), () if recipe else settings)
+    if set(given) <= {"arch", "normalize"} and (kept := library_module(arch, Path(id).expanduser())):
+        kept = normalised(kept, normalize) if normalize else kept
+        return enter(kept, Card(text, "external"), made_by=text)
+    wanted = Wanted(prefix, without, normalize, order=match == "order")
+    file = _read(Path(id), text, wanted, key, TIMM if arch.startswith("timm:") else ())
+    found = read_foreign(file.state, remaining, allocation, scores)
+    if recipe and not found.pattern and not found.masks:
+        raise BadRequest(f"{text}: recipe goes with files that hold scores, this one has none")
+    if arch.partition(":")[0] in LIBRARIES:
+        options = [f"classes={classes}"] if classes else []
+        options += [f"in_chans={in_chans}"] if in_chans else []
+        random = load_entry(f"{arch}[{','.join(options)}]" if options else arch)
+        return _library(random.module, id, file, found, given, replace(wanted, network=arch), shape)
+    size = (shape_of(shape, text), number_of(classes, "classes", text), width_of(width), norm)
     bare = NetworkSpec(arch, *size, last_norm=last_norm == "true")
+    if not recipe:
+        return _own(id, bare, file, found, given, wanted)
+    typed = typed_of({**settings, "recipe": recipe, "allocation": allocation})
+    bare, fitted = _fitted(bare, bias, found, text, replace(wanted, ordered=file.ordered))
     spec = replace(bare, normalize=normalize)
+    found = found.under(fitted.names, build(bare).state_dict()).behind("1." if normalize else "")
+    entry = ticket_entry(as_ticket(found, spec, remaining, typed), Path(id).stem)
+    return replace(entry, card=replace(entry.card, flags=(*entry.card.flags, *_flags(fitted))))
+
+
+def _check(text: str, given: Mapping[str, str], unknown_ones: Iterable[str]) -> None:
+    """Raises BadRequest for options that have no such value, or no meaning together."""
+    if given.get("last_norm", "false") not in ("true", "false") or given.get("match", "order") != "order":
+        raise BadRequest(f"{text}: last_norm is true or false, match is order")
+    if given.get("bias", "none") not in BIASES:
+        raise unknown("bias", given["bias"], BIASES)
+    if strange := list(unknown_ones):
+        raise BadRequest(f"{text}: {', '.join(strange)} go with recipe=NAME, or are unknown")
+    library = given["arch"].partition(":")[0] in LIBRARIES
+    if strange := [name for name in (OF_OURS if library else ["in_chans"]) if name in given]:
+        whose = "this tool" if library else "torchvision and timm"
+        raise BadRequest(f"{text}: {', '.join(strange)} go with networks of {whose}")
+
+
+def _own(
+    id: str, bare: NetworkSpec, file: Found, found: Foreign, given: Mapping[str, str], wanted: Wanted
+) -> Entry:
+    """A network of this tool with the weights, behind the normalisation that is wanted."""
+    text = written(f"weights:{id}", given)
+    wanted = replace(wanted, ordered=file.ordered)
+    bare, fitted = _fitted(bare, given.get("bias", ""), found, text, wanted)
+    spec = replace(bare, normalize=wanted.normalize)
     module = build(spec)
-    own = module.state_dict()
-    # A normalised network is its layer and the rest; a file holds both, or the rest alone.
-    alone = bool(normalize) and not set(found.state) <= set(own)
-    held = module.get_submodule("1") if alone else module
-    flags = _flags(found, held)
-    found = found.like(held, ordered=ordered)
-    if alone:
-        found = found.behind("1.", {name: own[name] for name in own if name.startswith("0.")})
-    put_state(module, found.dense(), text)
-    if recipe:
-        made = as_ticket(
-            found, spec, remaining, {**_typed(settings), "recipe": recipe, "allocation": allocation}
-        )
-        entry = ticket_entry(made, Path(id).stem)
-        return replace(entry, card=replace(entry.card, flags=(*entry.card.flags, *flags)))
-    total = sum(weight.numel() for weight in prunable(module).values())
-    kept = sum(int(weight.count_nonzero()) for weight in prunable(module).values())
-    card = Card(text, "external", "", str(spec), round(kept / total, 6), kept, total, flags)
-    return enter(module, card, made_by=str(spec))
+    held = module.get_submodule("1") if wanted.normalize else module
+    found = found.under(fitted.names, held.state_dict())
+    load(held, found.dense(), text)
+    told = _told(file, fitted) | ({"bias": bare.bias} if bare.bias != "none" else {})
+    kept, total = _counts(found, held)
+    name = written(f"weights:{id}", {**given, **told})
+    card = Card(name, "external", "", str(spec), round(kept / total, 6), kept, total, _flags(fitted))
+    return enter(module.requires_grad_(False).eval(), card, made_by=str(spec))
 
 
-def _flags(found: Foreign, module: nn.Module) -> tuple[str, ...]:
+def _library(
+    module: nn.Module,
+    id: str,
+    file: Found,
+    found: Foreign,
+    given: Mapping[str, str],
+    wanted: Wanted,
+    shape: str | Sequence[int],
+) -> Entry:
+    """A library's network with the weights, behind the normalisation that is wanted."""
+    text = written(f"weights:{id}", given)
+    module, told, card = _filled(module, file, found, text, wanted)
+    module = fitting(module, image_shape(shape, text), takes(module, given.get("in_chans", "")))
+    name = written(f"weights:{id}", {**given, **told})
+    module = normalised(module, wanted.normalize) if wanted.normalize else module
+    return enter(module, replace(card, name=name), made_by=name)
+
+
+def _flags(fitted: Fit) -> tuple[str, ...]:
     """The alarm for names that only their order tells."""
-    return () if set(found.state) <= set(module.state_dict()) else ("matched-by-order",)
+    return ("matched-by-order",) if fitted.by_order else ()
 
 
-def _typed(settings: Mapping[str, str]) -> dict[str, Any]:
-    """Settings of a recipe out of their text. Raises BadRequest for unknown names."""
-    kinds: dict[str, Any] = {f.name: type(f.default) for f in fields(Recipe)}
-    typed: dict[str, Any] = {}
-    for name, value in ((name.replace("-", "_"), value) for name, value in settings.items()):
-        if name not in kinds:
-            raise unknown("setting", name, kinds)
-        try:
-            typed[name] = value == "true" if kinds[name] is bool else kinds[name](value)
-        except ValueError:
-            wanted = "a whole number" if kinds[name] is int else "a number"
-            raise BadRequest(f"{name} wants {wanted}, got {value!r}") from None
-    return typed
+def timm_checkpoint(
+    build: Callable[..., nn.Module],
+    id: str,
+    checkpoint: str,
+    classes: str | int = "",
+    in_chans: str = "",
+    shape: str | Sequence[int] | None = None,
+    key: str = "",
+    prefix: str = "",
+    without: str = "",
+) -> Entry:
+    """`timm:NAME[checkpoint=FILE]`: of several networks in a file the one that timm's own loader takes, the
+    average of the weights first, unless `key` names another.
+
+    build: makes the network, given num_classes. Raises BadFile and BadRequest as `weights` does.
+    """
+    given = given_options(checkpoint=checkpoint, in_chans=in_chans, key=key, prefix=prefix, without=without)
+    text, wanted = written(f"timm:{id}", given), Wanted(prefix, without, network=id)
+    file = _read(Path(checkpoint), text, wanted, key, TIMM)
+    found = read_foreign(file.state)
+    # The last matrix tells; only it is looked at.
+    matrices = [value for value in found.state.values() if value.dim() == 2]
+    classes = classes or (len(matrices[-1]) if matrices else "")
+    module, told, card = _filled(
+        build(num_classes=number_of(classes, "classes", text)), file, found, text, wanted
+    )
+    module = fitting(module, image_shape(shape, text), takes(module, in_chans))
+    return enter(module, replace(card, name=written(f"timm:{id}", given | told)), made_by=id)
 
 
-def _shape(shape: str | Sequence[int], text: str) -> tuple[int, int, int]:
-    parts = shape.split("x") if isinstance(shape, str) else list(shape)
-    if len(parts) != 3 or not all(str(part).isdigit() and int(part) for part in parts):
-        raise BadRequest(f"{text}: the shape of an image is missing; add shape=3x32x32, or --data")
-    channels, height, breadth = (int(part) for part in parts)
-    return channels, height, breadth
+def _read(path: Path, text: str, wanted: Wanted, key: str, rule: Sequence[str]) -> Found:
+    file = read_network(path, key, rule, wanted.prefix, wanted.without)
+    return replace(file, state=meant(file.state, text, wanted))
 
 
-def _number(value: str | int, name: str, text: str) -> int:
-    if not str(value).isdigit() or int(value) == 0:
-        raise BadRequest(f"{text}: {name} is missing; add {name}=10, or --data")
-    return int(value)
+def _filled(
+    module: nn.Module, file: Found, found: Foreign, text: str, wanted: Wanted
+) -> tuple[nn.Module, dict[str, str], Card]:
+    """(a library's network with the weights, what is told of how they were found, a card without a name)."""
+    fitted = fit(module, found.state, text, replace(wanted, ordered=file.ordered))
+    found = found.under(fitted.names, module.state_dict())
+    load(module, found.dense(), text)
+    card = Card("", "external", flags=_flags(fitted))
+    if found.masks:
+        kept, total = _counts(found, module)
+        card = replace(card, remaining=round(kept / total, 6), kept_weights=kept, total_weights=total)
+    return module, _told(file, fitted), card
 
 
-def _width(text: str) -> float:
+def _told(file: Found, fitted: Fit) -> dict[str, str]:
+    """The options that say what was chosen without having been asked."""
+    return ({"key": file.key} if file.key else {}) | fitted.told
+
+
+def _fitted(
+    bare: NetworkSpec, bias: str, found: Foreign, text: str, wanted: Wanted
+) -> tuple[NetworkSpec, Fit]:
+    """The network, with a bias on its last layer where the file has one, and whose tensor is whose in it."""
+    wanted = replace(wanted, layouts=layouts(bare.name), network=bare.name)
+    plain = build(replace(bare, bias=bias or "none"))  # says what is wrong with the network itself
+    tried = [replace(bare, bias=one) for one in ((bias,) if bias else ("last", "none"))]
+    spec = next((one for one in tried if _fits(one, found, replace(wanted, order=True))), tried[-1])
     try:
-        return float(text)
-    except ValueError:
-        raise BadRequest(f"width is a number, got {text!r}") from None
+        return spec, fit(plain if spec == tried[-1] else build(spec), found.state, text, wanted)
+    except (DoesNotFit, LeftOver) as error:
+        instead = _instead(tried[-1], found, wanted)
+        if isinstance(error, DoesNotFit) and instead:
+            raise DoesNotFit(error.problem, instead) from None
+        raise BadRequest(f"{error}, or {instead}" if instead else str(error)) from None
+
+
+def _fits(spec: NetworkSpec, found: Foreign, wanted: Wanted, *, alone: bool = False) -> bool:
+    try:
+        with torch.device("meta"):
+            return holds(build(spec), found.state, wanted, alone=alone)
+    except BadRequest:
+        return False
+
+
+def _instead(bare: NetworkSpec, found: Foreign, wanted: Wanted) -> str:
+    """The options with which the file would hold the network whole, '' where there are none."""
+    rows = [len(tensor) for tensor in found.state.values() if tensor.dim() > 1]
+    sizes = dict.fromkeys([bare.classes, *rows[-1:]])
+    names = filter(None, (bare.name, TWINS.get(bare.name)))
+    for choice in product(names, CHOICES["norm"], (False, True), BIASES, sizes):
+        told = dict(zip(("name", "norm", "last_norm", "bias", "classes"), choice, strict=True))
+        other = replace(bare, **told)
+        if other != bare and _fits(other, found, replace(wanted, layouts=layouts(other.name)), alone=True):
+            changed = {n: str(v).lower() for n, v in told.items() if v != getattr(bare, n)}
+            options = ",".join(f"{name.replace('name', 'arch')}={value}" for name, value in changed.items())
+            return f"[{options}]: with that the file holds the whole {other.name}"
+    return ""
+
+
+def _counts(found: Foreign, module: nn.Module) -> tuple[int, int]:
+    """(weights in use, all weights): as the masks say, and where there is none what is not 0."""
+    weights = prunable(module)
+    kept = sum(
+        int(found.masks[n].sum() if n in found.masks else w.count_nonzero()) for n, w in weights.items()
+    )
+    return kept, sum(weight.numel() for weight in weights.values())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from ...plugins import find
 from ..recipe import CHOICES
 from .normalise import layer, parse_normalisation
 
+BIASES = ("none", "last")
+
 
 @dataclass(frozen=True)
 class NetworkSpec:
@@ -20,7 +23,8 @@ class NetworkSpec:
     name: 'conv4'; width: multiplier of every hidden width; norm: 'batch' (batch norm without affine
     parameters, the default), 'affine' or 'none'; last_norm: batch norm without affine parameters on the
     logits, as in Liu et al. (NeurIPS 2022) for weights of +-1; normalize: a first layer for [0, 1] pixels
-    (see `normalise`), '' for none; shape: (channels, height, width) of an image.
+    (see `normalise`), '' for none; shape: (channels, height, width) of an image; bias: 'none', or 'last' for
+    one on the last layer, as trained networks of other projects have it.
     """
 
     name: str
@@ -30,8 +34,11 @@ class NetworkSpec:
     norm: str = "batch"
     last_norm: bool = False
     normalize: str = ""
+    bias: str = "none"
 
     def __post_init__(self) -> None:
+        if self.bias not in BIASES:
+            raise unknown("bias", self.bias, BIASES)
         if self.norm not in CHOICES["norm"]:
             raise unknown("norm", self.norm, CHOICES["norm"])
         if not self.width > 0:
@@ -48,7 +55,13 @@ class NetworkSpec:
         options += [f"norm={self.norm}"] if self.norm != "batch" else []
         options += ["last-norm"] if self.last_norm else []
         options += [f"normalize={self.normalize}"] if self.normalize else []
+        options += [f"bias={self.bias}"] if self.bias != "none" else []
         return f"{self.name}[{','.join(options)}]" if options else self.name
+
+    def plain(self) -> dict[str, Any]:
+        """The spec as files hold it: without `bias` where there is none, as before there was one."""
+        found = asdict(self)
+        return found if self.bias != "none" else {k: v for k, v in found.items() if k != "bias"}
 
 
 def build(spec: NetworkSpec) -> nn.Module:
@@ -57,9 +70,22 @@ def build(spec: NetworkSpec) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module: nn.Module = find("networks", spec.name.partition(":")[0])(spec)
+    if spec.bias == "last":
+        _add_bias(module, spec)
     if spec.last_norm:
         module = nn.Sequential(module, nn.BatchNorm1d(spec.classes, affine=False))
     return nn.Sequential(layer(*parse_normalisation(spec.normalize)), module) if spec.normalize else module
+
+
+def _add_bias(module: nn.Module, spec: NetworkSpec) -> None:
+    """Puts a bias of zeros on the last layer, in place. Raises BadRequest where that does not give the
+    logits."""
+    layers = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    if not layers or len(layers[-1].weight) != spec.classes:
+        raise BadRequest(
+            f"{spec.name} does not end in a layer of {spec.classes} classes that could have a bias"
+        )
+    layers[-1].bias = nn.Parameter(layers[-1].weight.new_zeros(spec.classes))
 
 
 def count(spec: NetworkSpec) -> int:

@@ -17,6 +17,12 @@ def preactresnet18(spec: NetworkSpec) -> nn.Module:
     return traced(_PreAct(spec, 64, (64, 128, 256, 512), 2))
 
 
+def preactresnet18_raw(spec: NetworkSpec) -> nn.Module:
+    """The same as much adversarial training code has it (fast_adversarial by Wong et al., RobustBench's
+    PreActResNet18): shortcuts from the input itself, nothing between the last block and the pooling."""
+    return traced(_PreAct(spec, 64, (64, 128, 256, 512), 2, raw=True))
+
+
 def wrn_28_10(spec: NetworkSpec) -> nn.Module:
     """Depth 28, widths 160-320-640, four blocks each."""
     return traced(_PreAct(spec, 16, (160, 320, 640), 4))
@@ -28,10 +34,12 @@ def wrn_34_10(spec: NetworkSpec) -> nn.Module:
 
 
 class _Block(nn.Module):
-    """Norm and ReLU before each convolution; a 1x1 shortcut from the activated input where sizes change."""
+    """Norm and ReLU before each convolution; a 1x1 shortcut where sizes change, from the activated input or,
+    `raw`, from the input itself."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, spec: NetworkSpec) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, spec: NetworkSpec, raw: bool) -> None:
         super().__init__()
+        self.raw = raw
         self.bn1, self.conv1 = norm(inputs, spec), conv(inputs, outputs, 3, stride)
         self.bn2, self.conv2 = norm(outputs, spec), conv(outputs, outputs, 3)
         self.changes = stride != 1 or inputs != outputs
@@ -41,25 +49,30 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         active = self.bn1(x).relu()
         out: Tensor = self.conv2(self.bn2(self.conv1(active)).relu())
-        return out + (self.shortcut(active) if self.changes else x)
+        return out + (self.shortcut(x if self.raw else active) if self.changes else x)
 
 
 class _PreAct(nn.Module):
-    def __init__(self, spec: NetworkSpec, stem: int, widths: tuple[int, ...], depth: int) -> None:
+    def __init__(
+        self, spec: NetworkSpec, stem: int, widths: tuple[int, ...], depth: int, *, raw: bool = False
+    ) -> None:
         super().__init__()
+        self.raw = raw
         inputs = scaled(stem, spec)
         self.conv1 = conv(spec.shape[0], inputs, 3)
         groups = []
         for place, width in enumerate(scaled(width, spec) for width in widths):
             blocks = []
             for index in range(depth):
-                blocks.append(_Block(inputs, width, 2 if index == 0 and place > 0 else 1, spec))
+                blocks.append(_Block(inputs, width, 2 if index == 0 and place > 0 else 1, spec, raw))
                 inputs = width
             groups.append(nn.Sequential(*blocks))
         self.layers = nn.Sequential(*groups)
-        self.bn = norm(inputs, spec)
+        if not raw:
+            self.bn = norm(inputs, spec)
         self.fc = nn.Linear(inputs, spec.classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.fc(pooled(self.bn(self.layers(self.conv1(x))).relu()))
+        features = self.layers(self.conv1(x))
+        logits: Tensor = self.fc(pooled(features if self.raw else self.bn(features).relu()))
         return logits

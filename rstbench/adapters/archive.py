@@ -1,0 +1,138 @@
+"""Files of weights: told apart by what they begin with, and read without running what is in them."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import BadFile
+
+OWN_CODE = "load it in a file of your own: file:PATH.py:factory"
+# What a file that torch.save did not write begins with: (what it is, what helps).
+_KINDS = {
+    b"\x89HDF": ("an HDF5 file, as Keras writes", f"convert it, or {OWN_CODE}"),
+    b"GGUF": ("a GGUF file", f"convert it, or {OWN_CODE}"),
+    b"\x93NUMPY": ("a NumPy array", f"save a state dict with torch.save, or {OWN_CODE}"),
+    b"\x1f\x8b": ("a gzip archive", "unpack it first"),
+    b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "fetch it: git lfs pull"),
+    b"<": ("a web page", "download the file itself"),
+    b"{": ("JSON text, such as an index of several files", "name the file of weights; a folder is hub:DIR"),
+}
+_ENDINGS = {
+    ".onnx": ("an ONNX graph", "use onnx:FILE"),
+    ".pb": ("a TensorFlow graph", f"convert it, or {OWN_CODE}"),
+    ".tflite": ("a TensorFlow Lite file", f"convert it, or {OWN_CODE}"),
+    ".index": ("a TensorFlow checkpoint", f"convert it, or {OWN_CODE}"),
+    ".msgpack": ("a Flax file", f"convert it, or {OWN_CODE}"),
+}
+# Members of zip archives that torch.save did not write.
+_MEMBERS: tuple[tuple[Callable[[str], bool], str, str], ...] = (
+    (lambda name: name.endswith("serialized_exported_program.json") or "/models/model.json" in f"/{name}",
+     "a program of torch.export", f"torch.export.load(…).module() in {OWN_CODE.partition(' in ')[2]}"),
+    (lambda name: "/code/" in f"/{name}" or name.endswith("constants.pkl"),
+     "a TorchScript archive", f"torch.jit.load(…) in {OWN_CODE.partition(' in ')[2]}"),
+    (lambda name: name.endswith(".npy"),
+     "an archive of NumPy arrays", f"save a state dict with torch.save, or {OWN_CODE}"),
+    (lambda name: name.endswith(".weights.h5"), "a Keras model", f"convert it, or {OWN_CODE}"),
+)  # fmt: skip
+
+
+def read_archive(path: Path) -> tuple[Any, bool]:
+    """(what a `.safetensors` file or a file of `torch.save` holds, whether its order is the network's).
+
+    Raises BadFile for files that are missing, damaged, of another kind, or would run code.
+    """
+    path = path.expanduser()
+    if path.is_dir():
+        raise BadFile(f"{path} is a folder; name the file of weights in it, or use hub:DIR")
+    if not path.is_file():
+        raise BadFile(f"no file {path}")
+    with path.open("rb") as file:
+        head = file.read(64)
+    if path.suffix == ".safetensors" or _is_safetensors(head):
+        return _safetensors(path), False  # which lists its tensors by the alphabet
+    _refuse_others(path, head)
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_classes()):
+            warnings.simplefilter("ignore")  # the answer is below
+            return torch.load(path, weights_only=True, map_location="cpu"), True
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) or "Unsupported" in str(error):
+            raise BadFile(f"{path} {_more_than_tensors(str(error))}") from None
+        raise BadFile(f"{path} is damaged: {_line(error)}") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BadFile(f"{path} is no whole file of torch.save: {_line(error)}") from None
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """A length in eight bytes, then JSON."""
+    return head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 2**30
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get("rstbench", "{}")
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadFile(f"{path} is no whole safetensors file: {error}") from None
+    if about.startswith("{") and str(json.loads(about).get("format", "")).startswith("rstbench-ticket"):
+        raise BadFile(f"{path} is a ticket of this tool; use ticket:FILE")
+    return found
+
+
+def _refuse_others(path: Path, head: bytes) -> None:
+    if path.suffix in _ENDINGS:
+        what, helps = _ENDINGS[path.suffix]
+        raise BadFile(f"{path} is {what}; {helps}")
+    for start, (what, helps) in _KINDS.items():
+        if head.lstrip().startswith(start):
+            raise BadFile(f"{path} is {what}; {helps}")
+    if not head.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle as until torch 1.5
+        raise BadFile(f"{path} is no file of torch.save: it begins with {head[:16]!r}")
+    if head.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.namelist()
+        except (zipfile.BadZipFile, OSError, NotImplementedError):
+            return  # torch says what is wrong
+        for fits, what, helps in _MEMBERS:
+            if any(map(fits, members)):
+                raise BadFile(f"{path} is {what}; {helps}")
+
+
+def _plain_classes() -> list[Any]:
+    """What training code stores beside its tensors, that holds data and runs nothing."""
+    scalar, rebuilt = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
+    return [
+        argparse.Namespace, collections.defaultdict, list, dict, int, float, np.dtype, np.ndarray, *kinds,
+        *((found, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+          for found, name in ((scalar, "scalar"), (rebuilt, "_reconstruct"))),
+    ]  # fmt: skip
+
+
+def _more_than_tensors(text: str) -> str:
+    named = re.search(r"GLOBAL ([\w.]+)", text)
+    what = f" ({named[1]})" if named else ""
+    helps = "save its state dict alone (torch.save(model.state_dict(), …))"
+    if named and named[1].startswith(("torch.ao", "torch._C.ScriptObject", "torch.jit")):
+        what, helps = f", packed ones of a quantised network{what}", "save the float network's state dict"
+    return f"holds more than tensors{what}, and loading it would run code; {helps}, or {OWN_CODE}"
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [repr(error)])[0][:200]

@@ -1,0 +1,154 @@
+"""Files of weights: their kinds, those of libraries, and what is damaged in them."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rstbench.adapters.archive import read_archive
+from rstbench.adapters.csr import compressed
+from rstbench.adapters.entry import load_entry
+from rstbench.adapters.foreign import read_foreign
+from rstbench.adapters.state import read_state
+from rstbench.errors import BadFile, BadRequest
+from rstbench.tickets.networks import NetworkSpec, build
+
+
+def test_timm_takes_the_average(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    raw, average = (timm.create_model("resnet10t", num_classes=10) for _ in range(2))
+    torch.save({"state_dict": raw.state_dict(), "state_dict_ema": average.state_dict()}, tmp_path / "l.pth")
+    theirs = timm.create_model("resnet10t", num_classes=10, checkpoint_path=f"{tmp_path}/l.pth")
+    for text in (f"timm:resnet10t[checkpoint={tmp_path}/l.pth]",
+                 f"weights:{tmp_path}/l.pth[arch=timm:resnet10t,classes=10]"):  # fmt: skip
+        found = load_entry(text)
+        assert found.module.conv1[0].weight.equal(theirs.conv1[0].weight)
+        assert "key=state_dict_ema" in found.card.name
+        plain = load_entry(f"{text[:-1]},key=state_dict]")
+        assert plain.module.conv1[0].weight.equal(raw.conv1[0].weight)
+    with pytest.raises(BadRequest, match=r"goes with NAME\[checkpoint=FILE\]"):
+        load_entry("timm:resnet10t[key=state_dict]")
+    with pytest.raises(BadRequest, match="2 networks: state_dict, state_dict_ema"):
+        load_entry(f"weights:{tmp_path}/l.pth[arch=torchvision:resnet18,classes=10]")
+
+
+def test_masks_of_library_networks_are_counted(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    net = timm.create_model("resnet10t", num_classes=6).eval()
+    state = net.state_dict()
+    mask = (torch.rand(state["fc.weight"].shape) < 0.5).float()
+    torch.save({**state, "fc.weight_mask": mask}, tmp_path / "t.pth")
+    net.fc.weight.data *= mask
+    for text in (f"timm:resnet10t[checkpoint={tmp_path}/t.pth]",
+                 f"weights:{tmp_path}/t.pth[arch=timm:resnet10t,classes=6]"):  # fmt: skip
+        found, x = load_entry(text), torch.rand(1, 3, 64, 64)
+        assert torch.allclose(found.module(x), net(x), atol=1e-6)
+        assert found.card.total_weights - found.card.kept_weights == int((1 - mask).sum())
+
+
+def test_quantised_weights_are_named(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = torch.quantize_per_tensor(torch.rand(3, 3), 0.1, 0, torch.qint8)
+        packed = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 2)), {nn.Linear})
+    torch.save({"0.weight": whole}, tmp_path / "q.pt")
+    torch.save(packed.state_dict(), tmp_path / "p.pt")
+    for name, message in (("q.pt", "0.weight is quantised"), ("p.pt", "_packed_params.* is quantised")):
+        with pytest.raises(BadFile, match=message):
+            read_state(tmp_path / name)
+
+
+def test_options_of_our_networks_go_with_them(tmp_path):
+    torch.save({}, tmp_path / "c.pt")
+    with pytest.raises(BadRequest, match="width, bias go with networks of this tool"):
+        load_entry(f"weights:{tmp_path}/c.pt[arch=timm:resnet10t,width=0.5,bias=last,classes=10]")
+
+
+def test_other_kinds_of_files(tmp_path):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(net).save(tmp_path / "jit.pt")
+        torch.export.save(torch.export.export(net, (torch.rand(1, 4),)), tmp_path / "program.pt2")
+    torch.save(net, tmp_path / "module.pt")
+    np.savez(tmp_path / "arrays.npz", weight=np.ones(3))
+    heads = {
+        "h5.pt": b"\x89HDF\r\n\x1a\n",
+        "lfs.pt": b"version https://git-lfs.github.com",
+        "page.pt": b"<!DOCTYPE html>",
+        "graph.onnx": b"\x08\x07",
+        "index.json": b'{"a": 1}',
+    }
+    for name, head in heads.items():
+        (tmp_path / name).write_bytes(head)
+    for name, message in (
+        ("jit.pt", "TorchScript archive; torch.jit.load"),
+        ("program.pt2", "a program of torch.export; torch.export.load"),
+        ("module.pt", r"more than tensors \(torch.nn.modules.container.Sequential\)"),
+        ("arrays.npz", "archive of NumPy arrays"),
+        ("h5.pt", "HDF5"),
+        ("lfs.pt", "git lfs pull"),
+        ("page.pt", "a web page"),
+        ("graph.onnx", "use onnx:FILE"),
+        ("index.json", "an index of several files"),
+        (".", "is a folder; name the file"),
+    ):
+        with pytest.raises(BadFile, match=message):
+            read_archive(tmp_path / name)
+
+
+def test_a_ticket_is_no_bare_state_dict(ticket_files):
+    with pytest.raises(BadFile, match="is a ticket of this tool; use ticket:FILE"):
+        read_state(ticket_files[0])
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("col_indices", -1), ("crow_indices", 0), ("values", None)],
+)
+def test_compressed_weights_that_do_not_fit_together(tmp_path, part, value):
+    parts = compressed({"a.weight": torch.eye(60)})
+    assert "a.weight.values" in parts
+    if value is None:
+        del parts[f"a.weight.{part}"]
+    else:
+        parts[f"a.weight.{part}"] = torch.full_like(parts[f"a.weight.{part}"], value)
+    torch.save(parts, tmp_path / "c.pt")
+    with pytest.raises(BadFile, match="its parts do not fit together"):
+        read_state(tmp_path / "c.pt")
+
+
+def test_a_bias_leaves_the_files_of_other_networks_as_they_were():
+    assert "bias" not in NetworkSpec("conv2", (1, 8, 8), 10).plain()
+    spec = NetworkSpec("resnet18", (3, 8, 8), 10, 0.1, bias="last")
+    assert (spec.plain()["bias"], str(spec)) == ("last", "resnet18[width=0.1,bias=last]")
+    assert build(spec).fc.bias.tolist() == [0.0] * 10
+    with pytest.raises(BadRequest, match="no bias named 'all'"):
+        NetworkSpec("conv2", (1, 8, 8), 10, bias="all")
+
+
+def test_scores_whose_rule_no_name_tells():
+    scores = torch.tensor([[0.1, -0.9], [0.5, -0.2]])
+    state = {"fc.weight": torch.ones(2, 2), "fc.mask_scores": scores}
+    with pytest.raises(BadRequest, match=r"\[scores=signed\] where the largest are kept, \[scores=abs\]"):
+        read_foreign(state, "0.5")
+    signed, size = (read_foreign(state, "0.5", scores=rule).masks["fc.weight"] for rule in ("signed", "abs"))
+    assert signed.tolist() == [[True, False], [True, False]]
+    assert size.tolist() == [[False, True], [True, False]]
+    published = {"fc.weight": torch.ones(2, 2), "fc.popup_scores": scores}
+    assert read_foreign(published, "0.5").masks["fc.weight"].equal(size)
+    assert read_foreign(published, "0.5", scores="signed").masks["fc.weight"].equal(signed)
+    with pytest.raises(BadRequest, match="no rule for scores named 'top'"):
+        read_foreign(state, "0.5", scores="top")
+    with pytest.raises(BadRequest, match="fc has scores and a mask"):
+        read_foreign({**state, "fc.weight_mask": torch.ones(2, 2)}, "0.5", scores="abs")
+    with pytest.raises(BadRequest, match="go with files that hold scores"):
+        read_foreign({"fc.weight": torch.ones(2, 2)}, scores="abs")
