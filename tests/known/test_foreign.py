@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune
 
+from rstbench.adapters.checkpoints.foreign import published_mask
 from rstbench.adapters.entry import load_entry
-from rstbench.adapters.foreign import published_mask
 from rstbench.data import load
 from rstbench.errors import BadRequest
 from rstbench.study.parcels import export_model

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import utils
 
-from rstbench.adapters.rebuilt import rebuilt
+from rstbench.adapters.checkpoints.rebuilt import rebuilt
 from rstbench.errors import BadRequest
 
 

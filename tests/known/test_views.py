@@ -285,15 +285,18 @@ def test_the_front_by_hand():
     assert table["worst_per_1000_kept"].tolist() == [6.0, 6.0, 5.0, 1.0, 0.9, 0.45, 2.0, 90.0]
 
 
-def test_a_store_with_only_failures_gives_an_empty_leaderboard(tmp_path):
+def test_a_store_with_only_failures_gives_rows_without_figures(tmp_path):
     rows = [Row("a", NEAR, 0, ("pgd",)), Row("d", NEAR, 0, ("pgd",))]
     cards = {"a": TICKET, "d": dense("dense")}
     evidence = make(tmp_path, cards, {}, rows, labels=(0, 1, 0, 1), failures=("a failed", "so did d"))
     frames = write(evidence, tmp_path)
     assert list(frames) == ["leaderboard"]
-    assert len(frames["leaderboard"]) == 0
+    assert list(frames["leaderboard"]["model"]) == ["dense", TICKET.name]
+    assert frames["leaderboard"][["rank", "clean", "pgd", "worst", "forwards"]].isna().all(axis=None)
     assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["leaderboard.csv"]
-    assert (tmp_path / "leaderboard.csv").read_text().count("\n") == 1
+    assert (tmp_path / "leaderboard.csv").read_text().count("\n") == 3
+    # Of a run that goes on, nothing is told of models that were not asked yet.
+    assert not len(leaderboard(make(tmp_path / "running", cards, {}, rows)))
     # Clean answers alone are rows without a rank, and nothing to compare.
     evidence = make(tmp_path, cards, {**clean("a", "1110"), **clean("d", "1111")}, rows)
     assert list(tables(evidence)) == ["leaderboard"]

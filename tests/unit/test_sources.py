@@ -11,9 +11,9 @@ from safetensors.torch import save, save_file
 from torch import nn
 from torchvision import models
 
+from rstbench.adapters.checkpoints.state import read_state
 from rstbench.adapters.entry import load_entry
 from rstbench.adapters.normalise import KNOWN, clearly_better, normalised, right_under
-from rstbench.adapters.state import read_state
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
 from rstbench.tickets.networks import NetworkSpec, build

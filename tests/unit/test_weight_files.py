@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from rstbench.adapters.archive import read_archive
-from rstbench.adapters.csr import compressed
+from rstbench.adapters.checkpoints.archive import read_archive
+from rstbench.adapters.checkpoints.csr import compressed
+from rstbench.adapters.checkpoints.foreign import read_foreign
+from rstbench.adapters.checkpoints.state import read_state
 from rstbench.adapters.entry import load_entry
-from rstbench.adapters.foreign import read_foreign
-from rstbench.adapters.state import read_state
 from rstbench.errors import BadFile, BadRequest
 from rstbench.tickets.networks import NetworkSpec, build
 

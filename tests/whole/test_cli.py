@@ -166,7 +166,9 @@ def test_a_model_that_fails_leaves_the_rest(cli, models, factory, message):
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
-    assert list(board(models)["model"]) == ["file:m.py:good"]
+    table = board(models)
+    assert list(table["model"]) == ["file:m.py:good", f"file:m.py:{factory}"]
+    assert list(table["clean"].notna()) == list(table["worst"].notna()) == [True, False]
 
 
 def test_alarms(cli, models):

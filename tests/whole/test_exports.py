@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rstbench.adapters.csr import compressed, expanded
+from rstbench.adapters.checkpoints.csr import compressed, expanded
 from rstbench.adapters.entry import load_entry
 from rstbench.adapters.exports.parcel import Parcel
 from rstbench.adapters.exports.source import source_of

@@ -67,4 +67,6 @@ def test_a_wrong_number_of_classes_leaves_the_rest(cli, installed, tmp_path):
     done = cli(*arguments, "--attack", "pgd", env=installed)
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["rstbench: acme:wide has 7 classes, the data 2"]
-    assert list(pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv")["model"]) == ["acme:"]
+    table = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv")
+    assert list(table["model"]) == ["acme:", "acme:wide"]
+    assert list(table["clean"].notna()) == [True, False]

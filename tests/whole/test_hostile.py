@@ -247,7 +247,8 @@ def test_a_ticket_that_does_not_fit_the_images_leaves_the_rest(ticket_files, tmp
     assert len(done.stderr.splitlines()) == 1
     assert "raised on images of shape (3, 32, 32)" in done.stderr
     board = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv")
-    assert board["model"].tolist() == ["file:m.py:net"]
+    assert board["model"].tolist() == ["file:m.py:net", ticket_files[0].stem]
+    assert board["clean"].notna().tolist() == [True, False]
 
 
 def test_saving_images_later_keeps_the_first_answer(tmp_path):

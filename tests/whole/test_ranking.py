@@ -76,7 +76,8 @@ def test_wrong_models_leave_the_right_ones(cli, folder, data_root):
     for text, reference in zip(("out of luck", "shape", "7 classes, the data 10"), wrong, strict=True):
         assert any(text in line and reference in line for line in lines), (text, lines)
     board = pd.read_csv(folder / "runs" / "adhoc" / "leaderboard.csv").set_index("model")
-    assert set(board.index) == set(models)
+    assert set(board.index) == {*models, *wrong}
+    assert set(board.index[board["clean"].isna()]) == set(wrong)
     assert "probabilities-not-logits" in board.loc["file:other.py:sure", "flags"]
 
 
@@ -91,7 +92,7 @@ class Harm:
         ("gone.pt", "arch=resnet18", "no file gone.pt"),
         ("cut.pt", "arch=resnet18", "cut.pt is no whole file of torch.save"),
         ("harm.pt", "arch=resnet18", "loading it would run code; save its state dict alone"),
-        ("page.pt", "arch=resnet18", "page.pt is no file of torch.save: it begins with b'<!DOCTYPE html>"),
+        ("page.pt", "arch=resnet18", "page.pt is a web page; download the file itself"),
         (
             "net.pt",
             "arch=resnet18",

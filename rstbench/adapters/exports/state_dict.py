@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import BadRequest
 from ...harness.store import refuse_foreign, write_whole
-from ..csr import compressed
+from ..checkpoints.csr import compressed
 from .parcel import Parcel, write_file
 from .source import source_of
 

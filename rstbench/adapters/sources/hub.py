@@ -12,9 +12,9 @@ import torch.fx
 from ...errors import BadFile, BadRequest
 from ...harness.trial import Card
 from ...tickets.networks import NetworkSpec, build
+from ..checkpoints.state import put_state, read_state
 from ..entry import Entry, enter
 from ..fold import folded
-from ..state import put_state, read_state
 from .images import channels, fitting, image_shape
 from .repository import LACKS, Repository
 

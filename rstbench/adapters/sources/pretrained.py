@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ...errors import BadRequest
-from ..state import read_state
+from ..checkpoints.state import read_state
 
 
 def library_module(arch: str, path: Path) -> nn.Module | None:

@@ -14,13 +14,13 @@ from ...errors import BadRequest, unknown
 from ...harness.trial import Card
 from ...tickets.networks import BIASES, NetworkSpec, build, prunable
 from ...tickets.recipe import CHOICES
-from ..choose import TIMM, Found
+from ..checkpoints.choose import TIMM, Found
+from ..checkpoints.fit import DoesNotFit, Fit, LeftOver, Wanted, fit, holds, meant
+from ..checkpoints.foreign import Foreign, as_ticket, read_foreign
+from ..checkpoints.layouts import TWINS, layouts
+from ..checkpoints.state import load, read_network
 from ..entry import Entry, enter, load_entry
-from ..fit import DoesNotFit, Fit, LeftOver, Wanted, fit, holds, meant
-from ..foreign import Foreign, as_ticket, read_foreign
-from ..layouts import TWINS, layouts
 from ..normalise import normalised
-from ..state import load, read_network
 from .images import fitting, image_shape, takes
 from .options import given_options, number_of, shape_of, typed_of, width_of, written
 from .own import ticket_entry
@@ -56,10 +56,10 @@ def weights(
 
     classes and shape (channels x height x width, such as 3x32x32) are those of the data unless given. Files
     that hold scores or masks beside the weights, as other projects' tickets do, become dense (see
-    `adapters.foreign`); scores need the kept fraction, `[remaining=0.05]`. bias: 'last' for a network with
+    `checkpoints.foreign`); scores need the kept fraction, `[remaining=0.05]`. bias: 'last' for a network with
     one on its last layer, which a file that has it tells. key: which network of a training checkpoint;
     prefix: where its names begin; without: what takes no part, names or their beginnings joined by '+'.
-    Names of public code are known (see `adapters.layouts`); others are matched by order, in networks with
+    Names of public code are known (see `checkpoints.layouts`); others are matched by order, in networks with
     branches only with `[match=order]`. normalize puts that layer first. With
     `[recipe=paper-cifar,data=cifar10]`, and more settings of a recipe, scores over a random network of this
     tool become a `Ticket`. Raises BadRequest with the names that differ, and what to add.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import BadFile
+from ...errors import BadFile
 
 OWN_CODE = "load it in a file of your own: file:PATH.py:factory"
 # What a file that torch.save did not write begins with: (what it is, what helps).

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import BadRequest
-from ..tickets.networks.normalise import parse_normalisation
+from ...errors import BadRequest
+from ...tickets.networks.normalise import parse_normalisation
 
 _MEAN, _STD = re.compile(r"(\w*_)?(mean|mu)"), re.compile(r"(\w*_)?(std|sigma)")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from ..errors import BadRequest, listed
+from ...errors import BadRequest, listed
 from .archive import OWN_CODE
 from .layouts import OWN, Layout
 from .masks import mask_target, same

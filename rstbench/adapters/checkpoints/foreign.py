@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BadRequest, unknown
-from ..tickets.init import weights_digest
-from ..tickets.mask import masked, parse_remaining
-from ..tickets.networks import NetworkSpec, build, prunable
-from ..tickets.pattern import p_exponent, p_rule
-from ..tickets.recipe import recipe_for
-from ..tickets.ticket import Ticket
+from ...errors import BadRequest, unknown
+from ...tickets.init import weights_digest
+from ...tickets.mask import masked, parse_remaining
+from ...tickets.networks import NetworkSpec, build, prunable
+from ...tickets.pattern import p_exponent, p_rule
+from ...tickets.recipe import recipe_for
+from ...tickets.ticket import Ticket
 from .masks import split_masks
 from .order import like
 from .rebuilt import rebuilt

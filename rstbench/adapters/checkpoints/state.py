@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..errors import BadFile, BadRequest, listed
+from ...errors import BadFile, BadRequest, listed
 from .archive import OWN_CODE, read_archive
 from .choose import Found, network_in
 from .csr import expanded

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import BadRequest
+from ...errors import BadRequest
 from .archive import OWN_CODE
 
 _PARAMETRIZED = ".parametrizations."

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import BadRequest
+from ...errors import BadRequest
 
 MASKS = re.compile(r"(\w*_)?masks?(_\w*)?", re.IGNORECASE)  # how dictionaries of masks are called
 ORIGINAL = "_orig"

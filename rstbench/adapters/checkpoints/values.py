@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import BadFile
+from ...errors import BadFile
 
 
 def tensors_in(node: Any) -> Iterator[Tensor]:

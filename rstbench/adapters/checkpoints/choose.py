@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import BadFile, BadRequest, listed
+from ...errors import BadFile, BadRequest, listed
 from .archive import OWN_CODE
 from .masks import MASKS, is_mask, same
 from .normalisers import pairs

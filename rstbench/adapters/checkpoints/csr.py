@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import BadFile
+from ...errors import BadFile
 
 PARTS = ("values", "crow_indices", "col_indices", "shape")
 _SMALL = 2**15 - 1  # columns that 16 bits can name
