@@ -19,6 +19,8 @@ from .contents import walk
 from .identity import tensor_bytes
 from .plain import bookkeeping, of_library
 
+_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 @contextmanager
 def at_rest(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
@@ -103,8 +105,8 @@ def same_values(one: Tensor, other: Tensor) -> bool:
         return False
     if one.layout != torch.strided or one.is_quantized:
         return tensor_bytes(one) == tensor_bytes(other)
-    bits = [part.detach().contiguous().reshape(-1).view(torch.uint8) for part in (one, other)]
-    return torch.equal(*bits)
+    bits = _WHOLE.get(one.element_size(), torch.uint8)  # comparing bytes takes several times as long
+    return torch.equal(*(part.detach().contiguous().reshape(-1).view(bits) for part in (one, other)))
 
 
 def _rest(part: nn.Module) -> None:
