@@ -12,6 +12,8 @@ from torch import nn
 
 from rstbench.adapters.entry import load_entry
 from rstbench.adapters.identity import module_digest
+from rstbench.reporters.evidence import Evidence
+from rstbench.reporters.tables import write
 from rstbench.tickets.networks import NetworkSpec, build
 
 BOARDS = Path(__file__).parent.parent.parent / "leaderboards"
@@ -127,3 +129,15 @@ def test_a_copy_of_a_committed_study_asks_nothing_new(cli, tmp_path, board, requ
     done = cli("evaluate", copy / "study.toml", "--out", copy, "--batch-size", batch, env=environment)
     assert done.returncode == 0, done.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / "copy" / "results").iterdir()} == shards
+
+
+@pytest.mark.parametrize("study", sorted(BOARDS.glob("**/study.toml")), ids=lambda path: path.parent.name)
+def test_the_tables_of_a_committed_study_follow_from_its_evidence(study, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(study.parent, copy, ignore=shutil.ignore_patterns("*.png", "*.svg", "*.safetensors"))
+    tables = {path.name: path.read_bytes() for path in copy.glob("*.csv")}
+    assert "leaderboard.csv" in tables
+    for path in copy.glob("*.csv"):
+        path.unlink()
+    write(Evidence.read(copy), copy)
+    assert {path.name: path.read_bytes() for path in copy.glob("*.csv")} == tables
