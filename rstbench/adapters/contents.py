@@ -161,9 +161,8 @@ def _of_module(module: nn.Module) -> Parts:
 
 def _of_script(part: torch.jit.ScriptModule) -> Parts:
     """What the code of a scripted or traced module names beside its registered parts, and its constants."""
-    codes = [getattr(part, method) for method in part._c._method_names()]
-    for method in codes:
-        code, constants = method.code_with_constants
+    for method in part._c._method_names():
+        code, constants = part._c._get_method(method).code_with_constants
         yield "code", code
         yield from sorted(constants.items())
         for name in sorted(set(re.findall(r"\.(\w+)", code))):

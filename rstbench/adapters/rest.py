@@ -75,7 +75,9 @@ def eval_mode(module: nn.Module) -> nn.Module:
 def untouched(module: nn.Module, who: str = "the attack") -> Iterator[None]:
     """Raises ModelFault, with the parameters put back, where they were changed meanwhile."""
     held = [one for _, one in walk(module)]
-    places = [(part, dict(part._parameters)) for part in held if isinstance(part, nn.Module)]
+    # Parameters of TorchScript cannot be replaced.
+    parts = [part for part in held if isinstance(part, nn.Module) and isinstance(part._parameters, dict)]
+    places = [(part, dict(part._parameters)) for part in parts]
     before = [(one, one.detach().clone()) for one in held if isinstance(one, nn.Parameter)]
     yield
     changed = [(now, then) for now, then in before if not same_values(now, then)]

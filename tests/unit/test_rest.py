@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from rstbench.adapters.identity import module_digest
 from rstbench.adapters.rest import at_rest, eval_mode, same_values, untouched
 from rstbench.errors import ModelFault
 
@@ -194,3 +195,33 @@ def test_same_values_are_the_same_bits():
     assert not same_values(torch.zeros(1), torch.zeros(1, dtype=torch.double))
     assert same_values(torch.eye(2).to_sparse(), torch.eye(2).to_sparse())
     assert not same_values(torch.eye(2).to_sparse(), 2 * torch.eye(2).to_sparse())
+
+
+def scripted():
+    return torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.9)))
+
+
+def traced():
+    return torch.jit.trace(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), torch.ones(1, 2))
+
+
+def frozen():
+    return torch.jit.freeze(scripted().eval())
+
+
+def exported():
+    return torch.export.export(nn.Linear(2, 2), (torch.ones(3, 2),)).module()
+
+
+def symbolic():
+    return torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+
+
+@pytest.mark.parametrize("made", [scripted, traced, frozen, exported, symbolic])
+def test_compiled_models_are_put_at_rest_like_others(made):
+    model, x = made(), torch.ones(3, 2)
+    first, readable = module_digest(model)
+    assert readable == (made is not frozen)
+    with at_rest(model, CPU), untouched(model):
+        assert model(x).equal(model(x))
+    assert not readable or module_digest(model)[0] == first
