@@ -16,6 +16,7 @@ import re
 import types
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -27,7 +28,6 @@ from .plain import (
     BUILTIN_FUNCTIONS,
     bookkeeping,
     is_plain,
-    is_wholly_plain,
     is_workings,
     is_written,
     of_library,
@@ -36,7 +36,7 @@ from .plain import (
 _OF_EVERY_CLASS = ("_abc_impl", "_is_protocol", "_is_runtime_protocol")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What leads from any value to the whole program.
-_OF_THE_PROGRAM = (type, types.ModuleType, types.FunctionType, types.FrameType, types.CodeType, dict)
+_OF_THE_PROGRAM = (type, types.ModuleType, types.FunctionType, types.FrameType, types.CodeType)
 Parts = Iterator[tuple[str, Any]]
 
 
@@ -74,9 +74,12 @@ def parts(value: Any) -> Parts:
         yield "referent", value()
     elif isinstance(value, types.MappingProxyType):
         yield "mapping", dict(value)
-    elif isinstance(value, np.ndarray):
+    elif isinstance(value, enum.Enum):
+        yield "value", value.value
+        yield from _of_class(type(value))
+    elif type(value) is np.ndarray:
         yield from enumerated(value.tolist())
-    elif not isinstance(value, types.ModuleType | enum.Enum | PurePath | torch.Generator | types.CodeType):
+    elif not isinstance(value, types.ModuleType | PurePath | torch.Generator | types.CodeType):
         yield from _of_object(value)
 
 
@@ -101,9 +104,13 @@ def walk(value: Any) -> Parts:
         try:
             inside = list(parts(one))
         except Unreadable:
-            referents = [] if is_workings(one) else gc.get_referents(one)
-            inside = [("?", found) for found in referents if not isinstance(found, _OF_THE_PROGRAM)]
+            inside = [] if is_workings(one) else [("?", found) for found in _referents(one)]
         waiting += [(f"{path}.{label}".lstrip("."), found) for label, found in reversed(inside)]
+
+
+def _referents(value: Any) -> list[Any]:
+    found = [one for one in gc.get_referents(value) if not isinstance(one, _OF_THE_PROGRAM)]
+    return [one for one in found if not (isinstance(one, dict) and "__builtins__" in one)]
 
 
 def hidden_from_torch(part: nn.Module) -> Parts:
@@ -114,17 +121,30 @@ def hidden_from_torch(part: nn.Module) -> Parts:
     kind: type = type(part)
     own = bookkeeping(kind)
     graph = str(getattr(part, "code", "")) if isinstance(part, torch.fx.GraphModule) else None
-    for name, value in vars(part).items():
-        if name == "training" or isinstance(value, Tensor) or (name in own and name.startswith("_")):
+    if "_packed_params" in vars(part) and hasattr(part, "_weight_bias"):
+        yield "_packed_params", list(part._weight_bias())  # type: ignore[operator]  # lies in C
+    internal = of_library(kind) and not kind.__module__.startswith(("torch.nn.", "torchvision.", "rstbench."))
+    compiled = kind.__module__.startswith("torch._dynamo")  # another way to run what it holds
+    for name, value in () if compiled else vars(part).items():
+        if name == "training" or isinstance(value, Tensor | torch.ScriptMethod):
+            continue
+        if name in own and name.startswith("_") and not hasattr(kind, name) and not _is_opaque(part, name):
             continue
         # A traced graph is its code; what the code does not name is notes of the tracer.
         if graph is not None and not re.search(rf"\bself\.{re.escape(name)}\b", graph):
             continue
-        if name in own and is_workings(value):
+        if internal and is_workings(value):
             continue
         yield name, value
     if isinstance(part, torch.jit.ScriptModule):
         yield from _of_script(part)
+
+
+def _is_opaque(part: nn.Module, name: str) -> bool:
+    """Whether an attribute is an object of TorchScript whose content nothing tells."""
+    value = vars(part)[name]
+    is_object = isinstance(value, torch.ScriptObject) and not isinstance(value, torch._C.ScriptModule)
+    return is_object and not (name == "_packed_params" and hasattr(part, "_weight_bias"))
 
 
 def hooks_of(part: nn.Module) -> list[Any]:
@@ -183,7 +203,7 @@ def _of_type(cls: type) -> Parts:
     for name, value in vars(cls).items():
         if name in _OF_EVERY_CLASS or (name.startswith("__") and not isinstance(value, types.FunctionType)):
             continue
-        if _is_given(value):
+        if _is_given(value, cls):
             continue
         if isinstance(value, types.FunctionType) and value.__qualname__ == f"{cls.__qualname__}.{name}":
             # Its text is in the file of the class; what it closes over is not.
@@ -193,11 +213,12 @@ def _of_type(cls: type) -> Parts:
             yield name, value
 
 
-def _is_given(value: Any) -> bool:
+def _is_given(value: Any, cls: type) -> bool:
     """Whether an attribute of a class is Python's own: a slot, or a method that `dataclass` or `namedtuple`
     wrote."""
     if isinstance(value, types.FunctionType):
-        return value.__code__.co_filename in ("<string>", dataclasses.__file__)
+        made = dataclasses.is_dataclass(cls) or hasattr(cls, "_fields")
+        return made and value.__code__.co_filename in ("<string>", dataclasses.__file__)
     described = isinstance(value, property | staticmethod | classmethod)
     return hasattr(type(value), "__get__") and not described and not is_written(type(value))
 
@@ -209,8 +230,8 @@ def _of_function(function: types.FunctionType) -> Parts:
 
 
 def _closed_over(function: types.FunctionType) -> Parts:
-    defaults = (function.__defaults__, function.__kwdefaults__)
-    yield from (("default", value) for value in defaults if value is not None and not is_wholly_plain(value))
+    yield from enumerated(function.__defaults__ or ())  # computed when it was defined, not told by its text
+    yield from (function.__kwdefaults__ or {}).items()
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
@@ -233,10 +254,10 @@ def _of_object(value: Any) -> Parts:
         yield from _reduced(value)
     yield from (getattr(value, "__dict__", None) or {}).items()
     for cls in kind.__mro__:
-        slots = vars(cls).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                yield name, getattr(value, name)
+        for name, slot in vars(cls).items():
+            if isinstance(slot, types.MemberDescriptorType) and is_written(cls):
+                with suppress(AttributeError):  # not filled
+                    yield name, slot.__get__(value)
     yield from _of_class(kind)
 
 
@@ -252,6 +273,8 @@ def _reduced(value: Any) -> Parts:
         reduced = value.__reduce_ex__(4)
     except Exception as error:  # of whatever class it is; most say that they cannot be pickled
         raise Unreadable(type(value).__qualname__) from error
+    if hasattr(value, "cache_info"):  # what `lru_cache` remembers lies in C
+        raise Unreadable(type(value).__qualname__)
     if isinstance(reduced, str):
         yield "name", reduced
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
 import types
 import uuid
 from collections.abc import Iterable, Iterator
@@ -30,11 +31,16 @@ def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = 
     be read (a class from nowhere, a hook of the user's, an open file) the digest is one of its own, so that
     nothing is mistaken for this model's answer.
     """
-    digest, reader = hashlib.sha256(f"{module!r}|{made_by}".encode()), _Reader()
+    text, reader = repr(module), _Reader()
+    digest = hashlib.sha256(f"{text}|{made_by}".encode())
     for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
         digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode() + tensor_bytes(tensor))
     for name, part in module.named_modules():
-        digest.update(f"|{name}|{describe(part)}|{getattr(part, 'code', '')}".encode())
+        code = getattr(part, "code", "")  # first, for TorchScript adds an attribute when it is asked
+        told = f"|{name}|{describe(part)}|{code}"
+        digest.update(told.encode())
+        text += told
+    reader.readable &= _ADDRESS.search(text) is None
     for name, content in reader.beyond(module):
         digest.update(f"|{name}|".encode() + content)
     texts = {Path(file) for file in files} | reader.files
@@ -65,6 +71,9 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for key, value in vars(part).items():
             if isinstance(value, Tensor):
                 yield f"{name}.{key} (attribute)", value
+
+
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6}")  # another in each run: of an object without a text of its own
 
 
 class _Reader:
@@ -125,13 +134,16 @@ class _Reader:
         """What a value is beside its parts."""
         head = type(value).__qualname__
         if isinstance(value, Tensor):
-            return f"tensor {value.dtype} {tuple(value.shape)}|".encode() + tensor_bytes(value)
+            # One without values serves as a pattern for `functional_call`.
+            content = b"" if value.is_meta else tensor_bytes(value)
+            return f"tensor {value.dtype} {tuple(value.shape)}|".encode() + content
         if isinstance(value, torch.Generator):
             return f"{head} {value.device}".encode() + tensor_bytes(value.get_state())
         if isinstance(value, nn.Module):
             self._read_class(type(value))
             self._read_hooks(value)
-            return f"{head}|{describe(value)}|{getattr(value, 'code', '')}".encode()
+            code = getattr(value, "code", "")
+            return f"{head}|{describe(value)}|{code}".encode()
         if isinstance(value, type | types.FunctionType):
             self._read_file(value)
             return value.__qualname__.encode()
@@ -140,7 +152,9 @@ class _Reader:
             consts = b"".join(self.of(const) for const in value.co_consts)
             return value.co_code + repr(names).encode() + consts
         if isinstance(value, types.ModuleType):
-            self.files |= {Path(value.__file__)} if value.__file__ else set()
+            file = vars(value).get("__file__")
+            self.readable &= file is not None
+            self.files |= {Path(file)} if file else set()
         if isinstance(value, enum.Enum | PurePath | types.ModuleType):
             return f"{head} {value.name if isinstance(value, enum.Enum) else plain_name(value)}".encode()
         if isinstance(value, np.ndarray):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import inspect
+import sys
 import types
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 # Packages whose versions are in the record: their text is no part of a model's identity.
-LIBRARIES = ("torch", "torchvision", "rstbench", "builtins")
+LIBRARIES = ("torch", "torchvision", "rstbench", "builtins", "copyreg")
 _TORCH_SETTINGS = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, torch.qscheme)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), slice, range, *_TORCH_SETTINGS)
+_ARRAYS = (np.ndarray, np.generic)
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.OrderedDict)
 BUILTIN_FUNCTIONS = (
     types.BuiltinFunctionType,
@@ -30,27 +32,31 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that a Python statement made
 
 def of_library(thing: Any) -> bool:
     """Whether a class, function or module is of a package whose version is in the record."""
-    name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
+    if isinstance(thing, types.FunctionType):  # whatever name a decorator has given it
+        name = thing.__globals__.get("__name__")
+    else:
+        name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
     return str(name or "").split(".")[0] in LIBRARIES
 
 
 def is_plain(value: Any) -> bool:
     """Whether a value is told whole by its text: numbers, words, torch's settings, libraries' functions."""
     if isinstance(value, _PLAIN):
-        return True
-    if isinstance(value, np.ndarray | np.generic):
-        return bool(value.dtype != object)
+        return type(value) in _PLAIN or of_library(type(value)) or isinstance(value, np.generic)
+    if isinstance(value, _ARRAYS):
+        return bool(value.dtype != object) and type(value).__module__.partition(".")[0] == "numpy"
     if isinstance(value, type | types.ModuleType):
         return of_library(value) or (isinstance(value, type) and not is_written(value))
     if isinstance(value, types.FunctionType):
         return of_library(value) and value.__closure__ is None
     if isinstance(value, BUILTIN_FUNCTIONS):
-        return isinstance(getattr(value, "__self__", None), types.ModuleType | type | None)
+        owner = getattr(value, "__self__", None)
+        return is_plain(owner) if isinstance(owner, type) else isinstance(owner, types.ModuleType | None)
     return False
 
 
 def is_wholly_plain(value: Any) -> bool:
-    """Whether a value, or every element of a container however deep, is plain."""
+    """Whether a value, or every element of a container however deep, is plain, and its order is told too."""
     try:
         return _wholly_plain(value)
     except RecursionError:  # nested without end, or in itself
@@ -60,13 +66,19 @@ def is_wholly_plain(value: Any) -> bool:
 def _wholly_plain(value: Any) -> bool:
     if type(value) not in _CONTAINERS:
         return is_plain(value)
-    inner = [*value, *value.values()] if isinstance(value, dict) else value
-    return all(_wholly_plain(one) for one in inner)
+    if not isinstance(value, dict):
+        return all(map(_wholly_plain, value))
+    if not all(_wholly_plain(one) for one in (*value, *value.values())):
+        return False
+    # A module's text lists the items sorted.
+    return [id(key) for key in value] == [id(key) for key, _ in sorted(value.items(), key=repr)]
 
 
 def is_written(cls: type) -> bool:
     """Whether a class statement made a class, as opposed to C code, which its package's version tells."""
-    return bool(cls.__flags__ & _HEAP_TYPE)
+    file = str(getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
+    compiled = cls.__module__ in sys.builtin_module_names or file.endswith((".so", ".pyd"))
+    return bool(cls.__flags__ & _HEAP_TYPE) and not compiled
 
 
 def is_workings(value: Any) -> bool:
@@ -84,10 +96,10 @@ def is_workings(value: Any) -> bool:
 
 @functools.cache
 def bookkeeping(kind: type) -> frozenset[str]:
-    """The attributes that code of torch, torchvision or this package gives to a module of this class."""
+    """The attributes that torch, torchvision or this package gives to a module of this class."""
     names = set(vars(nn.Module()))
     for cls in kind.__mro__:
-        if of_library(cls):
+        if of_library(cls) and cls not in (nn.Module, object):
             for value in vars(cls).values():
                 names |= (
                     _names_in(getattr(inspect.unwrap(value), "__code__", None)) if callable(value) else set()
