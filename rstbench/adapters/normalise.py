@@ -39,7 +39,7 @@ def right_under(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     for name, constants in tried.items():
         try:
             found[name] = _right(raw, layer(*constants).to(x.device)(x), y)
-        except Exception:  # of whatever a foreign model does with values outside [0, 1]
+        except (Exception, SystemExit):  # of whatever a foreign model does with values outside [0, 1]
             continue
     return found
 
@@ -48,9 +48,11 @@ def clearly_better(right: Mapping[str, Tensor]) -> str:
     """The normalisation under which a model is right on clearly more images than as it stands: by 10 points
     and three standard errors; '' where there is none."""
     best = max(right, key=lambda name: float(right[name].float().mean()))
-    own, other = (float(right[name].float().mean()) for name in (OWN, best))
-    error = ((own * (1 - own) + other * (1 - other)) / len(right[OWN])) ** 0.5
-    return best if best and other - own >= max(CLEARLY, 3 * error) else ""
+    counts, images = [int(right[name].sum()) for name in (OWN, best)], len(right[OWN])
+    # One more of each kind, or a handful of images would leave no doubt.
+    shares = [(count + 1) / (images + 2) for count in counts]
+    error = (sum(share * (1 - share) for share in shares) / images) ** 0.5
+    return best if best and (counts[1] - counts[0]) / images >= max(CLEARLY, 3 * error) else ""
 
 
 def better_by_pairs(right: Mapping[str, Tensor]) -> str:

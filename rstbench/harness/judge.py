@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..adapters.entry import Entry
 from ..adapters.normalise import clearly_better, right_under
-from ..adapters.rest import untouched
+from ..adapters.rest import at_rest, untouched
 from ..errors import ModelFault
 
 SAME = 1e-4  # two runs on one image may differ by this much of the logits' norm before it is noise
@@ -53,6 +53,7 @@ def judge(
 
 
 def _judge(target: Entry, x: Tensor, y: Tensor, classes: int, exact: bool, clean_from: int | None) -> Verdict:
+    before = _asked_apart(target, x, classes, exact) if clean_from is not None else None
     logits = answer(target, x, classes, exact=exact)
     finite = logits.isfinite().all(1)
     # The argmax of NaN is class 0: it must not look robust.
@@ -64,7 +65,7 @@ def _judge(target: Entry, x: Tensor, y: Tensor, classes: int, exact: bool, clean
     flags = set()
     if _apart(answer(target, x, classes, exact=exact), logits) > SAME:
         flags.add("random-output")
-    elif _hangs_on_batch(target, x, logits, exact=exact):
+    elif before is None or _hangs_on_batch(target, logits, *before):
         flags.add("batch-dependent")
     if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
         flags.add("probabilities-not-logits")
@@ -76,21 +77,34 @@ def _judge(target: Entry, x: Tensor, y: Tensor, classes: int, exact: bool, clean
     return Verdict(seen, frozenset(flags), right)
 
 
-def _hangs_on_batch(target: Entry, x: Tensor, logits: Tensor, *, exact: bool) -> bool:
-    """Whether images alone get other logits than in their batch, or none."""
-    classes = logits.shape[1]
-    places = range(0, len(x), max(1, len(x) // ALONE))[:ALONE]
-    if len(x) == 1:
-        try:  # one image is no batch: its negative makes one of it
-            logits = answer(target, torch.cat([x, 1 - x]), classes, exact=exact)[:1]
-        except ModelFault:
-            return False  # it takes one image at a time
+def _asked_apart(
+    target: Entry, x: Tensor, classes: int, exact: bool
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """(places of images, their logits alone), (an order, the logits of all images in it), each from a model
+    that has seen no image before; None where it takes no single image.
+
+    The places follow no pattern, as a model's own might.
+    """
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    places, found = order[:ALONE], []
+    images = [x[place : place + 1] for place in places.tolist()]
+    if len(x) == 1:  # one image is no batch: its negative makes one of it
+        order, x = torch.tensor([0]), torch.cat([x, 1 - x])
     try:
-        alone = [answer(target, x[place : place + 1], classes, exact=exact) for place in places]
+        for batches in (images, [x[order] if len(x) == len(order) else x]):
+            with at_rest(target.module, x.device), torch.random.fork_rng():
+                found.append(torch.cat([answer(target, batch, classes, exact=exact) for batch in batches]))
     except ModelFault:
-        return True
-    coarse = x.is_cuda or any(p.dtype in (torch.half, torch.bfloat16) for p in target.module.parameters())
-    return _apart(torch.cat(alone), logits[list(places)]) > (SAME_ALONE_COARSE if coarse else SAME_ALONE)
+        return None if not found else ((places, found[0]), (places, found[0]))
+    return (places, found[0]), (order, found[1][: len(order)])
+
+
+def _hangs_on_batch(target: Entry, logits: Tensor, *apart: tuple[Tensor, Tensor]) -> bool:
+    """Whether images get other logits alone, or in another order, than in their batch."""
+    halves = (torch.half, torch.bfloat16)
+    coarse = logits.is_cuda or any(weight.dtype in halves for weight in target.module.parameters())
+    most = SAME_ALONE_COARSE if coarse else SAME_ALONE
+    return any(_apart(found, logits[places]) > most for places, found in apart)
 
 
 def _apart(found: Tensor, logits: Tensor) -> float:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import enum
 import functools
 import io
 import pickle
+import random
 import weakref
 
 import hypothesis.strategies as st
@@ -143,6 +145,111 @@ def test_what_torch_does_not_register_counts(made, name):
     assert digest(made(1.0), name) == first
     torch.manual_seed(0)
     assert digest(made(2.0), name) != first
+
+
+class Level(enum.Enum):
+    LOW, HIGH = 1, 16
+
+
+class Text(str):
+    """A text with an attribute."""
+
+
+class Mangled:
+    __slots__ = ("__inside",)
+
+    def __init__(self, inside):
+        self.__inside = inside
+
+
+class Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+
+def text(value):
+    made = Text("x")
+    made.level = value
+    return made
+
+
+def by_default(value):
+    return lambda x, factor=value: factor * x
+
+
+def by_keyword(value):
+    def scale(x, *, factor=value):
+        return factor * x
+
+    return scale
+
+
+def looking_like_torch(value):
+    return functools.wraps(nn.functional.relu)(lambda x: value * x)
+
+
+def in_order(value):
+    return {"a": 1, "b": 2} if value == 1 else {"b": 2, "a": 1}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        text, by_default, by_keyword, looking_like_torch, in_order, Mangled, random.Random,
+        lambda value: Level.LOW if value == 1 else Level.HIGH,
+        lambda value: np.array([value]).view(np.matrix) if value == 1 else np.array([value]),
+        lambda value: collections.ChainMap({"a": value}),
+    ],
+)  # fmt: skip
+def test_values_that_look_plain_count_whole(made):
+    assert digest(made(1)) != digest(made(2))
+    if made is not random.Random:
+        assert digest(made(1)) == digest(made(1))
+
+
+@pytest.mark.parametrize("name", ["_conv_forward", "forward", "_call_impl"])
+def test_a_method_that_an_instance_overrides_counts(name):
+    def overridden(factor):
+        net = nn.Sequential(nn.Conv2d(1, 1, 3, bias=False))
+        nn.init.ones_(net[0].weight)
+        if factor:
+            setattr(net[0], name, lambda *given: factor * given[0])
+        return module_digest(net)
+
+    digests = [overridden(factor) for factor in (None, 1.0, 2.0, 2.0)]
+    assert all(readable for _, readable in digests)
+    assert len({found for found, _ in digests}) == 3
+
+
+def test_what_has_no_text_of_its_own_is_never_resumed():
+    class Shown(Linear):
+        def extra_repr(self):
+            return str(self.held)
+
+    for value in (object(), scaled):
+        model = Shown("held", 1)
+        model.held = value
+        assert not module_digest(model)[1]
+    space = {}
+    exec("def forward(self, x): return x", space)
+    assert not module_digest(type("Made", (nn.Module,), space)())[1]
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch about quantisation, which it gives up
+def test_quantised_weights_count():
+    def quantised(value):
+        net = nn.Sequential(nn.Linear(4, 2))
+        nn.init.constant_(net[0].weight, value)
+        nn.init.zeros_(net[0].bias)
+        return module_digest(torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8))
+
+    assert quantised(1.0) == quantised(1.0)
+    assert quantised(1.0)[0] != quantised(-1.0)[0]
+
+
+def test_autograd_functions_are_told_by_their_file():
+    assert digest(Rounded.apply) == digest(Rounded.apply) != digest(nn.functional.relu)
 
 
 def test_two_functions_of_one_line_differ():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -39,7 +41,26 @@ def closing_over(inside):
     return lambda: inside
 
 
+class Mangled:
+    __slots__ = ("__inside",)
+
+    def __init__(self, inside):
+        self.__inside = inside
+
+    def find(self):
+        return self.__inside
+
+
+def remembered(inside):
+    cached = functools.lru_cache(lambda: inside)
+    cached()
+    return cached
+
+
 HIDDEN = {
+    "view": (lambda net: {"a": net}.values(), lambda held: next(iter(held))),
+    "slot": (Mangled, Mangled.find),
+    "cache": (remembered, lambda held: held()),
     "list": (lambda net: [1, net], lambda held: held[1]),
     "dict": (lambda net: {"a": (net,)}, lambda held: held["a"][0]),
     "set": (lambda net: {net}, lambda held: next(iter(held))),
@@ -124,6 +145,9 @@ class Stateful(nn.Module):
         self.plain, self.calls, self.log = torch.zeros(2), 0, [torch.zeros(1)]
         self.table, self.box = {"a": torch.zeros(1), "b": 1}, Holder(torch.zeros(1))
         self.random = torch.Generator().manual_seed(0)
+        self.sources = [random.Random(0), np.random.RandomState(0), np.random.default_rng(0)]
+        self.pair, self.array, self.keys, self.names = (torch.zeros(1),), np.zeros(1), 0, {"a"}
+        self.register_buffer("turned", torch.ones(2, dtype=torch.complex64).conj())
 
     def forward(self, x):
         self.replaced = self.replaced + 1
@@ -136,7 +160,12 @@ class Stateful(nn.Module):
         self.table["a"], self.table["c"] = self.table["a"] + 1, x
         self.box.inside = self.box.inside + 1
         self.fresh = x
-        return x + torch.rand(x.shape, generator=self.random)
+        self.pair[0].add_(1)
+        self.array += 1
+        self.keys += 1
+        self.names.add("b")
+        shift = self.sources[0].random() + self.sources[1].rand() + self.sources[2].random()
+        return x + shift + torch.rand(x.shape, generator=self.random)
 
 
 def test_what_a_pass_leaves_behind_is_taken_away():
@@ -154,6 +183,8 @@ def test_what_a_pass_leaves_behind_is_taken_away():
     assert set(model.table) == {"a", "b"}
     assert float(model.table["a"]) == float(model.box.inside) == 0.0
     assert not hasattr(model, "fresh")
+    assert float(model.pair[0]) == float(model.array[0]) == model.keys == 0
+    assert model.names == {"a"}
 
 
 class Late(nn.Module):

@@ -175,6 +175,28 @@ class Centred(nn.Module):
         return self.net(x - 0.3 * x.mean(0, keepdim=True))
 
 
+class Placed(nn.Module):
+    # Answers by the place of an image in its batch.
+    def __init__(self, period=5):
+        super().__init__()
+        self.net, self.period = fitted(), period
+
+    def forward(self, x):
+        return self.net(x) * (1 - 0.2 * (torch.arange(len(x)) % self.period))[:, None]
+
+
+class Began(nn.Module):
+    # Normalises by the first batch that it sees.
+    def __init__(self):
+        super().__init__()
+        self.net, self.mean = fitted(), None
+
+    def forward(self, x):
+        if self.mean is None:
+            self.mean = x.mean(0, keepdim=True).detach()
+        return self.net(x - 0.3 * self.mean)
+
+
 class Together(nn.Module):
     def __init__(self):
         super().__init__()
@@ -233,6 +255,20 @@ def flags_of(cli, tmp_path):
 def test_answers_that_hang_on_the_batch_are_flagged(flags_of, model, batch):
     flags, _ = flags_of(model, "--batch-size", batch, "--data", "digits:test:8")
     assert "batch-dependent" in flags
+
+
+@pytest.mark.parametrize("model", ["Placed", "Placed[period=2]", "Placed[period=25]", "Began"])
+@pytest.mark.parametrize("batch", ["100", "10"])
+def test_answers_that_hang_on_the_place_or_on_the_first_batch_are_flagged(flags_of, model, batch):
+    assert "batch-dependent" in flags_of(model, "--batch-size", batch)[0]
+
+
+def test_one_image_is_no_reason_for_doubt(flags_of):
+    for first in range(2):
+        flags, _ = flags_of(
+            "Other[mean=0.14,std=0.86]", "--batch-size", "1", "--data", f"digits:test:{first + 1}"
+        )
+        assert "normalisation-doubtful" not in flags
 
 
 def test_a_model_that_takes_no_single_image_is_flagged(flags_of):
