@@ -14,13 +14,13 @@ from .images import Found, no_id
 from .layout import FIRST
 from .pictures import is_grey, read_pictures
 from .splits import (
-    WORDS,
+    Splits,
     named,
     numbering,
-    other_splits,
     refuse_inner_splits,
     refuse_splits,
     shared_parts,
+    splits,
 )
 from .tree import FORMATS, class_folders, holds_classes, holds_images, images_below, innermost, left_out, look
 
@@ -42,9 +42,9 @@ def imagefolder(name: str, split: str, root: Path) -> Found:
     own, beside = class_folders(folder)
     if not own:
         raise BadFile(f"no class folders in {folder}; image trees read {folder}/<class>/*.png")
-    others = other_splits(folder)
-    classes, numbered = _classes(folder, own, others)
-    parts = _refuse_parts(folder, own, others)
+    among = splits(folder)
+    classes, numbered = _classes(folder, own, among)
+    parts = _refuse_parts(folder, own, among.others)
     files, skipped, empty = list[tuple[Path, int]](), list[Path](), list[str]()
     for place, label in enumerate(classes):
         found, rest = images_below(folder / label) if label in own else ([], [])
@@ -54,8 +54,7 @@ def imagefolder(name: str, split: str, root: Path) -> Found:
     if not files:
         raise BadFile(f"no images in {folder}; wanted {', '.join(FORMATS)}")
     # Without images in the split alone, a class keeps its label; without any it has none.
-    known = {label for label in empty if numbered and label not in own and holds_images(numbered / label)}
-    known |= set(own) if numbered else set()
+    known = {label for label in empty if numbered and holds_images(numbered / label)}
     _refuse_empty(numbered or folder, [label for label in empty if label not in known])
     notes = (*notes, *_numbers(classes), *parts, *((f"no image of {listed(empty)}",) if empty else ()))
     if numbered and classes != own and numbered.name != "train":
@@ -63,7 +62,7 @@ def imagefolder(name: str, split: str, root: Path) -> Found:
     read = _load(files)
     if read.pixels.shape[1] == 1:
         # All splits are grey, or none.
-        colour = next((other for other in others if not _all_grey(other)), None)
+        colour = next((other for other in among.others if not _all_grey(other)), None)
         notes += (f"grey files read as RGB, for {colour} has colour" if colour else "grey files kept grey",)
         read = read._replace(pixels=read.pixels.repeat(3, axis=1) if colour else read.pixels)
     notes = (*notes, *read.notes, *left_out([*beside, *skipped]))
@@ -82,36 +81,37 @@ def _split_folder(top: Path, split: str) -> tuple[Path, tuple[str, ...]]:
         like = [other for other in look(top)[0] if named(other).split == split]
         helps = f"; rename {top / like[0]}" if like else f"; image trees read DIR/{split}/<class>/*.png"
         raise BadFile(f"no folder {top / split}{helps}")
-    refuse_splits(top, class_folders(top)[0])
-    return Path(os.path.abspath(top)), ()
+    return top if top.name not in ("", "..") else Path(os.path.abspath(top)), ()
 
 
 def _without_classes(top: Path, name: str, split: str) -> tuple[Path, tuple[str, ...]]:
     """For a folder of a split's name that has no class folders: a class, or unlabelled images."""
-    names, others = look(top)[0], [path for path in other_splits(top / name) if holds_classes(path)]
+    names, others = look(top)[0], [path for path in splits(top / name).others if holds_classes(path)]
     if others:
         # What is not for learning is what to measure on.
         apt = [path for path in others if named(path.name).split != "train"]
         helps = f"imagefolder:{apt[0]} has some" if apt else f"image trees read {top / name}/<class>/*.png"
         raise BadFile(f"no class folders in {top / name}; {helps}")
-    beside = [other for other in names if look(top / other)[1] and other not in WORDS]
+    beside = [other for other in names if look(top / other)[1] and not named(other).split]
     if split == "test" and beside and look(top / name)[1]:
-        return Path(os.path.abspath(top)), (f"{name} is read as a class beside {listed(beside)}",)
+        return top, (f"{name} is read as a class beside {listed(beside)}",)
     raise BadFile(f"no class folders in {top / name}; image trees read {top / name}/<class>/*.png")
 
 
-def _classes(folder: Path, own: list[str], others: list[Path]) -> tuple[list[str], Path | None]:
+def _classes(folder: Path, own: list[str], among: Splits) -> tuple[list[str], Path | None]:
     """`numbering`, for a folder whose folders are classes. Raises BadFile where they are not."""
     refuse_inner_splits(folder, own)
-    beside, inner = [set(look(path)[0]) for path in others], innermost(folder)
+    if not any(set(own) & set(look(path)[0]) for path in among.others):
+        refuse_splits(folder, own)
+    beside, inner = [set(look(path)[0]) for path in among.others], innermost(folder)
     known = any(own[0] in names and len(names) > 1 for names in beside)
-    branched = any(len(look(path)[0]) > 1 for path in (inner, *map(innermost, others)))
+    branched = any(len(look(path)[0]) > 1 for path in (inner, *map(innermost, among.others)))
     if inner != folder and branched and not known:
         raise BadFile(
             f"{folder} has one class folder, {own[0]}, which holds folders itself; where those are the "
             f"classes, name imagefolder:{inner}"
         )
-    return numbering(folder, own, others)
+    return numbering(folder, own, among)
 
 
 def _refuse_parts(folder: Path, own: list[str], others: list[Path]) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def _refuse_parts(folder: Path, own: list[str], others: list[Path]) -> tuple[str
         return (f"{listed(own)} are the classes, not {listed(shared)} in them",)
     raise BadFile(
         f"{listed(own)} in {folder} hold the same folders, {listed(shared)}: where these are the classes, "
-        f"name one part, imagefolder:{folder / own[0]}; where {listed(own)} are, move them into {folder / 'test'}"
+        f"name one part, imagefolder:{folder / own[0]}; where {listed(own)} are, move all to {folder}/test"
     )
 
 

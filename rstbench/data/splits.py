@@ -42,8 +42,15 @@ def named(name: str) -> Named:
     return Named(splits.pop(), tuple(w for w in words if w not in SPLIT_OF and w not in (*THINGS, "x")))
 
 
-def other_splits(folder: Path) -> list[Path]:
-    """The other splits of the data set that a folder of classes is a split of.
+class Splits(NamedTuple):
+    """The other splits of a data set, and the name that one of them has among them."""
+
+    name: str
+    others: list[Path]
+
+
+def splits(folder: Path) -> Splits:
+    """Those of the data set that a folder of classes is a split of.
 
     They lie beside it, or beside the folder that holds nothing but it (seg_test/seg_test); a link is
     looked at where it is, then where it leads.
@@ -54,9 +61,10 @@ def other_splits(folder: Path) -> list[Path]:
             if above != place and innermost(above) != place:
                 break
             if found := _beside(above):
-                return found if folder.is_absolute() else [Path(os.path.relpath(path)) for path in found]
+                shown = found if folder.is_absolute() else [Path(os.path.relpath(path)) for path in found]
+                return Splits(above.name, shown)
             above = above.parent
-    return []
+    return Splits(os.path.basename(os.path.abspath(folder)), [])
 
 
 def _beside(folder: Path) -> list[Path]:
@@ -78,45 +86,54 @@ def _beside(folder: Path) -> list[Path]:
     return [folder.parent / name for name in kept if look(folder.parent / name)[0]]
 
 
-def numbering(folder: Path, own: list[str], others: list[Path]) -> tuple[list[str], Path | None]:
+def numbering(folder: Path, own: list[str], among: Splits) -> tuple[list[str], Path | None]:
     """(the classes by label, the folder they were taken from where it is another one).
 
     The training folder's classes where there is one; without it, those of another split, or of folders
     beside this one, that has more of them. Raises BadFile where neither has all classes of the other.
     """
-    mine = named(folder.name)
-    if mine.split == "train":
+    if named(among.name).split == "train":
         return own, None
-    train = [path for path in others if named(path.name).split == "train"]
+    train = [path for path in among.others if named(path.name).split == "train"]
     # Of several, those of the same number: fold1_train for fold1_test.
-    digits = re.findall(r"\d+", folder.name)
+    digits = re.findall(r"\d+", among.name)
     train = [path for path in train if re.findall(r"\d+", path.name) == digits] or train
-    sources = {path: _classes(path) for path in (_with_classes(other, own) for other in train or others)}
-    # What is not labelled has all in one folder (test/unknown).
-    sources = {path: names for path, names in sources.items() if len(names) > 1 or names & set(own)}
+    sources = {
+        path: _classes(path) for path in (_with_classes(other, own) for other in train or among.others)
+    }
+    # What is not labelled has files alone, or all in one folder (test/unknown).
+    apt = {path for path, names in sources.items() if names and (train or len(names) > 1 or names & set(own))}
+    sources = {path: names for path, names in sources.items() if path in apt}
     if not sources:
         return _numbered_beside(folder, own)
     if not train:
         sources[folder] = set(own)
     most = max(sources, key=lambda path: len(sources[path]))
+    for path, names in sources.items():
+        if train and names != sources[most]:
+            odd = min(sources[most] ^ names)
+            raise BadFile(
+                f"{path} and {most} differ in the class {odd}, and labels go by one; rename the other"
+            )
     for path, names in {**sources, folder: set(own)}.items():
         if strange := sorted(names - sources[most]):
             raise BadFile(
                 f"{path} has the class {strange[0]}, {most} has not, so their labels would not agree; "
-                + _instead(path, sources[most], others)
+                + _instead(path, sources[most], among.others)
             )
     return sorted(sources[most]), None if most == folder else most
 
 
 def _instead(folder: Path, known: set[str], others: list[Path]) -> str:
     """What helps a split with classes that are not known: another one, or other names."""
-    apt = [path for path in others if named(path.name).split != "train" and _classes(path)]
-    apt = [path for path in apt if path != folder and _classes(path) <= known]
-    return f"imagefolder:{apt[0]} has none such" if apt else "rename it, or add it there"
+    fit = [path for path in others if named(path.name).split != "train" and _classes(path)]
+    fit = [path for path in fit if path != folder and _classes(path) <= known]
+    return f"imagefolder:{fit[0]} has none such" if fit else "rename it, or add it there"
 
 
 def _classes(path: Path) -> set[str]:
-    return set(look(path)[0]) if holds_classes(path) else set()
+    """Its folders, whatever lies beside them, for a stray image would else shift the labels."""
+    return set(look(path)[0])
 
 
 def _with_classes(path: Path, own: list[str]) -> Path:
@@ -152,7 +169,7 @@ def refuse_splits(folder: Path, own: list[str]) -> None:
         # What is not for learning is what to measure on.
         wanted = next((name for name in full if marks[name].split != "train"), full[0])
         raise BadFile(
-            f"{folder} has no folder test or val, and {wanted} is no class but a split; write "
+            f"{folder} has no class folders: {wanted} is no class but a split; write "
             f"imagefolder:{innermost(folder / wanted)} for its images, or name the test folder test"
         )
     if len(pairs) == len(own) > 1 and len({marks[name].split for name in pairs}) > 1:
