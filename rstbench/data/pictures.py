@@ -95,7 +95,7 @@ def _decode(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ValueError("it has 32 bits, and does not say what is white; save it with 8 or 16")
     if image.mode.startswith("I"):
-        # PNG and PGM files of more than 8 bits come scaled to 16. TIFF files come as they are, of 12 bits too.
+        # PNG and PGM files of more than 8 bits come scaled to 16; TIFF files of 12 bits do not.
         bits = _tag(image, BITS, 16)
         white = 2**bits - 1
         levels = np.asarray(image).astype(np.uint16)

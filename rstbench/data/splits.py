@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BadFile, listed
-from .tree import holds_classes, holds_images, innermost, look
+from .tree import holds_classes, holds_images, innermost, is_hidden, look
 
 WORDS = {
     "train": ("train", "training", "trn"),
@@ -58,7 +58,7 @@ def splits(folder: Path) -> Splits:
     for path in dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))):
         place = above = Path(path)
         for _ in range(3):
-            if above != place and innermost(above) != place:
+            if above != place and not _leads_to(above, place):
                 break
             if found := _beside(above):
                 shown = found if folder.is_absolute() else [Path(os.path.relpath(path)) for path in found]
@@ -67,10 +67,28 @@ def splits(folder: Path) -> Splits:
     return Splits(os.path.basename(os.path.abspath(folder)), [])
 
 
+def _leads_to(above: Path, place: Path) -> bool:
+    try:
+        return innermost(above) == place
+    except BadFile:  # whatever else lies there
+        return False
+
+
+def _neighbours(folder: Path) -> list[str]:
+    """The other folders in the folder above, links that lead nowhere too, which may be meant as one."""
+    try:
+        entries = sorted(os.scandir(folder.parent), key=lambda entry: entry.name)
+    except OSError:
+        return []
+    broken = {e.name for e in entries if e.is_symlink() and not os.path.exists(e.path)}
+    names = [e.name for e in entries if (e.is_dir() or e.name in broken) and not is_hidden(e.name)]
+    return [name for name in names if name != folder.name]
+
+
 def _beside(folder: Path) -> list[Path]:
     """Splits of the same data set in the folder above: of another name, with the same other words."""
     mine = named(folder.name)
-    others = {name: named(name) for name in look(folder.parent)[0] if name != folder.name}
+    others = {name: named(name) for name in _neighbours(folder)}
     if mine.split:
         kept = [n for n, other in others.items() if other.split and other.rest == mine.rest]
         kept = [n for n in kept if others[n].split != mine.split]
@@ -146,7 +164,7 @@ def _numbered_beside(folder: Path, own: list[str]) -> tuple[list[str], Path | No
     if not named(folder.name).split:
         return own, None
     top = Path(os.path.abspath(folder)).parent
-    names = [name for name in look(top)[0] if not named(name).split]
+    names = [name for name in _neighbours(top / folder.name) if not named(name).split]
     if set(own) < set(names):
         names = [name for name in names if holds_images(top / name)]
     return (names, top) if set(own) < set(names) else (own, None)

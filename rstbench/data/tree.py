@@ -48,11 +48,8 @@ def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def look(folder: Path) -> tuple[list[str], bool]:
-    """(the names of the folders in it, whether images lie beside them); nothing where it cannot be read."""
-    try:
-        names, beside = class_folders(folder)
-    except BadFile:
-        return [], False
+    """(the names of the folders in it, whether images lie beside them). Raises BadFile as `class_folders`."""
+    names, beside = class_folders(folder)
     return names, any(is_image(path.name) and not is_hidden(path.name) for path in beside)
 
 
