@@ -52,15 +52,15 @@ class Splits(NamedTuple):
 def splits(folder: Path) -> Splits:
     """Those of the data set that a folder of classes is a split of.
 
-    They lie beside it, or beside the folder that holds nothing but it (seg_test/seg_test); a link is
-    looked at where it is, then where it leads.
+    They lie beside it, or beside the folder that holds nothing but it (seg_test/seg_test), or its kind of
+    the same classes (test/noisy); a link is looked at where it is, then where it leads.
     """
+    own = look(folder)[0]
     for path in dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))):
         place = above = Path(path)
         for _ in range(3):
-            if above != place and not _leads_to(above, place):
-                break
-            if found := _beside(above):
+            found = _beside(above)
+            if found and (above == place or _leads_to(above, place) or _learnt(above.name, own, found)):
                 shown = found if folder.is_absolute() else [Path(os.path.relpath(path)) for path in found]
                 return Splits(above.name, shown)
             above = above.parent
@@ -72,6 +72,12 @@ def _leads_to(above: Path, place: Path) -> bool:
         return innermost(above) == place
     except BadFile:  # whatever else lies there
         return False
+
+
+def _learnt(name: str, own: list[str], found: list[Path]) -> bool:
+    """Whether a folder of this name is a split, and the training images beside it have these classes."""
+    train = [path for path in found if named(path.name).split == "train"]
+    return bool(named(name).split) and any(set(own) <= _classes(_with_classes(path, own)) for path in train)
 
 
 def _neighbours(folder: Path) -> list[str]:

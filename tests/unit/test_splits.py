@@ -77,6 +77,15 @@ def test_a_class_without_test_images_shifts_no_label(tmp_path, learnt, measured,
     assert "no image of bee" in load(named_so).notes
 
 
+def test_one_of_several_kinds_of_test_images(tmp_path):
+    text = tree(
+        tmp_path, *classes("Train", "abc"), *classes("Test/clean", "ac"), *classes("Test/noisy/3", "bc")
+    )
+    for kind in ("clean", "noisy/3"):
+        wanted = of_torchvision(tmp_path / "Test" / kind, tmp_path / "Train")
+        assert ours(f"{text}/Test/{kind}") == wanted
+
+
 def test_links_and_relative_names_lead_to_the_same_labels(tmp_path, monkeypatch):
     tree(tmp_path / "data", *classes("Train", "abc"), *classes("Test", "ac"))
     (tmp_path / "mine").symlink_to(tmp_path / "data" / "Test")
