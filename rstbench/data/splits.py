@@ -75,9 +75,9 @@ def _leads_to(above: Path, place: Path) -> bool:
 
 
 def _learnt(name: str, own: list[str], found: list[Path]) -> bool:
-    """Whether a folder of this name is a split, and the training images beside it have these classes."""
+    """Whether a folder of this name is a split, and the training images beside it have some of these classes."""
     train = [path for path in found if named(path.name).split == "train"]
-    return bool(named(name).split) and any(set(own) <= _classes(_with_classes(path, own)) for path in train)
+    return bool(named(name).split) and any(set(own) & _classes(_with_classes(path, own)) for path in train)
 
 
 def _neighbours(folder: Path) -> list[str]:
