@@ -75,7 +75,7 @@ def _leads_to(above: Path, place: Path) -> bool:
 
 
 def _learnt(name: str, own: list[str], found: list[Path]) -> bool:
-    """Whether a folder of this name is a split, and the training images beside it have some of these classes."""
+    """Whether a folder of this name is a split, and the training images beside it share a class."""
     train = [path for path in found if named(path.name).split == "train"]
     return bool(named(name).split) and any(set(own) & _classes(_with_classes(path, own)) for path in train)
 

@@ -85,7 +85,7 @@ def test_one_of_several_kinds_of_test_images(tmp_path):
         wanted = of_torchvision(tmp_path / "Test" / kind, tmp_path / "Train")
         assert ours(f"{text}/Test/{kind}") == wanted
     tree(tmp_path, "Test/odd/a/0", "Test/odd/d/0")
-    with pytest.raises(BadFile, match="odd has the class d, .*Train has not"):
+    with pytest.raises(BadFile, match=r"odd has the class d, .*Train has not"):
         load(f"{text}/Test/odd")
 
 
