@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,27 +13,38 @@ from ..errors import BadFile, BadRequest, listed
 from .images import Found, no_id
 from .layout import FIRST
 from .pictures import is_grey, read_pictures
-from .tree import FORMATS, class_folders, images_below, is_hidden, is_image, left_out
+from .splits import (
+    Splits,
+    named,
+    numbering,
+    refuse_inner_splits,
+    refuse_splits,
+    shared_parts,
+    splits,
+)
+from .tree import FORMATS, class_folders, holds_classes, holds_images, images_below, innermost, left_out, look
 
 SHUFFLE_SEED = 0
 TINY = "tiny-imagenet-200"
-SPLIT_FOLDERS = ("train", "validation", "val", "test")
-LIKE_SPLITS = {*SPLIT_FOLDERS, "training", "valid", "testing", "dev", "eval"}
 
 
 def imagefolder(name: str, split: str, root: Path) -> Found:
     """`imagefolder:DIR`: DIR/<split>/<class>/*.png, or DIR/val for the test images, or for them DIR itself.
 
-    Classes by their folders' sorted names, those of DIR/train where it is there, so that a class without
-    test images shifts no label; images of one size, in a fixed shuffle, so that the first ones are of all
-    classes. (n, 3, h, w), or (n, 1, h, w) where all files of all splits are grey; uint8, or float32 where
-    files have 16 bits.
+    Classes by their folders' sorted names, those of the training images where they are there, so that a
+    class without test images shifts no label; images of one size, in a fixed shuffle, so that the first
+    ones are of all classes. (n, 3, h, w), or (n, 1, h, w) where all files of all splits are grey; uint8, or
+    float32 where files have 16 bits.
     """
     if not name:
         raise BadRequest("imagefolder wants a folder: imagefolder:DIR")
-    folder, tree = _split_folder(Path(name).expanduser(), split)
+    folder, notes = _split_folder(Path(name).expanduser(), split)
     own, beside = class_folders(folder)
-    classes, notes = _classes(own, folder, tree)
+    if not own:
+        raise BadFile(f"no class folders in {folder}; image trees read {folder}/<class>/*.png")
+    among = splits(folder)
+    classes, numbered = _classes(folder, own, among)
+    parts = _refuse_parts(folder, own, among.others)
     files, skipped, empty = list[tuple[Path, int]](), list[Path](), list[str]()
     for place, label in enumerate(classes):
         found, rest = images_below(folder / label) if label in own else ([], [])
@@ -41,92 +53,104 @@ def imagefolder(name: str, split: str, root: Path) -> Found:
         empty += [] if found else [label]
     if not files:
         raise BadFile(f"no images in {folder}; wanted {', '.join(FORMATS)}")
-    if _train(folder, tree):
-        notes += (f"no image of {listed(empty)}",) if empty else ()
-    else:
-        _refuse_odd(folder, classes, [path for path, _ in files], empty)
+    # Without images in the split alone, a class keeps its label; without any it has none.
+    known = {label for label in empty if numbered and holds_images(numbered / label)}
+    _refuse_empty(numbered or folder, [label for label in empty if label not in known])
+    notes = (*notes, *_numbers(classes), *parts, *((f"no image of {listed(empty)}",) if empty else ()))
+    if numbered and classes != own and numbered.name != "train":
+        notes += (f"labels by the folders of {numbered}",)
     read = _load(files)
     if read.pixels.shape[1] == 1:
         # All splits are grey, or none.
-        colour = next((other for other in _other_splits(folder, tree) if not _all_grey(other)), None)
+        colour = next((other for other in among.others if not _all_grey(other)), None)
         notes += (f"grey files read as RGB, for {colour} has colour" if colour else "grey files kept grey",)
         read = read._replace(pixels=read.pixels.repeat(3, axis=1) if colour else read.pixels)
     notes = (*notes, *read.notes, *left_out([*beside, *skipped]))
     return read._replace(classes=len(classes), notes=notes)
 
 
-def _split_folder(top: Path, split: str) -> tuple[Path, Path]:
-    """(where the class folders of a split lie, the folder of all splits). Raises BadFile."""
-    options = [top / split, *([top / "val"] if split == "test" else [])]
-    folder = next((option for option in options if option.is_dir()), None)
-    if folder:
-        return folder, top
+def _split_folder(top: Path, split: str) -> tuple[Path, tuple[str, ...]]:
+    """(where the class folders of a split lie, a note). Raises BadFile."""
+    options = [split, *(["val"] if split == "test" else [])]
+    name = next((option for option in options if (top / option).is_dir()), None)
+    if name and not look(top / name)[0]:
+        return _without_classes(top, name, split)
+    if name:
+        return top / name, () if name == split else (f"no folder {split}: the images of {name}",)
     if split != "test" or not top.is_dir():
-        raise BadFile(f"no folder {top / split}; image trees read DIR/{split}/<class>/*.png")
-    splits = [name for name in class_folders(top)[0] if name.lower() in LIKE_SPLITS]
-    splits = [name for name in splits if _holds_classes(top / name)]
-    if splits:
+        like = [other for other in look(top)[0] if named(other).split == split]
+        helps = f"; rename {top / like[0]}" if like else f"; image trees read DIR/{split}/<class>/*.png"
+        raise BadFile(f"no folder {top / split}{helps}")
+    return top if top.name not in ("", "..") else Path(os.path.abspath(top)), ()
+
+
+def _without_classes(top: Path, name: str, split: str) -> tuple[Path, tuple[str, ...]]:
+    """For a folder of a split's name that has no class folders: a class, or unlabelled images."""
+    names, others = look(top)[0], [path for path in splits(top / name).others if holds_classes(path)]
+    if others:
         # What is not for learning is what to measure on.
-        wanted = next((name for name in splits if not name.lower().startswith("train")), splits[0])
+        apt = [path for path in others if named(path.name).split != "train"]
+        helps = f"imagefolder:{apt[0]} has some" if apt else f"image trees read {top / name}/<class>/*.png"
+        raise BadFile(f"no class folders in {top / name}; {helps}")
+    beside = [other for other in names if look(top / other)[1] and not named(other).split]
+    if split == "test" and beside and look(top / name)[1]:
+        return top, (f"{name} is read as a class beside {listed(beside)}",)
+    raise BadFile(f"no class folders in {top / name}; image trees read {top / name}/<class>/*.png")
+
+
+def _classes(folder: Path, own: list[str], among: Splits) -> tuple[list[str], Path | None]:
+    """`numbering`, for a folder whose folders are classes. Raises BadFile where they are not."""
+    refuse_inner_splits(folder, own)
+    if not any(set(own) & set(look(path)[0]) for path in among.others):
+        refuse_splits(folder, own)
+    beside, inner = [set(look(path)[0]) for path in among.others], innermost(folder)
+    known = any(own[0] in names and len(names) > 1 for names in beside)
+    branched = any(len(look(path)[0]) > 1 for path in (inner, *map(innermost, among.others)))
+    if inner != folder and branched and not known:
         raise BadFile(
-            f"{top} has no folder test or val, and {wanted} is no class but a split; write "
-            f"imagefolder:{top / wanted} for its images, or name the test folder test"
+            f"{folder} has one class folder, {own[0]}, which holds folders itself; where those are the "
+            f"classes, name imagefolder:{inner}"
         )
-    whole = Path(os.path.abspath(top))
-    return whole, whole.parent if whole.name in SPLIT_FOLDERS else whole
+    return numbering(folder, own, among)
 
 
-def _holds_classes(folder: Path) -> bool:
-    """Whether a folder has folders with images in it, and none beside them."""
-    names, beside = class_folders(folder)
-    loose = any(is_image(path.name) and not is_hidden(path.name) for path in beside)
-    return bool(names) and not loose
+def _refuse_parts(folder: Path, own: list[str], others: list[Path]) -> tuple[str, ...]:
+    """Class folders with the same folders in them: a note where the tree says that they are classes.
+
+    It does where another split has them too, or where they lie in DIR/<split>. Raises BadFile elsewhere.
+    """
+    shared = shared_parts(folder, own)
+    if not shared or any(set(own) & names for names in map(set, (look(path)[0] for path in others))):
+        return ()
+    if named(folder.name).split and not named(folder.name).rest:
+        return (f"{listed(own)} are the classes, not {listed(shared)} in them",)
+    raise BadFile(
+        f"{listed(own)} in {folder} hold the same folders, {listed(shared)}: where these are the classes, "
+        f"name one part, imagefolder:{folder / own[0]}; where {listed(own)} are, move all to {folder}/test"
+    )
 
 
-def _train(folder: Path, tree: Path) -> Path | None:
-    """The training images that a split's labels go by, where it is not they."""
-    train = tree / "train"
-    return train if folder not in (train, tree) and train.is_dir() and _holds_classes(train) else None
-
-
-def _classes(own: list[str], folder: Path, tree: Path) -> tuple[list[str], tuple[str, ...]]:
-    """The classes by label, and a note. Raises BadFile for test classes that are not learnt from."""
-    if not own:
-        raise BadFile(f"no class folders in {folder}; image trees read {folder}/<class>/*.png")
-    train = _train(folder, tree)
-    classes = class_folders(train)[0] if train else own
-    strange = sorted(set(own) - set(classes))
-    if strange:
-        raise BadFile(
-            f"{folder} has the class {strange[0]}, {train} has not, so their labels would not agree; rename "
-            "it, or add it there"
-        )
-    if not all(name.isascii() and name.isdigit() for name in classes):
-        return classes, ()
-    numbers = sorted(classes, key=int)
-    moved = next((place for place, name in enumerate(numbers) if name != classes[place]), None)
-    return classes, () if moved is None else (f"classes in text order: {moved} is folder {classes[moved]}",)
-
-
-def _refuse_odd(folder: Path, classes: list[str], files: list[Path], empty: list[str]) -> None:
-    """A class without images, as torchvision does; and one class that is the folder of all classes."""
+def _refuse_empty(folder: Path, empty: list[str]) -> None:
+    """A class without images, as torchvision does."""
     if empty:
         raise BadFile(
             f"no images in the class folder {folder / empty[0]} ({', '.join(FORMATS)}): remove it, for as a "
             "class it shifts the labels after it"
         )
-    parents = {path.parent for path in files}
-    if len(classes) == 1 and len(parents) > 1 and folder / classes[0] not in parents:
-        raise BadFile(
-            f"{folder} has one class folder, {classes[0]}, which holds folders itself; where those are the "
-            f"classes, name imagefolder:{folder / classes[0]}"
-        )
 
 
-def _other_splits(folder: Path, tree: Path) -> list[Path]:
-    if folder == tree:
-        return []
-    return [tree / name for name in SPLIT_FOLDERS if (tree / name).is_dir() and tree / name != folder]
+def _numbers(classes: list[str]) -> tuple[str, ...]:
+    """A note where folders are numbered, and a label is not its folder's number, or not in their order."""
+    parts = [re.split(r"([0-9]+)", name) for name in classes]
+    if len({tuple(part[::2]) for part in parts}) > 1 or len(parts[0]) == 1:
+        return ()
+    numbers = [[int(number) for number in part[1::2]] for part in parts]
+    moved = next((place for place, number in enumerate(sorted(numbers)) if number != numbers[place]), None)
+    if moved is not None:
+        return (f"classes in text order: {moved} is folder {classes[moved]}",)
+    bare = all(name.isdigit() for name in classes)
+    moved = next((place for place, number in enumerate(numbers) if bare and number != [place]), None)
+    return () if moved is None else (f"classes by place: {moved} is folder {classes[moved]}",)
 
 
 def _all_grey(folder: Path) -> bool:

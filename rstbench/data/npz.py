@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import BadFile
 from .images import Found
 
+MAGIC = b"\x93NUMPY"  # of a file with one array
 DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError, zlib.error)
 
 
@@ -24,6 +25,13 @@ def npz(name: str, split: str, root: Path) -> Found:
     path = Path(name).expanduser()
     if not path.is_file():
         raise BadFile(f"no file {path}; npz data read 'npz:FILE[:test][:N]'")
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            alone = file.read(len(MAGIC)) == MAGIC
+        what = "a single array (.npy)" if alone else "another format, or cut short"
+        raise BadFile(
+            f"{path} is no readable numpy archive but {what}; write one by np.savez(FILE, x=x, y=y)"
+        )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             present = list(archive.keys())

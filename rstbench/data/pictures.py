@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 GREY = ("1", "L", "LA", "La", "I", "F")  # and I;16, I;16B, …
 ORIENTATION = 0x0112  # of EXIF
+# Of TIFF 6.0, section 8: how many bits a level has, and whether 0 is white.
+BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 
 
 def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -56,10 +58,10 @@ def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _of_one_depth(pictures: list[np.ndarray]) -> list[np.ndarray]:
-    """uint8 as they are where all are; else float32, each divided by the white of its own depth."""
+    """uint8 as they are where all are; else float32, bytes divided by their white."""
     if all(picture.dtype == np.uint8 for picture in pictures):
         return pictures
-    return [p.astype(np.float32) / np.float32(np.iinfo(p.dtype).max) for p in pictures]
+    return [p if p.dtype == np.float32 else p.astype(np.float32) / np.float32(255) for p in pictures]
 
 
 def is_grey(path: Path) -> bool:
@@ -81,7 +83,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _decode(image: Image.Image) -> tuple[np.ndarray, list[str]]:
-    """((h, w) grey or (h, w, 3), uint8 or uint16; remarks on the file)."""
+    """((h, w) grey or (h, w, 3), uint8, or float32 in [0, 1]; remarks on the file)."""
     frames = getattr(image, "n_frames", 1)
     image.load()
     remarks = {
@@ -93,8 +95,16 @@ def _decode(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ValueError("it has 32 bits, and does not say what is white; save it with 8 or 16")
     if image.mode.startswith("I"):
-        # PNG and PGM files of more than 8 bits come scaled to 16.
-        return np.asarray(image).astype(np.uint16), [*heard, "16 bits divided by 65535"]
+        # PNG and PGM files of more than 8 bits come scaled to 16; TIFF files of 12 bits do not.
+        bits = _tag(image, BITS, 16)
+        white = 2**bits - 1
+        levels = np.asarray(image).astype(np.uint16)
+        heard.append(f"{bits} bits divided by {white}")
+        if _tag(image, PHOTOMETRIC, 1) == WHITE_IS_ZERO:
+            # Pillow has turned the ones of 8 bits itself.
+            levels = np.uint16(white) - levels
+            heard.append("white is 0, turned round")
+        return levels.astype(np.float32) / np.float32(white), heard
     if _is_grey(image):
         # A grey palette holds its levels in any order: they are looked up, then all three are equal.
         plain = image.convert("RGBA") if image.mode in ("P", "PA") else image.convert("L")
@@ -104,6 +114,12 @@ def _decode(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     # By way of RGBA, since Pillow warns of palettes with transparency otherwise.
     plain = image.convert("RGBA") if image.mode in ("P", "PA") else image
     return np.asarray(plain.convert("RGB")), heard
+
+
+def _tag(image: Image.Image, tag: int, otherwise: int) -> int:
+    """A number of a TIFF file's header."""
+    value = getattr(image, "tag_v2", {}).get(tag, otherwise)
+    return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _is_rotated(image: Image.Image) -> bool:

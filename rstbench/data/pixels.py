@@ -74,7 +74,7 @@ def _fractions(given: Tensor, name: str) -> tuple[Tensor, tuple[str, ...]]:
             f"{name}: pixels must be uint8, or numbers in [0, 1], got {span}; {_likely(given, low, high)}; "
             "normalisation belongs into the model ([normalize=MEAN/STD])"
         )
-    if 0 < high <= 1 / WHITE:
+    if 0 < high <= (1 + slack) / WHITE:  # 1 / 255 has its own roundings
         raise BadRequest(
             f"{name}: pixels {span} are all darker than one of 255 grey levels: divided by 255 twice, or of "
             "8 bits in files of 16; store x * 255, or files of 8 bits"
@@ -88,12 +88,14 @@ def _likely(x: Tensor, low: float, high: float) -> str:
     """What such numbers mostly are, and what undoes it."""
     if low >= -0.1 and high <= 1.1:
         return "where resizing has overshot, x.clip(0, 1) helps"
-    if low >= 0 and high <= WHITE:
+    if low >= 0 and EIGHT_BITS < high <= WHITE:
         return "where 255 is white, store x / 255, or whole numbers as uint8"
     if low >= -0.5 and high <= 0.5:
         return "where 0.5 was subtracted, store x + 0.5"
     if low >= -1 and high <= 1:
         return "where they were scaled to [-1, 1], store x / 2 + 0.5"
+    if low >= 0 and high <= EIGHT_BITS:
+        return f"{WHITE} is hardly white there; store x / white, with white the value that white has"
     mean, deviation = float(x.double().mean()), float(x.double().std(correction=0))
     where = f"(mean {mean:.3g}, deviation {deviation:.3g})"
     if low < 0:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import BadFile, listed
 
+DEEPEST = 8  # folders in folders that are followed to where they branch
 FORMATS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # What desktops, archivers and storage boxes leave; what begins with a dot is hidden anyway.
 SYSTEM = {"__macosx", "__pycache__", "@eadir", "@recycle", "@tmp", "#recycle", "$recycle.bin", "lost+found"}
@@ -44,6 +45,37 @@ def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
             Path(e.path) for e in entries if is_hidden(e.name) or not (e.is_dir() or is_image(e.name))
         ]
     return [Path(root, name) for root, names in sorted(found) for name in names], skipped
+
+
+def look(folder: Path) -> tuple[list[str], bool]:
+    """(the names of the folders in it, whether images lie beside them). Raises BadFile as `class_folders`."""
+    names, beside = class_folders(folder)
+    return names, any(is_image(path.name) and not is_hidden(path.name) for path in beside)
+
+
+def holds_classes(folder: Path) -> bool:
+    """Whether a folder has folders in it, and no images beside them."""
+    names, loose = look(folder)
+    return bool(names) and not loose
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image at any depth."""
+    return any(
+        is_image(entry.name) and not is_hidden(entry.name) and not entry.is_dir()
+        for _, entries in _walk(str(folder), ())
+        for entry in entries
+    )
+
+
+def innermost(folder: Path) -> Path:
+    """Where folders branch: `a` for a/x and a/y, `a/b` where a holds nothing but b, and b has folders."""
+    for _ in range(DEEPEST):
+        names, loose = look(folder)
+        if len(names) != 1 or loose or not look(folder / names[0])[0]:
+            break
+        folder = folder / names[0]
+    return folder
 
 
 def is_image(name: str) -> bool:

@@ -118,6 +118,8 @@ def test_black_and_white(read):
         ((FRACTIONS * 65535).astype(np.uint16), "such as x / 65535 for 16 bits"),
         (COLOUR.astype(int) - 128, "got int64 -128 to 127; add what was subtracted"),
         (FRACTIONS * 255, "where 255 is white, store x / 255"),
+        (FRACTIONS * 15, "got 0.* to 1.*; 255 is hardly white there; store x / white"),
+        (FRACTIONS * 100, "255 is hardly white there"),
         (FRACTIONS / 255, "divided by 255 twice"),
         (FRACTIONS * 2 - 1, r"scaled to \[-1, 1\], store x / 2 \+ 0.5"),
         (FRACTIONS - 0.5, r"where 0.5 was subtracted, store x \+ 0.5"),
@@ -130,6 +132,17 @@ def test_black_and_white(read):
 def test_pixels_whose_white_is_not_known(read, x, message):
     with pytest.raises(BadRequest, match=message):
         read(x)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_white_divided_by_255_twice_is_refused_in_every_precision(read, kind):
+    """float32(1 / 255) is more than 1 / 255, float16(1 / 255) is less. Two grey levels are read."""
+    x = np.zeros_like(COLOUR, kind)
+    x[0, 0, 0, 0] = kind(255) / kind(255) / kind(255)
+    with pytest.raises(BadRequest, match="divided by 255 twice"):
+        read(x)
+    x[0, 0, 0, 0] = kind(2) / kind(255)
+    assert float(read(x).pixels.max()) == pytest.approx(2 / 255, rel=1e-3)
 
 
 def test_dark_images_are_noted(read):

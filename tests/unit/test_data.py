@@ -8,6 +8,7 @@ import pickle
 import tarfile
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -118,8 +119,22 @@ def test_npz_that_is_no_archive(tmp_path):
     ):
         path = tmp_path / f"{name}.npz"
         path.write_bytes(content)
-        with pytest.raises(BadFile, match="no readable numpy archive"):
+        with pytest.raises(BadFile, match="no readable numpy archive but another format") as refused:
             load(f"npz:{path}")
+        assert "pickle" not in str(refused.value).removeprefix(str(path))
+    whole = write_npz(tmp_path / "whole.npz", x=np.zeros((2, 1, 4, 4)), y=np.arange(2)).removeprefix("npz:")
+    cut = tmp_path / "half.npz"
+    cut.write_bytes(Path(whole).read_bytes()[:-30])
+    with pytest.raises(BadFile, match="or cut short"):
+        load(f"npz:{cut}")
+
+
+def test_a_single_array_is_no_archive(tmp_path):
+    for name, array in (("x.npy", np.zeros((2, 1, 4, 4))), ("named.npz", np.arange(3))):
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, array)
+        with pytest.raises(BadFile, match=r"a single array \(\.npy\); write one by np\.savez"):
+            load(f"npz:{tmp_path / name}")
 
 
 def idx(array):

@@ -77,6 +77,41 @@ def test_sixteen_bits_are_divided_by_their_white(read, ending):
     assert values(both)[1, 0].numpy() == pytest.approx(LEVELS / 255, abs=1e-7)
 
 
+def tiff(levels, bits, white=1):
+    """A grey TIFF of one strip, by TIFF 6.0; white: whether the highest level is white, or 0 is."""
+    height, width = levels.shape
+    text = "".join("".join(f"{level:0{bits}b}" for level in row) for row in levels.tolist())
+    data = levels.astype("<u2").tobytes() if bits == 16 else int(text, 2).to_bytes(len(text) // 8, "big")
+    tags = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: white,
+        273: 0,
+        277: 1,
+        278: height,
+        279: len(data),
+    }
+    tags[273] = 8 + 2 + 12 * len(tags) + 4  # where the levels begin
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + data
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_tiff_levels_are_divided_by_the_white_of_their_depth(read, bits):
+    levels = RNG.randint(0, 2**bits, (5, 6))
+    found = read(a_tiff=tiff(levels, bits))
+    assert values(found)[0, 0].numpy() == pytest.approx(levels / (2**bits - 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_where_zero_is_white_levels_are_turned_round(read, bits):
+    levels = RNG.randint(0, 2**bits, (5, 6))
+    found = read(a_tiff=tiff(levels, bits, white=0))
+    assert values(found)[0, 0].numpy() == pytest.approx(1 - levels / (2**bits - 1), abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_thirty_two_bits_do_not_say_what_is_white(read, kind):
     with pytest.raises(BadFile, match=r"a\.tiff cannot be read: it has 32 bits"):
