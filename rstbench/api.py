@@ -15,7 +15,7 @@ from .adapters.entry import Entry, enter, load_entry
 from .adapters.rest import eval_mode
 from .data import Images, data_root, load
 from .errors import BadRequest
-from .harness.progress import Silent
+from .harness.progress import Progress, Silent
 from .harness.trial import Card
 from .study.jobs import Job
 from .study.make import Workshop
@@ -109,18 +109,43 @@ def evaluate(
 
     out: where the evidence is kept and resumed from; nowhere by default.
     A model or attack that fails leaves its row or cell empty; each failure is warned of and stands in
-    `table.attrs["faults"]`. Raises BadRequest for a wrong request, ModelFault where no model could be asked.
+    `table.attrs["faults"]`, what was assumed or looks doubtful in `table.attrs["notes"]`. Two names of one
+    model have a row each. Raises BadRequest for a wrong request, ModelFault where no model could be asked.
     """
-    outcome = _measured(
-        models, data, threat, attacks, out=out, device=device, batch=batch_size, seed=seed, root=root
+    heard = _Heard()
+    outcome, entries = _measured(
+        models, data, threat, attacks, heard, out=out, device=device, batch=batch_size, seed=seed, root=root
     )
-    table = outcome.tables["leaderboard"]
+    table = _by_every_name(outcome.tables["leaderboard"], entries)
     if outcome.faults and table["clean"].isna().all():
         raise outcome.faults[0]
     for fault in outcome.faults:
         warnings.warn(str(fault), RuntimeWarning, stacklevel=2)
     table.attrs["faults"] = [str(fault) for fault in outcome.faults]
+    table.attrs["notes"] = heard.notes
     return table
+
+
+class _Heard(Silent):
+    """Keeps the notes of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+def _by_every_name(table: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
+    """The leaderboard with a row for each name: models that are the same were asked once."""
+    import pandas as pd
+
+    first: dict[str, str] = {}
+    names = {entry.card.name: first.setdefault(entry.digest, entry.card.name) for entry in entries}
+    more = [
+        table[table["model"] == known].assign(model=name) for name, known in names.items() if name != known
+    ]
+    return pd.concat([table, *more], ignore_index=True) if more else table
 
 
 def _measured(
@@ -128,13 +153,14 @@ def _measured(
     data: str,
     threat: str,
     attacks: Sequence[str] | str,
+    progress: Progress,
     *,
     out: str | Path | None,
     device: str,
     batch: str | int,
     seed: int,
     root: str | None,
-) -> Outcome:
+) -> tuple[Outcome, list[Entry]]:
     if not models:
         raise BadRequest("no models to evaluate")
     asked = [attacks] if isinstance(attacks, str) else list(attacks)
@@ -143,7 +169,7 @@ def _measured(
         study = Study("adhoc", data, (threat,), tuple(Asked(attack) for attack in asked), seeds=(seed,))
         options = Options(folder, device, str(batch), root=data_root(root), report=bool(out))
         entries = [_entry(name, model) for name, model in models.items()]
-        return run_study(study, options, given=entries)
+        return run_study(study, options, progress, entries), entries
 
 
 def benchmark(
@@ -185,11 +211,12 @@ def benchmark(
     out = aa_state_path or (
         Path("model_info") / dataset / threat_model / str(model_name) if to_disk else None
     )
-    outcome = _measured(
+    outcome, _ = _measured(
         {model_name or type(model).__name__: model},
         f"{dataset}:test:{n_examples}",
         f"{threat_model}:{_exact(eps)}",
         "autoattack",
+        Silent(),
         out=out,
         device=str(device or "cpu"),
         batch=min(batch_size, n_examples),

@@ -34,6 +34,7 @@ from .plain import (
 )
 
 _OF_EVERY_CLASS = ("_abc_impl", "_is_protocol", "_is_runtime_protocol")
+_OF_OTHERS = ("timm", "robustbench", "onnx2torch", "functools", "typing", "abc", "enum", "collections")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What leads from any value to the whole program.
 _OF_THE_PROGRAM = (type, types.ModuleType, types.FunctionType, types.FrameType, types.CodeType)
@@ -106,6 +107,19 @@ def walk(value: Any) -> Parts:
         except Unreadable:
             inside = [] if is_workings(one) else [("?", found) for found in _referents(one)]
         waiting += [(f"{path}.{label}".lstrip("."), found) for label, found in reversed(inside)]
+
+
+def is_of_libraries(module: nn.Module) -> bool:
+    """Whether a model is of torch's, torchvision's, timm's and this tool's code alone."""
+    for _, one in walk(module):
+        known = one if isinstance(one, type | types.FunctionType) else type(one)
+        if isinstance(one, nn.Module | type | types.FunctionType) and not of_library(known):
+            name = (
+                one.__globals__.get("__name__") if isinstance(one, types.FunctionType) else known.__module__
+            )
+            if str(name).partition(".")[0] not in _OF_OTHERS:
+                return False
+    return True
 
 
 def _referents(value: Any) -> list[Any]:

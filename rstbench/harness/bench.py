@@ -15,7 +15,7 @@ from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..threat import Threat
 from . import agenda
-from .executors import Executor, Local
+from .executors import Executor, Local, WorkerDied
 from .progress import Progress, Silent
 from .shard import Answer, Shard, run
 from .store import Store
@@ -166,6 +166,8 @@ class _Asking:
             stage.advance(total - sum(gap.length for _, gap in gaps))
             for shard, answer in executor.map(run, shards()):
                 place = owner.pop(id(shard))
+                if isinstance(answer, WorkerDied):
+                    answer = WorkerDied(f"{shard.name}: {answer}")
                 if isinstance(answer, ModelFault):
                     if place not in failed:
                         self._fail(answer, open_questions[place])

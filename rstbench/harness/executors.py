@@ -23,6 +23,10 @@ Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
 
+class WorkerDied(ModelFault):
+    """A process was killed while it worked."""
+
+
 class Executor(Protocol):
     """Runs a function over tasks, `width` at a time."""
 
@@ -56,7 +60,9 @@ class Local:
 class Processes:
     """Several at a time on this machine, each in a process with its share of the threads.
 
-    What cannot be sent to a process, such as a model of a user's file, is run in this one.
+    What cannot be sent to a process whole, such as a model of a user's code, is run in this one: a task says
+    so itself, by an attribute `portable`. A task whose process was killed is asked once more, alone, so that
+    its fault is no other's.
     """
 
     width: int
@@ -64,29 +70,54 @@ class Processes:
     def map(
         self, function: Callable[[Task], Answer], tasks: Iterable[Task]
     ) -> Iterator[tuple[Task, Answer | ModelFault]]:
-        waiting, running = iter(tasks), dict[Future[Any], Task]()
-        with processes(self.width) as pool:
-            while True:
-                for task in waiting:
-                    parcel = _packed(task)
-                    if parcel is None:
-                        yield from Local().map(function, [task])
-                        continue
-                    running[pool.submit(_work, function, parcel)] = task
-                    if len(running) >= self.width:
-                        break
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    task = running.pop(future)
-                    try:
-                        answer = future.result()
-                    except ModelFault as fault:
-                        answer = fault
-                    if isinstance(answer, _Strange):
-                        yield from Local().map(function, [task])
-                    else:
-                        yield task, answer
+        waiting = iter(tasks)
+        while True:
+            lost: list[Task] = []
+            try:
+                with processes(self.width) as pool:
+                    yield from _through(pool, self.width, function, waiting, lost)
+                return
+            except WorkerDied as died:
+                if self.width == 1:
+                    yield from ((task, died) for task in lost)
+                else:
+                    for task in lost:
+                        yield from Processes(1).map(function, [task])
+
+
+def _through(
+    pool: ProcessPoolExecutor,
+    width: int,
+    function: Callable[[Task], Answer],
+    waiting: Iterator[Task],
+    lost: list[Task],
+) -> Iterator[tuple[Task, Answer | ModelFault]]:
+    """Each task with its answer, as far as the pool lives; `lost` holds what it was asked when it died."""
+    running = dict[Future[Any], Task]()
+    while True:
+        for task in waiting:
+            parcel = _packed(task)
+            if parcel is None:
+                yield from Local().map(function, [task])
+                continue
+            lost.append(task)
+            running[pool.submit(_work, function, parcel)] = task
+            if len(running) >= width:
+                break
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            task = running[future]
+            try:
+                answer = future.result()
+            except ModelFault as fault:
+                answer = fault
+            del running[future]
+            lost[:] = [one for one in lost if one is not task]
+            if isinstance(answer, _Strange):
+                yield from Local().map(function, [task])
+            else:
+                yield task, answer
 
 
 @contextmanager
@@ -103,7 +134,7 @@ def processes(
     try:
         yield pool
     except BrokenProcessPool:
-        raise ModelFault(
+        raise WorkerDied(
             "a worker process was killed, perhaps for want of memory; the same command goes on where it "
             "stopped, with fewer --workers if need be"
         ) from None
@@ -120,16 +151,18 @@ class _Strange:
 
 
 def _packed(task: object) -> bytes | None:
+    if not getattr(task, "portable", True):
+        return None
     try:
         return pickle.dumps(task)
-    except Exception:  # of whatever a user's class does when it is pickled
+    except (Exception, SystemExit):  # of whatever a user's class does when it is pickled
         return None
 
 
 def _work(function: Callable[[Any], Any], parcel: bytes) -> Any:
     try:
         task = pickle.loads(parcel)
-    except Exception:
+    except (Exception, SystemExit):
         return _Strange()
     return function(task)
 

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from .. import __version__
 from ..adapters.accelerate import crafting_copy
+from ..adapters.contents import is_of_libraries
 from ..adapters.entry import Entry
 from ..adapters.rest import at_rest, untouched
 from ..attacks import Attack, Crafted, mean_log_probability
@@ -45,6 +46,12 @@ class Shard:
     @property
     def name(self) -> str:
         return f"{self.source.card.name}, {self.trials[0].attack}"
+
+    @property
+    def portable(self) -> bool:
+        """Whether another process would run the same models: code of a user's may read what it set up in
+        this one, which no copy brings along."""
+        return all(is_of_libraries(entry.module) for entry in (self.source, *self.targets))
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,8 @@ def as_request(
     """What this run asks for; without `rows` there is no leaderboard, only the matrix."""
     trials = [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
     cards = {e.digest: e.card for q in questions for e in (q.source, *q.targets)}
+    # A model that is a member of a switch too has its own name.
+    cards |= {entry.digest: entry.card for field in fields for entry in field.entries}
     return Request(
         study=study.as_toml(),
         run={

@@ -6,6 +6,7 @@ import re
 
 import pandas as pd
 import pytest
+import torch
 from torch import nn
 
 import rstbench
@@ -321,6 +322,61 @@ def test_a_model_without_gradient_is_told_what_helps(cli, tmp_path, model):
     assert table["clean"][0] > 0.5
     assert table["autoattack:attacks=square"][0] == 0
     assert table["pgd:steps=1"].isna().all()
+
+
+SENT = """
+import os
+import torch
+from torch import nn
+from doubtful import fitted
+
+
+class Thin(nn.Module):
+    keep = 64
+
+    def __init__(self):
+        super().__init__()
+        self.net = fitted()
+
+    def forward(self, x):
+        return self.net((x.flatten(1) * (torch.arange(64) < type(self).keep)).view(x.shape))
+
+
+def thin(keep=64):
+    Thin.keep = keep
+    return Thin()
+
+
+class Forgetful(Thin):
+    def __getstate__(self):
+        return {**super().__getstate__(), "net": None}
+"""
+
+
+@pytest.mark.parametrize("model", ["thin[keep=24]", "Forgetful"])
+def test_workers_attack_the_model_that_is_judged(cli, tmp_path, model):
+    """A copy elsewhere has neither what a factory set on a class nor what `__getstate__` leaves out."""
+    (tmp_path / "doubtful.py").write_text(DOUBTFUL)
+    (tmp_path / "sent.py").write_text(SENT)
+    rows = []
+    for workers in (1, 2):
+        done = cli("evaluate", f"python:sent:{model}", "--data", "digits:test:100", "--threat", "Linf:0.05",
+                   "--attack", "pgd:steps=2", "--attack", "apgd:steps=2", "--batch-size", "50",
+                   "--workers", workers, "--out", f"o{workers}", fresh=True)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows.append(pd.read_csv(tmp_path / f"o{workers}" / "leaderboard.csv").drop(columns="seconds"))
+    assert rows[0].equals(rows[1])
+
+
+def test_two_names_of_one_model_have_a_row_each():
+    torch.manual_seed(0)
+    net = Good()
+    table = rstbench.evaluate({"a": net, "b": net}, **ASKED).set_index("model")
+    assert set(table.index) == {"a", "b"}
+    assert table.loc["a", "pgd:steps=2"] == table.loc["b", "pgd:steps=2"]
+    members = {name: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for name in "ab"}
+    table = rstbench.evaluate({"switch": rstbench.Switch(list(members.values())), **members}, **ASKED)
+    assert set(table["model"]) == {"switch", "a", "b"}
 
 
 class Bad(nn.Module):

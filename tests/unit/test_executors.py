@@ -1,0 +1,46 @@
+"""Executors: each task with its own answer, or with its own fault."""
+
+from __future__ import annotations
+
+import pytest
+
+from rstbench.errors import ModelFault
+from rstbench.harness.executors import Local, Processes, WorkerDied
+
+DIES = "__import__('os')._exit(3)"
+
+
+@pytest.mark.parametrize("executor", [Local(), Processes(1), Processes(2)])
+def test_every_task_has_its_answer(executor):
+    assert dict(executor.map(eval, [f"{number} + 1" for number in range(5)])) == {
+        f"{number} + 1": number + 1 for number in range(5)
+    }
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_task_that_kills_its_process_costs_no_other_its_answer(width):
+    tasks = ["1 + 1", DIES, "2 + 2", "3 + 3", "4 + 4"]
+    answers = dict(Processes(width).map(eval, tasks))
+    assert isinstance(answers.pop(DIES), WorkerDied)
+    assert answers == {"1 + 1": 2, "2 + 2": 4, "3 + 3": 6, "4 + 4": 8}
+
+
+class Unsent:
+    """Says itself that a copy would be another task."""
+
+    portable = False
+
+    def __reduce__(self):
+        raise SystemExit("never sent")
+
+    def __call__(self):
+        raise ModelFault("asked here")
+
+
+def run(task):
+    return task()
+
+
+def test_a_task_that_cannot_be_sent_is_run_here():
+    ((_, fault),) = Processes(2).map(run, [Unsent()])
+    assert str(fault) == "asked here"
