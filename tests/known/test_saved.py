@@ -65,16 +65,23 @@ def test_whether_a_network_shifts_its_input_is_asked_for(tuned):
     assert "transform_input=true" in shifts.card.name
 
 
+@pytest.mark.parametrize("heads", ["none", "of other classes", "as built"])
 @torch.no_grad()
-def test_auxiliary_heads_may_be_absent(tuned, tmp_path):
+def test_auxiliary_heads_take_no_part(tuned, tmp_path, heads):
+    """They answer in training only, whether a file has them or not."""
     name, net, _ = tuned
-    heads = ("aux1.", "aux2.", "AuxLogits.")
-    state = {key: value for key, value in net.state_dict().items() if not key.startswith(heads)}
-    assert len(state) < len(net.state_dict())
-    save_file(state, tmp_path / "bare.safetensors")
-    text = f"weights:{tmp_path}/bare.safetensors[arch=torchvision:{name},classes=5,transform_input=false]"
-    x = torch.rand(2, 3, 96, 96)
-    assert alike(load_entry(text).module(x), net(x))
+    own = ("aux1.", "aux2.", "AuxLogits.")
+    state = {key: value for key, value in net.state_dict().items() if not key.startswith(own)}
+    more = {key: value for key, value in net.state_dict().items() if key.startswith(own)}
+    if heads == "of other classes":
+        heads_of = {key: value for key, value in more.items() if value.dim()}
+        more = {k: torch.ones(9, *v.shape[1:]) if len(v) == 5 else v for k, v in heads_of.items()}
+        assert any(len(value) == 9 for value in more.values())
+    save_file(state if heads == "none" else state | more, tmp_path / "file.safetensors")
+    text = f"weights:{tmp_path}/file.safetensors[arch=torchvision:{name},classes=5,transform_input=false]"
+    entry, x = load_entry(text), torch.rand(2, 3, 96, 96)
+    assert alike(entry.module(x), net(x))
+    assert ("without=" in entry.card.name) == (heads != "none")
 
 
 def test_where_the_option_has_no_meaning(tmp_path):

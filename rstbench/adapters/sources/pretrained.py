@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,20 @@ def library_entry(
     return enter(module, Card(text, "external", flags=flags), made_by=text)
 
 
-def as_saved(module: nn.Module, given: Mapping[str, str], names: Iterable[str], text: str) -> nn.Module:
-    """A random start as the network that a user's file is of, in what no tensor of it tells.
+def as_saved(module: nn.Module, given: Mapping[str, str], text: str) -> tuple[nn.Module, tuple[Layout, ...]]:
+    """(a random start as the network that a user's file is of, in what no tensor of it tells; how its
+    tensors may be named).
 
     googlenet and inception_v3 shift their input where they were built with `transform_input`, as torchvision
-    does with its own weights and not otherwise: the user has to say. Auxiliary heads, which answer in
-    training only, are left out where the file has none. Raises BadRequest.
+    does with its own weights and not otherwise: the user has to say. Their auxiliary heads, which answer in
+    training only, are left out. Raises BadRequest.
     """
     said, name = given.get("transform_input", ""), given["arch"].partition(":")[2]
+    named = library_layouts(given["arch"])
     if not hasattr(module, "transform_input"):
         if said:
             raise BadRequest(f"{text}: transform_input goes with googlenet and inception_v3 of torchvision")
-        return module
+        return module, named
     rgb = (channels(given.get("in_chans", ""), text) or RGB) == RGB
     if said == "true" and not rgb:
         raise BadRequest(f"{text}: transform_input shifts each of three channels, got {given['in_chans']}")
@@ -87,13 +90,13 @@ def as_saved(module: nn.Module, given: Mapping[str, str], names: Iterable[str], 
             f"as torchvision builds it for its own weights (and for what is tuned from them), or "
             f"[transform_input=false], as it builds it without"
         )
-    module.transform_input = said == "true"  # type: ignore[assignment]
-    held = {part for name in names for part in name.split(".")}
-    if not held & set(heads := _heads(module, name)):
-        module.aux_logits = False  # type: ignore[assignment]
-        for head in heads:
-            setattr(module, head, None)
-    return module
+    heads = _heads(module, name)
+    for attribute, value in {"transform_input": said == "true", "aux_logits": False}.items():
+        setattr(module, attribute, value)
+    for head in heads:
+        setattr(module, head, None)
+    unused = tuple(f"{head}." for head in heads)
+    return module, tuple(replace(layout, unused=unused) for layout in named)
 
 
 def _heads(module: nn.Module, name: str) -> list[str]:

@@ -85,8 +85,8 @@ def weights(
         raise BadRequest(f"{text}: recipe goes with files that hold scores, this one has none")
     if arch.partition(":")[0] in LIBRARIES:
         sizes = {"classes": classes, "in_chans": in_chans}
-        start = as_saved(random_start(arch, sizes), given, file.state, text)
-        wanted = replace(wanted, network=arch, layouts=library_layouts(arch))
+        start, named = as_saved(random_start(arch, sizes), given, text)
+        wanted = replace(wanted, network=arch, layouts=named)
         return _library(start, sizes, id, file, found, given, wanted, shape)
     size = (shape_of(shape, text), number_of(classes, "classes", text), width_of(width), norm)
     bare = NetworkSpec(arch, *size, last_norm=last_norm == "true")
