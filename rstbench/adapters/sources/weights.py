@@ -84,10 +84,7 @@ def weights(
     if recipe and not found.pattern and not found.masks:
         raise BadRequest(f"{text}: recipe goes with files that hold scores, this one has none")
     if arch.partition(":")[0] in LIBRARIES:
-        sizes = {"classes": classes, "in_chans": in_chans}
-        start, named = as_saved(random_start(arch, sizes), given, text)
-        wanted = replace(wanted, network=arch, layouts=named)
-        return _library(start, sizes, id, file, found, given, wanted, shape)
+        return _library(classes, id, file, found, given, wanted, shape)
     size = (shape_of(shape, text), number_of(classes, "classes", text), width_of(width), norm)
     bare = NetworkSpec(arch, *size, last_norm=last_norm == "true")
     if not recipe:
@@ -136,8 +133,7 @@ def _own(
 
 
 def _library(
-    module: nn.Module,
-    sizes: Mapping[str, str | int],
+    classes: str | int,
     id: str,
     file: Found,
     found: Foreign,
@@ -147,9 +143,13 @@ def _library(
 ) -> Entry:
     """A library's network with the weights, behind the normalisation that is wanted."""
     text = written(f"weights:{id}", given)
-    again = partial(random_start, given["arch"])
-    module, told, card = _filled(module, file, found, text, wanted, sizes, again)
-    channels = takes(module, given.get("in_chans", ""))
+    arch, in_chans = given["arch"], given.get("in_chans", "")
+    sizes: dict[str, str | int] = {"classes": classes, "in_chans": in_chans}
+    again = partial(random_start, arch)
+    start, named = as_saved(again(sizes), given, text)
+    wanted = replace(wanted, network=arch, layouts=named)
+    module, told, card = _filled(start, file, found, text, wanted, sizes, again)
+    channels = takes(module, in_chans)
     module = fitting(module, image_shape(shape, text), channels, option=False)
     name = written(f"weights:{id}", {**given, **told})
     module = normalised(module, wanted.normalize) if wanted.normalize else module
