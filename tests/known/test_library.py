@@ -309,6 +309,25 @@ def test_weights_that_timm_renames(tmp_path, monkeypatch):
     agrees_with_timm(tmp_path / "r", monkeypatch, 64)
 
 
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("resnet10t", "module."), ("mobilenetv3_small_050", "_orig_mod.model.")]
+)
+def test_wrapped_weights_of_a_folder(tmp_path, name, prefix):
+    """A folder written from a wrapped network is the network's."""
+    repository(tmp_path / "r", name, {"mean": [0.5] * 3, "std": [0.25] * 3}, build=SMALL)
+    plain = load_entry(f"hub:{tmp_path}/r").module
+    from safetensors.torch import load_file
+
+    state = load_file(tmp_path / "r" / "model.safetensors")
+    save_file({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "r" / "model.safetensors")
+    found, x = load_entry(f"hub:{tmp_path}/r").module, torch.rand(2, 3, 64, 64)
+    assert found(x).equal(plain(x))
+    lacking = {f"{prefix}{key}": value for key, value in state.items() if not key.endswith("bias")}
+    save_file(lacking, tmp_path / "r" / "model.safetensors")
+    with pytest.raises(BadFile, match=r"Missing key|lacks"):
+        load_entry(f"hub:{tmp_path}/r")
+
+
 def test_a_background_class_is_cut_off(tmp_path, monkeypatch):
     repository(tmp_path / "r", "resnet10t", {"label_offset": 1, "num_classes": 9}, build={"num_classes": 10})
     config = json.loads((tmp_path / "r" / "config.json").read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
 from torch import nn
 
 from rstbench.adapters.entry import load_entry
@@ -201,6 +203,68 @@ def test_dropout_of_an_untrained_mode_draws_nothing(tmp_path, digits):
     same(written(tmp_path / "a.onnx", nodes, ["n", 1, 8, 8], held), digits, by_channel)
 
 
+def normed(path, *, opset, outputs=1, **settings):
+    """A batch norm before the matrix, as exporters write it in training mode and outside of it."""
+    more = ["m", "v", "sm", "sv"][: outputs - 1]
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", "one", "zero", "zero", "one"], ["b", *more], **settings),
+        helper.make_node("Flatten", ["b"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    held = {"w": GREY.numpy(), "one": np.ones(1, np.float32), "zero": np.zeros(1, np.float32)}
+    return written(path, nodes, ["n", 1, 8, 8], held, opset=opset)
+
+
+@pytest.mark.parametrize(
+    ("opset", "settings"),
+    [(13, {"outputs": 5}), (15, {"outputs": 3, "training_mode": 1}), (15, {"training_mode": 1})],
+)
+def test_graphs_of_the_training_mode(tmp_path, digits, opset, settings):
+    with pytest.raises(BadRequest, match=r"was exported in training mode, .*; export it after net.eval\(\)"):
+        load_entry(normed(tmp_path / "t.onnx", opset=opset, **settings), digits)
+    plain = normed(tmp_path / "e.onnx", opset=opset, epsilon=1e-12)
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(load_entry(plain, digits).module(x), by_channel(x), atol=1e-4)
+
+
+def test_operators_that_lack_double_precision(tmp_path, digits):
+    """Whichever ONNX Runtime has no kernel for: the way out is the precision of images."""
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("Flatten", ["c"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    held = {"k": np.full((1, 1, 1, 1), 2.0), "w": GREY.double().numpy()}
+    double = {"kind": TensorProto.DOUBLE, "out": TensorProto.DOUBLE}
+    with pytest.raises(BadRequest, match=r"its numbers are float64: export it in float32 \(net.float\(\)\)"):
+        load_entry(written(tmp_path / "d.onnx", nodes, ["n", 1, 8, 8], held, **double), digits)
+    single = {name: value.astype(np.float32) for name, value in held.items()}
+    same(written(tmp_path / "s.onnx", nodes, ["n", 1, 8, 8], single), digits, lambda x: by_channel(2 * x))
+
+
+def test_files_of_another_kind_are_named(tmp_path, digits):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(net).save(tmp_path / "script.pt")
+    torch.save(net.state_dict(), tmp_path / "state.pt")
+    save_file(net.state_dict(), tmp_path / "state.safetensors")
+    exported(net, tmp_path / "program.pt2", x=torch.rand(2, 1, 8, 8))
+    linear(tmp_path / "graph.onnx", ["n", 1, 8, 8], GREY)
+    for text, message in (
+        ("torch-export:script.pt", r"a TorchScript archive; torch.jit.load\(…\) in a file of your own"),
+        ("torch-export:state.pt", r"a file of torch.save; use weights:FILE\[arch=NETWORK\]"),
+        ("torch-export:state.safetensors", r"a safetensors file; use weights:FILE\[arch=NETWORK\]"),
+        ("torch-export:graph.onnx", "is no program of torch.export"),
+        ("onnx:script.pt", "a TorchScript archive"),
+        ("onnx:state.pt", "a file of torch.save; use weights"),
+        ("onnx:program.pt2", "a program of torch.export; use torch-export:FILE"),
+    ):
+        source, _, name = text.partition(":")
+        with pytest.raises(BadFile, match=message):
+            load_entry(f"{source}:{tmp_path}/{name}", digits)
+
+
 @pytest.mark.parametrize("opset", [7, 9, 13, 20])
 def test_old_and_new_operators(tmp_path, digits, opset):
     same(linear(tmp_path / "a.onnx", ["n", 1, 8, 8], GREY, opset=opset), digits, by_channel)
@@ -311,7 +375,7 @@ def test_programs_that_are_refused(tmp_path, digits):
         load_entry(exported(Net().eval(), tmp_path / "o.pt2"), Colours)
     for content in (b"", b"PK", b"not a program"):
         (tmp_path / "x.pt2").write_bytes(content)
-        with pytest.raises(BadFile, match=r"is no program of torch\.export"):
+        with pytest.raises(BadFile, match=r"is no program of torch\.export|is empty|is damaged"):
             load_entry(f"torch-export:{tmp_path}/x.pt2")
     with pytest.raises(BadFile, match="no file"):
         load_entry(f"torch-export:{tmp_path}/gone.pt2")

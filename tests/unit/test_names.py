@@ -47,6 +47,44 @@ def test_reference_grammar():
             plugins.parse_reference(wrong)
 
 
+def test_references_to_files_of_any_name(tmp_path, monkeypatch):
+    """A file that is there is meant, with the brackets, commas and signs in its name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m[v=2]", "a,b.pt", "a[1].pt", "a,n=2.pt", "x [k=v], y[w=1]"):
+        (tmp_path / name).touch()
+    for text, id, options in (
+        ("onnx:m[v=2]", "m[v=2]", {}),
+        ("onnx:x [k=v], y[w=1]", "x [k=v], y[w=1]", {}),
+        ("onnx:m[v=2][layout=nhwc]", "m[v=2]", {"layout": "nhwc"}),
+        ("onnx:n[v=2]", "n", {"v": "2"}),
+        (f"onnx:{tmp_path}/m[v=2]", f"{tmp_path}/m[v=2]", {}),
+        ("timm:net[checkpoint=a,b.pt]", "net", {"checkpoint": "a,b.pt"}),
+        ("timm:net[checkpoint=a[1].pt,key=model]", "net", {"checkpoint": "a[1].pt", "key": "model"}),
+        (
+            "timm:net[key=x, checkpoint=a,n=2.pt ,n=3]",
+            "net",
+            {"key": "x", "checkpoint": "a,n=2.pt", "n": "3"},
+        ),
+        ("timm:net[checkpoint=x [k=v], y[w=1]]", "net", {"checkpoint": "x [k=v], y[w=1]"}),
+        ("timm:net[checkpoint=b,n=2.pt]", "net", {"checkpoint": "b", "n": "2.pt"}),
+        ("plugin[x=a:b]", "", {"x": "a:b"}),
+    ):
+        found = plugins.parse_reference(text)
+        assert (found.id, found.options) == (id, options), text
+    (tmp_path / "a").touch()
+    (tmp_path / "m").touch()
+    for text, message in (
+        ("onnx:m[v=2]", r"names 'm\[v=2\]', or 'm' with options; rename one"),
+        ("timm:net[checkpoint=a,n=2.pt]", "names 'a' or 'a,n=2.pt'; rename one"),
+        ("timm:net[checkpoint=c,d.pt]", "options must read 'name=value', got 'd.pt'"),
+        ("timm:net[checkpoint=a[1.pt]", "the brackets of a reference come in pairs"),
+    ):
+        with pytest.raises(BadRequest, match=message):
+            plugins.parse_reference(text)
+    # Without a second reading nothing is unclear.
+    assert plugins.parse_reference("timm:net[checkpoint=a,b.pt]").options == {"checkpoint": "a,b.pt"}
+
+
 @pytest.mark.parametrize(
     ("text", "canonical", "attack"),
     [

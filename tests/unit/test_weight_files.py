@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tarfile
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from rstbench.adapters.checkpoints.archive import read_archive
@@ -91,7 +94,7 @@ def test_other_kinds_of_files(tmp_path):
         (tmp_path / name).write_bytes(head)
     for name, message in (
         ("jit.pt", "TorchScript archive; torch.jit.load"),
-        ("program.pt2", "a program of torch.export; torch.export.load"),
+        ("program.pt2", "a program of torch.export; use torch-export:FILE"),
         ("module.pt", r"more than tensors \(torch.nn.modules.container.Sequential\)"),
         ("arrays.npz", "archive of NumPy arrays"),
         ("h5.pt", "HDF5"),
@@ -103,6 +106,56 @@ def test_other_kinds_of_files(tmp_path):
     ):
         with pytest.raises(BadFile, match=message):
             read_archive(tmp_path / name)
+
+
+def test_files_are_told_by_their_contents(tmp_path):
+    """torch.save under the name of safetensors, and the other way."""
+    state = {"a.weight": torch.rand(3, 2), "b": torch.rand(4)}
+    torch.save(state, tmp_path / "zip.safetensors")
+    torch.save(state, tmp_path / "pickle.safetensors", _use_new_zipfile_serialization=False)
+    save_file(state, tmp_path / "plain.pt")
+    for name in ("zip.safetensors", "pickle.safetensors", "plain.pt"):
+        found = read_state(tmp_path / name)
+        assert found.keys() == state.keys()
+        assert all(found[key].equal(state[key]) for key in state)
+
+
+def test_files_that_are_not_whole_and_packed_ones(tmp_path):
+    state = {"a.weight": torch.rand(300, 200)}
+    torch.save(state, tmp_path / "whole.pt")
+    save_file(state, tmp_path / "whole.safetensors")
+    for name, size in (("whole.pt", 20000), ("whole.safetensors", 20000), ("whole.safetensors", 30)):
+        (tmp_path / f"{size}-{name}").write_bytes((tmp_path / name).read_bytes()[:size])
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "text.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    for name, kind in (
+        ("a.pth.tar", "w"),
+        ("b.tar.bz2", "w:bz2"),
+        ("c.tar.xz", "w:xz"),
+        ("d.tar.gz", "w:gz"),
+    ):
+        with tarfile.open(tmp_path / name, kind) as packed:
+            packed.add(tmp_path / "whole.pt", "whole.pt")
+    with zipfile.ZipFile(tmp_path / "e.zip", "w") as packed:
+        packed.write(tmp_path / "whole.pt", "whole.pt")
+    for name, message in (
+        (
+            "20000-whole.pt",
+            "is damaged: an archive without its end, after 20000 bytes; fetch or write it again",
+        ),
+        ("20000-whole.safetensors", "is no whole safetensors file"),
+        ("30-whole.safetensors", "is no whole safetensors file"),
+        ("empty.pt", "is empty; fetch or write it again"),
+        ("text.safetensors", "a Git LFS pointer"),
+        ("a.pth.tar", "is a tar archive; unpack it first"),
+        ("b.tar.bz2", "is a bzip2 archive; unpack it first"),
+        ("c.tar.xz", "is an xz archive; unpack it first"),
+        ("d.tar.gz", "is a gzip archive; unpack it first"),
+        ("e.zip", "is a zip archive of whole.pt; unpack it first"),
+    ):
+        with pytest.raises(BadFile, match=message) as refused:
+            read_archive(tmp_path / name)
+        assert "\n" not in str(refused.value)
 
 
 def test_a_ticket_is_no_bare_state_dict(ticket_files):

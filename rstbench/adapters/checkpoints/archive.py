@@ -7,6 +7,7 @@ import collections
 import json
 import pickle
 import re
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -16,15 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import BadFile
+from ...errors import BadFile, listed
 
+UNPACK = "unpack it first"
 OWN_CODE = "load it in a file of your own: file:PATH.py:factory"
 # What a file that torch.save did not write begins with: (what it is, what helps).
 _KINDS = {
     b"\x89HDF": ("an HDF5 file, as Keras writes", f"convert it, or {OWN_CODE}"),
     b"GGUF": ("a GGUF file", f"convert it, or {OWN_CODE}"),
     b"\x93NUMPY": ("a NumPy array", f"save a state dict with torch.save, or {OWN_CODE}"),
-    b"\x1f\x8b": ("a gzip archive", "unpack it first"),
+    b"\x1f\x8b": ("a gzip archive", UNPACK),
+    b"BZh": ("a bzip2 archive", UNPACK),
+    b"\xfd7zXZ": ("an xz archive", UNPACK),
+    b"7z\xbc\xaf": ("a 7z archive", UNPACK),
+    b"(\xb5/\xfd": ("a zstd archive", UNPACK),
     b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "fetch it: git lfs pull"),
     b"<": ("a web page", "download the file itself"),
     b"{": ("JSON text, such as an index of several files", "name the file of weights; a folder is hub:DIR"),
@@ -39,7 +45,7 @@ _ENDINGS = {
 # Members of zip archives that torch.save did not write.
 _MEMBERS: tuple[tuple[Callable[[str], bool], str, str], ...] = (
     (lambda name: name.endswith("serialized_exported_program.json") or "/models/model.json" in f"/{name}",
-     "a program of torch.export", f"torch.export.load(…).module() in {OWN_CODE.partition(' in ')[2]}"),
+     "a program of torch.export", "use torch-export:FILE"),
     (lambda name: "/code/" in f"/{name}" or name.endswith("constants.pkl"),
      "a TorchScript archive", f"torch.jit.load(…) in {OWN_CODE.partition(' in ')[2]}"),
     (lambda name: name.endswith(".npy"),
@@ -58,21 +64,43 @@ def read_archive(path: Path) -> tuple[Any, bool]:
         raise BadFile(f"{path} is a folder; name the file of weights in it, or use hub:DIR")
     if not path.is_file():
         raise BadFile(f"no file {path}")
-    with path.open("rb") as file:
-        head = file.read(64)
-    if path.suffix == ".safetensors" or _is_safetensors(head):
+    head = _head(path)
+    if _is_safetensors(head):
         return _safetensors(path), False  # which lists its tensors by the alphabet
-    _refuse_others(path, head)
+    if other := _other_kind(path, head):
+        raise BadFile(f"{path} is {other}")
+    if not head.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle as until torch 1.5
+        if path.suffix == ".safetensors":
+            return _safetensors(path), False  # whose library says what is wrong with it
+        raise BadFile(f"{path} is no file of torch.save: it begins with {head[:16]!r}")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_classes()):
             warnings.simplefilter("ignore")  # the answer is below
-            return torch.load(path, weights_only=True, map_location="cpu"), True
+            with path.open("rb") as file:  # of a path torch would take the ending for the kind
+                return torch.load(file, weights_only=True, map_location="cpu"), True
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) or "Unsupported" in str(error):
             raise BadFile(f"{path} {_more_than_tensors(str(error))}") from None
         raise BadFile(f"{path} is damaged: {_line(error)}") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise BadFile(f"{path} is no whole file of torch.save: {_line(error)}") from None
+
+
+def kind_of(path: Path) -> str:
+    """What a file is that some other source of models reads, or none, and what helps; '' where it is nothing
+    that is known. It is told by its contents, not by its name."""
+    head = _head(path)
+    if _is_safetensors(head):
+        return "a safetensors file; use weights:FILE[arch=NETWORK]"
+    if other := _other_kind(path, head, named=False):
+        return other
+    is_torch = head.startswith((b"PK", b"\x80"))
+    return "a file of torch.save; use weights:FILE[arch=NETWORK]" if is_torch else ""
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -94,24 +122,36 @@ def _safetensors(path: Path) -> dict[str, Any]:
     return found
 
 
-def _refuse_others(path: Path, head: bytes) -> None:
-    if path.suffix in _ENDINGS:
-        what, helps = _ENDINGS[path.suffix]
-        raise BadFile(f"{path} is {what}; {helps}")
-    for start, (what, helps) in _KINDS.items():
+def _other_kind(path: Path, head: bytes, *, named: bool = True) -> str:
+    """What a file is that torch.save did not write, and what helps; named: whether its name counts."""
+    if not head:
+        return "empty; fetch or write it again"
+    if named and path.suffix in _ENDINGS:
+        return "; ".join(_ENDINGS[path.suffix])
+    for start, told in _KINDS.items():
         if head.lstrip().startswith(start):
-            raise BadFile(f"{path} is {what}; {helps}")
-    if not head.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle as until torch 1.5
-        raise BadFile(f"{path} is no file of torch.save: it begins with {head[:16]!r}")
+            return "; ".join(told)
     if head.startswith(b"PK"):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = archive.namelist()
-        except (zipfile.BadZipFile, OSError, NotImplementedError):
-            return  # torch says what is wrong
-        for fits, what, helps in _MEMBERS:
-            if any(map(fits, members)):
-                raise BadFile(f"{path} is {what}; {helps}")
+        return _other_zip(path)
+    try:
+        return f"a tar archive; {UNPACK}" if tarfile.is_tarfile(path) else ""
+    except (OSError, EOFError):
+        return ""
+
+
+def _other_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
+        size = path.stat().st_size
+        return f"damaged: an archive without its end, after {size} bytes; fetch or write it again"
+    for fits, what, helps in _MEMBERS:
+        if any(map(fits, members)):
+            return f"{what}; {helps}"
+    if not any(f"/{name}".endswith("/data.pkl") for name in members):
+        return f"a zip archive of {listed(members)}; {UNPACK}"
+    return ""
 
 
 def _plain_classes() -> list[Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import BadFile, BadRequest
 from ...harness.trial import Card
+from ..checkpoints.archive import kind_of
 from ..entry import Entry, enter
 from .images import image_shape
 from .layout import checked, layout_of, line
@@ -45,13 +46,18 @@ def onnx(id: str, shape: str | Sequence[int] | None = None, layout: str = "") ->
         graph = library.load(path)
         library.checker.check_model(graph)
     except Exception as error:  # protobuf and the checker have no class of errors in common
+        if other := kind_of(path):
+            raise BadFile(f"{path} is {other}") from None
         raise BadFile(f"{path} is no whole ONNX file: {line(error)}") from None
+    _refuse_training(graph, what)
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors, which it raises too
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
     except Exception as error:  # of ONNX Runtime, which has no class of errors of its own
-        raise BadRequest(f"{what} does not run in ONNX Runtime: {line(error)}") from None
+        rare = _precisions(library, graph) if "implementation" in str(error) else ""
+        helps = f"; its numbers are {rare}: export it in float32 (net.float())" if rare else ""
+        raise BadRequest(f"{what} does not run in ONNX Runtime: {line(error)}{helps}") from None
     given, dtype = _input(session, what)
     sizes = [size if isinstance(size, int) and size > 0 else None for size in given.shape]
     wanted = layout_of(sizes, image_shape(shape, what), layout, dtype, what)
@@ -63,6 +69,24 @@ def onnx(id: str, shape: str | Sequence[int] | None = None, layout: str = "") ->
         raise BadRequest(f"onnx:{id} cannot become a torch module: {line(error)}") from None
     module, notes = checked(module.requires_grad_(False), wanted, what, _runtime(session, given.name))
     return enter(module, Card(what, "external"), files=[path], notes=notes)
+
+
+def _refuse_training(graph: Any, what: str) -> None:
+    """Raises BadRequest for batch norms that take their statistics from the batch: in the words of ONNX those
+    of the training mode, which until its version 14 had more outputs than one."""
+    for node in graph.graph.node:
+        trains = any(one.name == "training_mode" and one.i for one in node.attribute)
+        if node.op_type == "BatchNormalization" and (trains or len(list(filter(None, node.output))) > 1):
+            raise BadRequest(
+                f"{what} was exported in training mode, where batch norm uses the statistics of the batch; "
+                f"export it after net.eval()"
+            )
+
+
+def _precisions(library: Any, graph: Any) -> str:
+    """The types of floating-point numbers of the constants, other than float32."""
+    kinds = {library.helper.tensor_dtype_to_np_dtype(one.data_type) for one in graph.graph.initializer}
+    return ", ".join(sorted(str(kind) for kind in kinds if "float" in str(kind) and kind != "float32"))
 
 
 def _input(session: Any, what: str) -> tuple[Any, torch.dtype]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...errors import BadRequest
 
 RGB = 3
+CONVERT = "convert the images in a file of your own: file:PATH.py:factory"
 ADAPTED = "channels-adapted"  # the alarm for weights of other channels than the images'
 
 
@@ -34,6 +35,39 @@ def channels(text: str, what: str) -> int:
 def first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d] | None:
     """The layer that sees the images, as libraries define it: their first convolution."""
     return next(((n, part) for n, part in module.named_modules() if isinstance(part, nn.Conv2d)), None)
+
+
+def convolution(like: nn.Conv2d, wanted: int) -> nn.Conv2d:
+    """A new layer like another one, for images of other channels."""
+    return nn.Conv2d(
+        wanted,
+        like.out_channels,
+        like.kernel_size,  # type: ignore[arg-type]
+        like.stride,  # type: ignore[arg-type]
+        like.padding,  # type: ignore[arg-type]
+        bias=like.bias is not None,
+    )
+
+
+def rechanneled(module: nn.Module, wanted: int, text: str) -> nn.Module:
+    """Trained weights for images of other channels, as timm carries them over: for grey images the first
+    convolution's weights are summed over its channels, for others repeated and scaled. Raises BadRequest
+    where that has no meaning."""
+    from timm.models import adapt_input_conv
+
+    if getattr(module, "transform_input", False):
+        raise BadRequest(f"{text} shifts each of its three channels; in_chans is for other networks")
+    found = first_convolution(module)
+    assert found is not None  # every classifier of torchvision begins with one
+    name, before = found
+    after = convolution(before, wanted)
+    try:
+        after.weight.data = adapt_input_conv(wanted, before.weight.data)
+    except (NotImplementedError, AssertionError):
+        raise BadRequest(f"{text} cannot be carried over to {wanted} channels") from None
+    after.bias = before.bias
+    module.set_submodule(name, after)
+    return module.requires_grad_(False).eval()
 
 
 def takes(module: nn.Module, in_chans: str = "") -> int:
@@ -65,12 +99,13 @@ def fitting(
     """The module, where it can take images (channels, height, width) or nothing is known of them; else one
     that fails on them with words that help, so that the other models of a table are measured all the same.
 
-    takes: its channels; option: whether its reference has in_chans to offer.
+    takes: its channels; option: whether in_chans would carry it over, as it does a random start and a
+    library's own weights, but not the weights of a user's file.
     """
     if shape is None:
         return module
     if takes != shape[0]:
-        remedy = f"; add [in_chans={shape[0]}]" if option else ""
+        remedy = f"; add [in_chans={shape[0]}]" if option else f"; {CONVERT}"
         noun = "channel" if takes == 1 else "channels"
         return Unfit(module, shape, f"it takes {takes} {noun}, the images have {shape[0]}{remedy}").eval()
     try:

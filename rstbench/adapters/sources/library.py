@@ -16,7 +16,17 @@ from ...harness.trial import Card
 from ...tickets.networks.normalise import layer
 from ..entry import Entry, enter
 from .hub import hub
-from .images import ADAPTED, RGB, channels, first_convolution, fitting, image_shape, takes
+from .images import (
+    ADAPTED,
+    RGB,
+    channels,
+    convolution,
+    first_convolution,
+    fitting,
+    image_shape,
+    rechanneled,
+    takes,
+)
 from .pretrained import file_name, hushed, pretrained
 from .weights import timm_checkpoint
 
@@ -33,7 +43,7 @@ def torchvision(
     library's weights where torch.hub keeps them, behind their own normalisation.
 
     in_chans: channels of an image where they are not three. A random start gets another first convolution;
-    the library's weights are carried over by timm's rule (see `_rechanneled`), and flagged.
+    the library's weights are carried over by timm's rule (see `rechanneled`), and flagged.
     """
     from torchvision import models
 
@@ -61,9 +71,7 @@ def torchvision(
     mean, std, made_by = tuple(presets.mean), tuple(presets.std), id
     shifts = getattr(module, "transform_input", False)
     if wanted != RGB:
-        if shifts:
-            raise BadRequest(f"{text} shifts each of its three channels; in_chans is for other networks")
-        module = _rechanneled(module, wanted, text)
+        module = rechanneled(module, wanted, text)
         mean, std = (sum(mean) / len(mean),) * wanted, (sum(std) / len(std),) * wanted
         made_by, text = f"{id}|{wanted}", f"{text}[in_chans={wanted}]"
     whole = fitting(nn.Sequential(layer(mean, std), module).eval(), size, wanted, option=not shifts)
@@ -138,37 +146,8 @@ def _other_channels(build: Callable[..., nn.Module], wanted: int, **settings: An
     net = build(**settings)
     found = first_convolution(net)
     assert found is not None  # every classifier of torchvision begins with one
-    net.set_submodule(found[0], _convolution(found[1], wanted))
+    net.set_submodule(found[0], convolution(found[1], wanted))
     return net
-
-
-def _convolution(like: nn.Conv2d, wanted: int) -> nn.Conv2d:
-    return nn.Conv2d(
-        wanted,
-        like.out_channels,
-        like.kernel_size,  # type: ignore[arg-type]
-        like.stride,  # type: ignore[arg-type]
-        like.padding,  # type: ignore[arg-type]
-        bias=like.bias is not None,
-    )
-
-
-def _rechanneled(module: nn.Module, wanted: int, text: str) -> nn.Module:
-    """Trained weights for images of other channels, as timm carries them over: for grey images the first
-    convolution's weights are summed over its channels, for others repeated and scaled."""
-    from timm.models import adapt_input_conv
-
-    found = first_convolution(module)
-    assert found is not None
-    name, before = found
-    after = _convolution(before, wanted)
-    try:
-        after.weight.data = adapt_input_conv(wanted, before.weight.data)
-    except (NotImplementedError, AssertionError):
-        raise BadRequest(f"{text} cannot be carried over to {wanted} channels") from None
-    after.bias = before.bias
-    module.set_submodule(name, after)
-    return module.requires_grad_(False).eval()
 
 
 def _classes(classes: str | int, text: str) -> int:

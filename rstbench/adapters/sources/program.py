@@ -18,6 +18,7 @@ from torch import nn
 
 from ...errors import BadFile, BadRequest
 from ...harness.trial import Card
+from ..checkpoints.archive import kind_of
 from ..entry import Entry, enter
 from .images import image_shape
 from .layout import Size, checked, layout_of, line
@@ -85,6 +86,9 @@ def _plain(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
     except BadFile:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        other = kind_of(path)
+        if other and not other.endswith("torch-export:FILE"):
+            raise BadFile(f"{path} is {other}") from None
         raise BadFile(
             f"{path} is no program of torch.export (or of an old version of it): {line(error)}"
         ) from None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import BadFile, BadRequest, listed, unknown
 from ...tickets.networks.normalise import layer
+from ..checkpoints.order import is_counter
 from .images import ADAPTED, RGB
 
 # Arguments of timm's `create_model` that would read or fetch other files.
@@ -94,9 +95,21 @@ class Repository:
     ) -> tuple[nn.Module, tuple[str, ...]]:
         """(images in [0, 1] to logits, alarms): timm's network with these weights behind its normalisation.
 
-        in_chans: channels of an image, 0 for the file's. Raises BadFile where timm would leave a part at
-        random, or not use a part of the file.
+        in_chans: channels of an image, 0 for the file's. What all names of the file begin with, as a wrapper
+        leaves it (`module.`), is taken away where timm does not know it. Raises BadFile where timm would
+        leave a part at random, or not use a part of the file.
         """
+        while True:
+            try:
+                return self._network(state, what, in_chans)
+            except BadFile:
+                if not (plain := _unwrapped(state)):
+                    raise
+                state = plain
+
+    def _network(
+        self, state: Mapping[str, Tensor], what: str, in_chans: int
+    ) -> tuple[nn.Module, tuple[str, ...]]:
         import timm
 
         channels = in_chans or self.channels
@@ -136,6 +149,16 @@ class Repository:
                 f"{what}: config.json says global_pool {self.pooling!r}, timm builds {built!r} from it; "
                 f'write "model_args": {{"global_pool": "{self.pooling}"}} beside "architecture"'
             )
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the part of its names, up to the first dot, that all of them share; counters of
+    averaged weights aside. Empty where there is none."""
+    names = [name for name in state if not is_counter(name) or "." in name]
+    starts = {name.partition(".")[0] for name in names}
+    if len(starts) != 1 or not all("." in name for name in names):
+        return {}
+    return {name.partition(".")[2]: state[name] for name in names}
 
 
 def _check_numbers(settings: Mapping[str, Any], what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -19,15 +20,17 @@ from ..checkpoints.fit import DoesNotFit, Fit, LeftOver, Wanted, fit, holds, mea
 from ..checkpoints.foreign import Foreign, as_ticket, read_foreign
 from ..checkpoints.layouts import TWINS, layouts
 from ..checkpoints.state import load, read_network
-from ..entry import Entry, enter, load_entry
+from ..entry import Entry, enter
 from ..normalise import normalised
 from .images import fitting, image_shape, takes
 from .options import given_options, number_of, shape_of, typed_of, width_of, written
 from .own import ticket_entry
-from .pretrained import library_module
+from .pretrained import as_saved, library_entry, library_layouts
+from .sizes import random_start, sized
 
 LIBRARIES = ("torchvision", "timm")
 OF_OURS = ("width", "norm", "last_norm", "bias", "recipe")  # options that a library's networks lack
+OF_LIBRARIES = ("in_chans", "transform_input")
 
 
 def weights(
@@ -49,6 +52,7 @@ def weights(
     scores: str = "",
     match: str = "",
     in_chans: str = "",
+    transform_input: str = "",
     **settings: str,
 ) -> Entry:
     """`weights:FILE[arch=resnet18,norm=affine]` for a network of this tool, `[arch=timm:NAME]` or
@@ -68,22 +72,19 @@ def weights(
         raise BadRequest(f"weights:{id} are weights only; name their network, [arch=resnet18]")
     given = given_options(arch=arch, width=width, norm=norm, remaining=remaining, allocation=allocation,
                    last_norm=last_norm, normalize=normalize, bias=bias, key=key, prefix=prefix,
-                   without=without, scores=scores, match=match, in_chans=in_chans)  # fmt: skip
+                   without=without, scores=scores, match=match, in_chans=in_chans,
+                   transform_input=transform_input)  # fmt: skip
     text = written(f"weights:{id}", given)
     _check(text, given | ({"recipe": recipe} if recipe else {}), () if recipe else settings)
-    if set(given) <= {"arch", "normalize"} and (kept := library_module(arch, Path(id).expanduser())):
-        kept = normalised(kept, normalize) if normalize else kept
-        return enter(kept, Card(text, "external"), made_by=text)
+    if kept := library_entry(Path(id).expanduser(), text, given, classes, shape):
+        return kept
     wanted = Wanted(prefix, without, normalize, order=match == "order")
     file = _read(Path(id), text, wanted, key, TIMM if arch.startswith("timm:") else ())
     found = read_foreign(file.state, remaining, allocation, scores)
     if recipe and not found.pattern and not found.masks:
         raise BadRequest(f"{text}: recipe goes with files that hold scores, this one has none")
     if arch.partition(":")[0] in LIBRARIES:
-        options = [f"classes={classes}"] if classes else []
-        options += [f"in_chans={in_chans}"] if in_chans else []
-        random = load_entry(f"{arch}[{','.join(options)}]" if options else arch)
-        return _library(random.module, id, file, found, given, replace(wanted, network=arch), shape)
+        return _library(classes, id, file, found, given, wanted, shape)
     size = (shape_of(shape, text), number_of(classes, "classes", text), width_of(width), norm)
     bare = NetworkSpec(arch, *size, last_norm=last_norm == "true")
     if not recipe:
@@ -105,7 +106,9 @@ def _check(text: str, given: Mapping[str, str], unknown_ones: Iterable[str]) -> 
     if strange := list(unknown_ones):
         raise BadRequest(f"{text}: {', '.join(strange)} go with recipe=NAME, or are unknown")
     library = given["arch"].partition(":")[0] in LIBRARIES
-    if strange := [name for name in (OF_OURS if library else ["in_chans"]) if name in given]:
+    if given.get("transform_input", "true") not in ("true", "false"):
+        raise BadRequest(f"{text}: transform_input is true or false")
+    if strange := [name for name in (OF_OURS if library else OF_LIBRARIES) if name in given]:
         whose = "this tool" if library else "torchvision and timm"
         raise BadRequest(f"{text}: {', '.join(strange)} go with networks of {whose}")
 
@@ -130,7 +133,7 @@ def _own(
 
 
 def _library(
-    module: nn.Module,
+    classes: str | int,
     id: str,
     file: Found,
     found: Foreign,
@@ -140,8 +143,14 @@ def _library(
 ) -> Entry:
     """A library's network with the weights, behind the normalisation that is wanted."""
     text = written(f"weights:{id}", given)
-    module, told, card = _filled(module, file, found, text, wanted)
-    module = fitting(module, image_shape(shape, text), takes(module, given.get("in_chans", "")))
+    arch, in_chans = given["arch"], given.get("in_chans", "")
+    sizes: dict[str, str | int] = {"classes": classes, "in_chans": in_chans}
+    again = partial(random_start, arch)
+    start, named = as_saved(again(sizes), given, text)
+    wanted = replace(wanted, network=arch, layouts=named)
+    module, told, card = _filled(start, file, found, text, wanted, sizes, again)
+    channels = takes(module, in_chans)
+    module = fitting(module, image_shape(shape, text), channels, option=False)
     name = written(f"weights:{id}", {**given, **told})
     module = normalised(module, wanted.normalize) if wanted.normalize else module
     return enter(module, replace(card, name=name), made_by=name)
@@ -169,16 +178,17 @@ def timm_checkpoint(
     build: makes the network, given num_classes. Raises BadFile and BadRequest as `weights` does.
     """
     given = given_options(checkpoint=checkpoint, in_chans=in_chans, key=key, prefix=prefix, without=without)
-    text, wanted = written(f"timm:{id}", given), Wanted(prefix, without, network=id)
+    text = written(f"timm:{id}", given)
+    wanted = Wanted(prefix, without, network=id, layouts=library_layouts(id))
     file = _read(Path(checkpoint), text, wanted, key, TIMM)
     found = read_foreign(file.state)
     # The last matrix tells; only it is looked at.
     matrices = [value for value in found.state.values() if value.dim() == 2]
     classes = classes or (len(matrices[-1]) if matrices else "")
-    module, told, card = _filled(
-        build(num_classes=number_of(classes, "classes", text)), file, found, text, wanted
-    )
-    module = fitting(module, image_shape(shape, text), takes(module, in_chans))
+    sizes: dict[str, str | int] = {"classes": number_of(classes, "classes", text), "in_chans": in_chans}
+    again = partial(random_start, f"timm:{id}")
+    module, told, card = _filled(build(num_classes=sizes["classes"]), file, found, text, wanted, sizes, again)
+    module = fitting(module, image_shape(shape, text), takes(module, in_chans), option=False)
     return enter(module, replace(card, name=written(f"timm:{id}", given | told)), made_by=id)
 
 
@@ -188,10 +198,19 @@ def _read(path: Path, text: str, wanted: Wanted, key: str, rule: Sequence[str]) 
 
 
 def _filled(
-    module: nn.Module, file: Found, found: Foreign, text: str, wanted: Wanted
+    module: nn.Module,
+    file: Found,
+    found: Foreign,
+    text: str,
+    wanted: Wanted,
+    sizes: Mapping[str, str | int],
+    again: Callable[[Mapping[str, str | int]], nn.Module],
 ) -> tuple[nn.Module, dict[str, str], Card]:
-    """(a library's network with the weights, what is told of how they were found, a card without a name)."""
-    fitted = fit(module, found.state, text, replace(wanted, ordered=file.ordered))
+    """(a library's network with the weights, what is told of how they were found, a card without a name).
+
+    sizes, again: what it was built for, and how it is built for other sizes."""
+    with sized(module, found.state, wanted, sizes, again):
+        fitted = fit(module, found.state, text, replace(wanted, ordered=file.ordered))
     found = found.under(fitted.names, module.state_dict())
     load(module, found.dense(), text)
     card = Card("", "external", flags=_flags(fitted))
