@@ -109,7 +109,9 @@ def test_zeros_and_ones_of_another_name_are_asked_about(entry, name):
     content = {"state_dict": STATE, name: BITS}
     with pytest.raises(BadRequest, match=rf"holds {name} beside state_dict.*call it masks where its ones"):
         entry(content)
-    agree(entry(content, ",key=state_dict"), NET)
+    found = entry(content, ",key=state_dict")
+    agree(found, NET)
+    assert found.notes == (f"{name} beside state_dict left out, as [key=state_dict] says",)
 
 
 @pytest.mark.parametrize("name", ["mask", "masks", "weight_mask"])
@@ -184,6 +186,8 @@ SAYS = {"mean": [0.5], "std": [0.25]}
         ({"args": argparse.Namespace(lr=0.1, data_mean=(0.5,), data_std=(0.25,))}, "args.data_mean"),
         ({"scaler": {"mean": torch.tensor([0.5]), "std": torch.tensor([0.25])}}, "scaler.mean"),
         ({"config": {"data": {"transform": SAYS}}}, "config.data.transform.mean"),
+        ({"config": [{"name": "normalize", "means": [0.5], "stds": [0.25]}]}, "config.0.means"),
+        ({"args": {"mean": "0.5", "std": "(0.25)"}}, "args.mean"),
     ],
 )
 def test_a_normalisation_in_the_settings_is_not_lost(entry, more, place):
@@ -198,8 +202,11 @@ def test_settings_that_say_nothing(entry):
     """timm's arguments hold None, results a mean of losses."""
     more = {"args": argparse.Namespace(mean=None, std=None), "metrics": {"loss_mean": 0.5, "loss_std": 0.1}}
     agree(entry({"state_dict": STATE, **more}), NET)
-    with pytest.raises(BadRequest, match="holds normalization beside state_dict"):
-        entry({"state_dict": STATE, "normalization": {"mean": [0.5], "var": [0.0625]}})
+    more = {"scores": {"val": torch.tensor(0.9)}, "best_scores": [91.0]}
+    agree(entry({"state_dict": STATE, **more}), NET)
+    for value in ({"mean": [0.5], "var": [0.0625]}, ([0.5], [0.25])):
+        with pytest.raises(BadRequest, match="holds normalization beside state_dict"):
+            entry({"state_dict": STATE, "normalization": value})
 
 
 def test_means_of_bytes(entry):
@@ -299,6 +306,13 @@ HEAD = {name: tensor for name, tensor in STATE.items() if "linear" in name}
 )
 def test_a_network_in_parts(entry, content):
     agree(entry(content), NET)
+
+
+def test_a_normalisation_beside_parts(entry):
+    content = {"encoder": BODY, "head": HEAD, "mean": [0.5], "std": [0.25]}
+    with pytest.raises(BadRequest, match="holds 2 networks: encoder, head"):
+        entry(content)
+    agree(entry(content, ",normalize=0.5/0.25"), NET, lambda x: (x - 0.5) / 0.25)
 
 
 def test_parts_that_are_no_network_are_still_asked_about(entry):

@@ -28,12 +28,13 @@ _GENERATOR = re.compile(r"\w*rng_states?|rng|random_state", re.IGNORECASE)  # wh
 _RECORD = re.compile(
     r"(\w*_)?(epochs?|steps?|iter(ation)?s?|best|acc(uracy)?\d*|prec\d*|loss(es)?|err(ors?)?|top\d|metrics?|"
     r"history|logs|lrs?|momentum|args?|opts?|config|cfg|hparams|hyper_parameters|time|date|seed|version|meta|"
-    r"metadata|arch|name|dataset|num_classes)",
+    r"metadata|arch|name|dataset|num_classes|scores?)",
     re.IGNORECASE,
 )
 # Plain numbers that take part in the answers.
 _PARTAKES = re.compile(
-    r"((?P<of>\w*)_)?(mean|std|mu|sigma|var|scale|bias|temperature|threshold|tau|alpha)", re.IGNORECASE
+    r"((?P<of>\w*)_)?(means?|stds?|mu|sigma|var|scale|bias|temperature|threshold|tau|alpha|normali[sz]\w*)",
+    re.IGNORECASE,
 )
 MASKS = re.compile(r"(weight_)?masks?", re.IGNORECASE)  # how dictionaries of what is kept are called
 SCORES = ("scores", "popup_scores", "mask_scores")
@@ -83,7 +84,7 @@ def lie_on_weights(place: str, value: Any) -> bool:
     """Whether a dictionary holds masks or scores: so named, or of zeros and ones only."""
     tensors = list(tensors_in(value))
     named = bool(MASKS.fullmatch(_leaf(place))) or _leaf(place) in SCORES
-    return bool(tensors) and (named or all(map(is_mask, tensors)))
+    return any(tensor.dim() > 1 for tensor in tensors) and (named or all(map(is_mask, tensors)))
 
 
 def applied(beside: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> Applied:
@@ -96,7 +97,8 @@ def applied(beside: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) 
     for place, value in beside.items():
         kind = _leaf(place)
         masks = bool(MASKS.fullmatch(kind))
-        if not (masks or kind in SCORES) or not any(True for _ in tensors_in(value)):
+        tensors = list(tensors_in(value))
+        if not (masks and tensors) and not (kind in SCORES and any(t.dim() > 1 for t in tensors)):
             continue
         items = value.items() if isinstance(value, Mapping) else ()
         found = {_target(str(name), state, kind): tensor for name, tensor in items}
@@ -129,7 +131,7 @@ def normalisers(beside: Mapping[str, Any], skip: Collection[str]) -> dict[str, T
     plain = dict(_settings(beside, skip))
     found: dict[str, Tensor] = {}
     for pair in pairs(list(plain)):
-        values = {name: as_numbers(plain[name]) for name in pair}
+        values = {name: as_numbers(_parsed(plain[name])) for name in pair}
         if not any(is_named_record(_leaf(name).rpartition("_")[0]) for name in pair):
             found |= {name: v for name, v in values.items() if v is not None and v.numel()}
     return {name: value for pair in pairs(list(found)) for name, value in ((n, found[n]) for n in pair)}
@@ -151,11 +153,25 @@ def lying_beside(content: Any, chosen: str) -> dict[str, Any]:
 def _settings(node: Any, skip: Collection[str], place: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, argparse.Namespace):
         node = vars(node)
+    if isinstance(node, list | tuple) and any(isinstance(one, Mapping) for one in node):
+        node = dict(enumerate(node))
     if not isinstance(node, Mapping):
         yield place, node
     elif "param_groups" not in node and place not in skip:
         for name, value in node.items():
             yield from _settings(value, skip, f"{place}.{name}" if place else str(name))
+
+
+def _parsed(value: Any) -> Any:
+    """Numbers that are written as a text, as numbers."""
+    try:
+        return (
+            [float(n) for n in re.split(r"[\s,/+]+", value.strip("[]() "))]
+            if isinstance(value, str)
+            else value
+        )
+    except ValueError:
+        return None
 
 
 def _takes_part(name: str) -> bool:

@@ -71,10 +71,12 @@ def network_in(
     done = applied(beside, state, path)
     norms = normalisers(beside, networks)
     state = norms | state | done.tensors
-    left = [] if key else [n for n in beside if not is_record(n, beside[n]) and n not in networks]
+    left = [n for n in beside if not is_record(n, beside[n]) and n not in networks]
     left = [name for name in left if name not in done.places]
     left = [name for name in left if not any(norm == name or norm.startswith(f"{name}.") for norm in norms)]
-    if left:
+    if left and key:
+        done.notes.append(f"{listed(left)} beside {chosen} left out, as [key={key}] says")
+    elif left:
         kept = any(isinstance(beside[n], Mapping) and lie_on_weights(n, beside[n]) for n in left)
         call = ", call it masks where its ones say what is kept" if kept else ""
         raise BadRequest(

@@ -97,10 +97,10 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wante
 def _as_parts(state: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
     """The names that tensors may have in one network saved in parts, the file's by them: with the names of
     the parts, without them, and without that of one."""
-    tops = dict.fromkeys(name.partition(".")[0] for name in state)
+    tops = dict.fromkeys(name.partition(".")[0] for name in state if "." in name)
     for bare in ((), (*tops,), *((top,) for top in tops)):
-        names = {n.partition(".")[2] if n.partition(".")[0] in bare else n: n for n in state}
-        if len(names) == len(state) and "" not in names:
+        names = {(n.partition(".")[2] if n.partition(".")[0] in bare else "") or n: n for n in state}
+        if len(names) == len(state):
             yield names
 
 

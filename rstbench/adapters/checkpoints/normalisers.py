@@ -14,7 +14,7 @@ from .archive import OWN_CODE
 
 # Logarithms and inverses are other numbers.
 _MEAN, _STD = (
-    re.compile(rf"(?P<of>(.*\.)?(?!log_|inv_)(\w*_)?)({kind})") for kind in ("mean|mu", "std|sigma")
+    re.compile(rf"(?P<of>(.*\.)?(?!log_|inv_)(\w*_)?)({kind})") for kind in ("means?|mu", "stds?|sigma")
 )
 MOST_CHANNELS = 16
 
