@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -96,10 +97,24 @@ def weights(
     if not recipe:
         return _own(id, bare, file, found, given, wanted)
     typed = typed_of({**settings, "recipe": recipe, "allocation": allocation})
-    bare, fitted = _fitted(bare, given, found, text, _of_file(wanted, file))
-    spec = replace(bare, normalize=normalize)
+    return _ticket(id, bare, file, found, given, wanted, typed)
+
+
+def _ticket(
+    id: str,
+    bare: NetworkSpec,
+    file: Found,
+    found: Foreign,
+    given: Mapping[str, str],
+    wanted: Wanted,
+    settings: Mapping[str, Any],
+) -> Entry:
+    """The ticket that scores over a random network of this tool are; settings: of its recipe."""
+    bare, fitted = _fitted(bare, given, found, written(f"weights:{id}", given), _of_file(wanted, file))
+    normalize = wanted.normalize or ""
     found = found.under(fitted.names, build(bare).state_dict()).behind("1." if normalize else "")
-    entry = ticket_entry(as_ticket(found, spec, remaining, typed), Path(id).stem)
+    spec, remaining = replace(bare, normalize=normalize), given.get("remaining", "")
+    entry = ticket_entry(as_ticket(found, spec, remaining, settings), Path(id).stem)
     card = replace(entry.card, flags=(*entry.card.flags, *_flags(fitted)))
     return replace(entry, card=card, notes=file.notes)
 
