@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d, silu
 
 from rstbench.adapters.entry import load_entry
 from rstbench.errors import BadRequest
+from rstbench.tickets.networks import NetworkSpec, build
 
 
 def conv(inputs, outputs, size=3, stride=1):
@@ -148,6 +151,7 @@ def worn(net):
     return net.eval()
 
 
+OUT, X = "shortcut=activated,width=0.125", "shortcut=input,width=0.125"
 SIZE = "norm=affine,shape=3x32x32,classes=10"
 RAW, ACTIVE = (lambda *sizes: PreAct(*sizes, raw=True)), (lambda *sizes: PreAct(*sizes, raw=False))
 
@@ -157,8 +161,10 @@ RAW, ACTIVE = (lambda *sizes: PreAct(*sizes, raw=True)), (lambda *sizes: PreAct(
     [
         (lambda: Residual(Basic), "resnet18,width=0.125"),
         (lambda: Residual(Bottleneck, (3, 4, 6, 3)), "resnet50,width=0.125"),
-        (lambda: Residual(ACTIVE, stem_norm=False, last_norm=True), "preactresnet18,width=0.125"),
-        (lambda: Residual(RAW, stem_norm=False), "preactresnet18-raw,width=0.125"),
+        (lambda: Residual(ACTIVE, stem_norm=False, last_norm=True), f"preactresnet18,{OUT}"),
+        (lambda: Residual(RAW, stem_norm=False, last_norm=True), f"preactresnet18,{X}"),
+        (lambda: Residual(ACTIVE, stem_norm=False), f"preactresnet18-raw,{OUT}"),
+        (lambda: Residual(RAW, stem_norm=False), f"preactresnet18-raw,{X}"),
         (Wide, "wrn-34-10,width=0.1"),
     ],
 )
@@ -172,7 +178,7 @@ def test_public_layouts(tmp_path, net, arch, nested):
     logits = net(x).detach()
     assert torch.allclose(entry.module(x), logits, atol=1e-5 * float(logits.abs().max()))
     assert "bias=last" in entry.card.name
-    assert entry.card.network.endswith("norm=affine,bias=last]")
+    assert "norm=affine,bias=last" in entry.card.network
     assert ("without=" in entry.card.name) == isinstance(net, Wide)
     assert entry.card.flags == ()
     explicit = load_entry(f"weights:{tmp_path}/m.pt[arch={arch},{SIZE},bias=last]")
@@ -196,9 +202,33 @@ def test_another_function_of_the_same_shapes_is_not_taken_for_ours(tmp_path):
 
 
 def test_the_two_networks_of_one_name(tmp_path):
-    torch.save(worn(Residual(RAW, stem_norm=False)).state_dict(), tmp_path / "fast.pt")
+    """What is in no file is asked for, with and without a norm before the last layer."""
+    for net, arch in ((Residual(RAW, stem_norm=False), "preactresnet18-raw"),
+                      (Residual(RAW, stem_norm=False, last_norm=True), "preactresnet18")):  # fmt: skip
+        torch.save(worn(net).state_dict(), tmp_path / "m.pt")
+        text = f"weights:{tmp_path}/m.pt[arch={arch},width=0.125,{SIZE}"
+        with pytest.raises(BadRequest, match=r"which no file tells: add \[shortcut=activated\]"):
+            load_entry(f"{text}]")
+        input_, activated = (load_entry(f"{text},shortcut={s}]") for s in ("input", "activated"))
+        assert input_.digest != activated.digest
+        assert ("shortcut=" in input_.card.network) != ("shortcut=" in activated.card.network)
+    torch.save(worn(Residual(RAW, stem_norm=False)).state_dict(), tmp_path / "m.pt")
     with pytest.raises(BadRequest, match=r"or \[arch=preactresnet18-raw,bias=last\]: with that"):
-        load_entry(f"weights:{tmp_path}/fast.pt[arch=preactresnet18,width=0.125,{SIZE}]")
+        load_entry(f"weights:{tmp_path}/m.pt[arch=preactresnet18,width=0.125,{SIZE}]")
+    for wrong, message in (("arch=resnet18", "shortcut goes with preactresnet18"),
+                           ("arch=preactresnet18", "no shortcut named 'x'")):  # fmt: skip
+        with pytest.raises(BadRequest, match=message):
+            load_entry(f"weights:{tmp_path}/m.pt[{wrong},shortcut=x,{SIZE}]")
+
+
+def test_a_network_with_another_shortcut_is_saved_and_read_as_such():
+    spec = NetworkSpec("preactresnet18-raw", (3, 32, 32), 10, 0.05, "affine", shortcut="activated")
+    assert NetworkSpec(**spec.plain()) == spec
+    assert "shortcut" not in replace(spec, shortcut="input").plain()
+    net, own = worn(build(spec)), worn(build(replace(spec, shortcut="")))
+    own.load_state_dict(net.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    assert not torch.allclose(net(x), own(x))
 
 
 def test_norms_are_not_left_over(tmp_path):
@@ -213,12 +243,12 @@ def test_norms_are_not_left_over(tmp_path):
     ("build", "arch"),
     [
         (lambda zoo: zoo.resnet.ResNet18(), "resnet18"),
-        (lambda zoo: zoo.resnet.PreActResNet18(), "preactresnet18-raw"),
+        (lambda zoo: zoo.resnet.PreActResNet18(), "preactresnet18-raw,shortcut=input"),
         (
             lambda zoo: zoo.resnet.PreActResNet(
                 zoo.resnet.PreActBlockV2, [2, 2, 2, 2], bn_before_fc=True, out_shortcut=True
             ),
-            "preactresnet18",
+            "preactresnet18,shortcut=activated",
         ),
         (lambda zoo: zoo.wide_resnet.WideResNet(34, sub_block1=True), "wrn-34-10"),
         (lambda zoo: zoo.wide_resnet.WideResNet(28, bias_last=False), "wrn-28-10"),

@@ -113,7 +113,7 @@ def test_a_library_file_stays_the_librarys_beside_other_options(tmp_path):
         ("classes=10", "has 1000 classes, got classes=10"),
         ("in_chans=1", "shifts each of its three channels"),
         ("classes=1000,without=aux1+aux2", r"add \[transform_input=true\]"),
-        ("prefix=module.", "no tensor of the file begins with"),
+        ("prefix=net.", "no tensor of the file begins with"),
     ):
         with pytest.raises(BadRequest, match=message):
             load_entry(f"{text},{more}]")

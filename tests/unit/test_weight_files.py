@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tarfile
 import warnings
 import zipfile
@@ -39,6 +41,36 @@ def test_timm_takes_the_average(tmp_path):
         load_entry("timm:resnet10t[key=state_dict]")
     with pytest.raises(BadRequest, match="2 networks: state_dict, state_dict_ema"):
         load_entry(f"weights:{tmp_path}/l.pth[arch=torchvision:resnet18,classes=10]")
+
+
+def test_a_normalisation_in_timms_arguments_can_be_said(tmp_path):
+    """What the refusal says to add is enough: the normalisation is put before the network."""
+    import timm
+
+    torch.manual_seed(0)
+    net = timm.create_model("resnet10t", num_classes=10).eval()
+    content = {"state_dict": net.state_dict(), "args": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    torch.save(content, tmp_path / "l.pth")
+    text = f"timm:resnet10t[checkpoint={tmp_path}/l.pth"
+    with pytest.raises(BadRequest, match=r"normalises by its args\.mean and args\.std") as refusal:
+        load_entry(f"{text}]")
+    more = re.search(r"add \[(.*?)\]", str(refusal.value))[1]
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(load_entry(f"{text},{more}]").module(x), net((x - 0.5) / 0.25), atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_in_a_folder_of_the_hub(tmp_path, wrap):
+    import timm
+
+    torch.manual_seed(0)
+    net = timm.create_model("resnet10t", num_classes=10).eval()
+    about = {"mean": [0.5] * 3, "std": [0.25] * 3, "input_size": [3, 64, 64]}
+    config = {"architecture": "resnet10t", "num_classes": 10, "pretrained_cfg": about}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    torch.save({wrap + n: t for n, t in net.state_dict().items()}, tmp_path / "pytorch_model.bin")
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(load_entry(f"hub:{tmp_path}").module(x), net((x - 0.5) / 0.25), atol=1e-5)
 
 
 def test_masks_of_library_networks_are_counted(tmp_path):

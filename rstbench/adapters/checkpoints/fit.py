@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from ...errors import BadRequest, listed
 from .archive import OWN_CODE
+from .differences import difference, refuse_quantised
 from .layouts import OWN, Layout
 from .masks import mask_target, same
 from .normalisers import pairs, without_normalisers
-from .order import core, in_order, is_counter, is_stack, layers_of
+from .order import core, in_order, is_counter, is_stack, layers_of, unwrapped
 
 MOST_STARTS = 8  # of names to be typed
 
@@ -26,33 +27,40 @@ class DoesNotFit(BadRequest):
 
 
 class LeftOver(BadRequest):
-    """A file that holds the network, and something else that may take part."""
+    """A file that holds the network, and something else that may take part; problem: what."""
+
+    def __init__(self, problem: str, helps: str) -> None:
+        super().__init__(f"{problem}; {helps}")
+        self.problem = problem
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What a user says about the names: prefix: only tensors under it are meant; without: names, or
     beginnings up to a dot, of what takes no part; normalize: the normalisation that is put before the
-    network; order: whether tensors may be matched by their order; ordered: whether the file has one;
-    layouts: names of public code to be tried; network: what to call it."""
+    network, None where it is put there later; order: whether tensors may be matched by their order; ordered:
+    whether the file has one; layouts: names of public code to be tried; network: what to call it; unclear:
+    of a network that may be saved in parts, what to say where it is not, see `Found`."""
 
     prefix: str = ""
     without: str = ""
-    normalize: str = ""
+    normalize: str | None = ""
     order: bool = False
     ordered: bool = True
     layouts: Sequence[Layout] = (OWN,)
     network: str = "network"
+    unclear: str = ""
 
 
 @dataclass(frozen=True)
 class Fit:
     """names: our name -> the file's; told: options that say what was left out; by_order: whether only the
-    order of the tensors told."""
+    order of the tensors told; asks: what a user has to say besides, see `Layout`."""
 
     names: dict[str, str]
     told: dict[str, str] = field(default_factory=dict)
     by_order: bool = False
+    asks: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,35 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wante
     state: as the file has it, decoded. Raises BadRequest where the file does not hold the network whole,
     holds several different ones, or something that nobody accounts for; the text says what to add.
     """
+    if not wanted.unclear:
+        return _fit(module, state, what, wanted)
+    for names in _as_parts(state):
+        try:
+            found = _fit(module, {name: state[place] for name, place in names.items()}, what, wanted)
+        except BadRequest:
+            continue
+        return replace(found, names={name: names[place] for name, place in found.names.items()})
+    raise BadRequest(wanted.unclear)
+
+
+def _as_parts(state: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
+    """The names that tensors may have in one network saved in parts, the file's by them: with the names of
+    the parts, without them, and without that of one."""
+    tops = dict.fromkeys(name.partition(".")[0] for name in state if "." in name)
+    for bare in ((), (*tops,), *((top,) for top in tops)):
+        names = {(n.partition(".")[2] if n.partition(".")[0] in bare else "") or n: n for n in state}
+        if len(names) == len(state):
+            yield names
+
+
+def _fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wanted) -> Fit:
     own = module.state_dict()
+    refuse_quantised(state, what)
     wholes = list(_wholes(own, state, wanted.layouts))
     if not wholes:
         if found := _by_order(module, own, state, what, wanted):
             return found
-        raise DoesNotFit(f"{what}: {difference(own, _nearest(own, state))}")
+        raise DoesNotFit(f"{what}: {difference(own, state, wanted.layouts)}")
     chosen = wholes[0]
     others = [whole for whole in wholes[1:] if whole.prefix != chosen.prefix]
     if not all(_alike(state, chosen, other) for other in others):
@@ -98,11 +129,11 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wante
     dropped = [name for name in left if name.startswith(chosen.unused)]
     left = [name for name in left if name not in dropped]
     if left:
-        raise LeftOver(f"{what}: {_whole_but(chosen.prefix, left, chosen, wanted)}")
+        raise _left_over(state, left, chosen, what, wanted)
     told = {"prefix": chosen.prefix} if copies and chosen.prefix and not wanted.prefix else {}
     if dropped:
         told["without"] = "+".join(dict.fromkeys(_start(name, chosen) for name in dropped))
-    return Fit(chosen.names, told)
+    return Fit(chosen.names, told, asks=chosen.layout.asks)
 
 
 def holds(module: nn.Module, state: Mapping[str, Tensor], wanted: Wanted, *, alone: bool = False) -> bool:
@@ -120,39 +151,34 @@ def holds(module: nn.Module, state: Mapping[str, Tensor], wanted: Wanted, *, alo
     return in_order(own, {name: tensor for name, tensor in state.items() if name not in norms}) is not None
 
 
-def difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """What of a network a file lacks, has besides, or has of another shape."""
-    lacking = [name for name in own if name not in state and not is_counter(name)]
-    strange = [name for name in state if name not in own and not is_counter(name)]
-    wrong = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in state and not is_counter(name) and core(state[name]) != core(own[name])
-    ]
-    problems = ((lacking, "lacks"), (strange, "also has"), (wrong, "has of another shape"))
-    return "the file " + "; ".join(f"{problem} {listed(names)}" for names, problem in problems if names)
-
-
 def meant(state: Mapping[str, Tensor], what: str, wanted: Wanted) -> dict[str, Tensor]:
     """The tensors that a user's options leave. Masks on them stay, wherever they are, and normalisers, for
     which `normalize` answers."""
     kept = dict(state)
     for start in filter(None, wanted.without.split("+")):
-        gone = [name for name in kept if name == start or name.startswith(f"{start.rstrip('.')}.")]
+        gone = {name for name in kept if _begins(name, start)} or {
+            name for name in kept if _begins(name, unwrapped(start))
+        }
         if not gone:
             raise BadRequest(
                 f"{what}: no tensor of the file is named {start!r} or begins with it: {listed(kept)}"
             )
         kept = {name: tensor for name, tensor in kept.items() if name not in gone}
     if wanted.prefix:
-        prefix = f"{wanted.prefix.rstrip('.')}."
-        inside = {name for name in kept if name.startswith(prefix)}
+        prefix = wanted.prefix.rstrip(".")
+        inside = {name for name in kept if name.startswith(f"{prefix}.")}
+        if not inside and (plain := unwrapped(prefix)) != prefix:
+            inside = {name for name in kept if name.startswith(f"{plain}." if plain else "")}
         if not inside:
-            raise BadRequest(f"{what}: no tensor of the file begins with {prefix!r}: {listed(kept)}")
+            raise BadRequest(f"{what}: no tensor of the file begins with '{prefix}.': {listed(kept)}")
         stay = inside | {name for pair in pairs(list(kept)) for name in pair}
         stay |= {name for name in kept if mask_target(name, kept) in inside}
         kept = {name: tensor for name, tensor in kept.items() if name in stay}
     return kept
+
+
+def _begins(name: str, start: str) -> bool:
+    return bool(start) and (name == start or name.startswith(f"{start.rstrip('.')}."))
 
 
 def _wholes(
@@ -217,28 +243,33 @@ def _by_order(
     return Fit(names, by_order=True)
 
 
-def _nearest(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the beginning that all of its names share, while the network's do not."""
-    plain = {name: tensor for name, tensor in state.items() if not is_counter(name)}
-    while plain and not plain.keys() & own.keys():
-        starts = {name.partition(".")[0] for name in plain}
-        if len(starts) > 1 or not all("." in name for name in plain):
-            break
-        plain = {name.partition(".")[2]: tensor for name, tensor in plain.items()}
-    return plain
-
-
-def _whole_but(prefix: str, left: Sequence[str], whole: _Whole, wanted: Wanted) -> str:
+def _left_over(
+    state: Mapping[str, Tensor], left: Sequence[str], whole: _Whole, what: str, wanted: Wanted
+) -> BadRequest:
     """What to say of a whole network with something beside it."""
+    where = f"under {whole.prefix!r}" if whole.prefix else "in the file"
+    problem = f"{what}: {where} is the whole {wanted.network}; left over: {listed(left)}"
     starts = list(dict.fromkeys(_start(name, whole) for name in left))
-    if prefix and not any(name.startswith(prefix) for name in left):
-        helps = f"add [prefix={prefix}]"
-    elif len(starts) > MOST_STARTS:
-        helps = OWN_CODE
-    else:
-        helps = f"where the network does not use that, add [without={'+'.join(starts)}]"
-    where = f"under {prefix!r}" if prefix else "in the file"
-    return f"{where} is the whole {wanted.network}; left over: {listed(left)}; {helps}"
+    if any(_goes_on(start, whole) for start in starts):
+        return DoesNotFit(f"{problem}, further blocks of a deeper network")
+    if whole.prefix and not any(name.startswith(whole.prefix) for name in left):
+        # One value, or one a channel, may be what the images are normalised by.
+        small = all(state[name].numel() <= 4 for name in left)
+        norms = f"; where it normalises by that, [normalize=MEAN/STD] too, or {OWN_CODE}" if small else ""
+        return LeftOver(problem, f"where the network does not use that, add [prefix={whole.prefix}]{norms}")
+    if len(starts) > MOST_STARTS:
+        return LeftOver(problem, OWN_CODE)
+    return LeftOver(problem, f"where the network does not use that, add [without={'+'.join(starts)}]")
+
+
+def _goes_on(start: str, whole: _Whole) -> bool:
+    """Whether a name is of a block that follows numbered ones of the network."""
+    parent, _, number = start.removeprefix(whole.prefix).rpartition(".")
+    inside = f"{whole.prefix}{parent}." if parent else whole.prefix
+    return number.isdigit() and start.startswith(whole.prefix) and any(
+        own.startswith(inside) and own.removeprefix(inside).partition(".")[0].isdigit()
+        for own in whole.names.values()
+    )  # fmt: skip
 
 
 def _start(name: str, whole: _Whole) -> str:

@@ -74,6 +74,7 @@ def read_foreign(
     ends = (*SCORES, *UNCLEAR)
     found = {name.rpartition(".")[0]: s for name, s in state.items() if name.endswith(ends)}
     full, masks = split_masks(rebuilt({n: t for n, t in state.items() if not n.endswith(ends)}))
+    full, masks = _with_masked_parts(full, masks)
     for layer, score in found.items():
         if f"{layer}.weight" not in full or not bool(score.isfinite().all()):
             raise BadRequest(f"the scores of {layer} are not finite, or lack their weight")
@@ -92,6 +93,17 @@ def read_foreign(
     wide = [s for layer, s in found.items() if math.prod(full[f"{layer}.weight"].shape[2:]) > 1]
     dims = (wide or list(found.values()))[0].dim()
     return Foreign(full, masks, _PATTERNS.get(dims, "element"))
+
+
+def _with_masked_parts(
+    full: dict[str, Tensor], masks: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The same, where masks on the direction of a weight norm (X_v beside X_g) become those of its weight."""
+    parts = {n: m for n, m in masks.items() if n.endswith("_v") and f"{n.removesuffix('_v')}_g" in full}
+    if not parts:
+        return full, masks
+    whole = rebuilt({name: masked(t, parts[name]) if name in parts else t for name, t in full.items()})
+    return whole, {n.removesuffix("_v") if n in parts else n: m for n, m in masks.items()}
 
 
 def _rule(state: Mapping[str, Tensor], scores: str) -> str:
@@ -126,6 +138,10 @@ def as_ticket(found: Foreign, spec: NetworkSpec, remaining: str, settings: Mappi
         raise BadRequest(
             "a ticket's network has no biases, and the file has one on its last layer; leave out recipe to "
             "measure it as it is"
+        )
+    if spec.shortcut:
+        raise BadRequest(
+            f"a ticket's {spec.name} has other shortcuts; leave out recipe to measure it as it is"
         )
     weights = {name: found.state[name].float() for name in prunable(build(spec))}
     recipe = recipe_for(

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Layout:
     """theirs: our name of a tensor -> theirs; unused: how the names of what their forward never calls
-    begin."""
+    begin; asks: what else their code decides and no name tells, '' where there is nothing."""
 
     theirs: Callable[[str], str]
     unused: tuple[str, ...] = ()
+    asks: str = ""
 
 
 OWN = Layout(lambda name: name)
@@ -29,8 +30,8 @@ def _resnet(name: str) -> str:
 
 
 def _preact(name: str) -> str:
-    """locuslab/robust_overfitting preactresnet.py (RobustBench: Rice2020Overfitting). The raw one, without a
-    norm before its last layer: that of fast_adversarial (RobustBench: Wong2020Fast)."""
+    """With a norm before the last layer: locuslab/robust_overfitting (RobustBench: Rice2020Overfitting).
+    Without: locuslab/fast_adversarial (RobustBench: Wong2020Fast), kuangliu/pytorch-cifar."""
     name = re.sub(r"^layers\.(\d)\.", lambda match: f"layer{int(match[1]) + 1}.", name)
     return re.sub(r"^fc\.", "linear.", name.replace(".shortcut.", ".shortcut.0."))
 
@@ -41,17 +42,20 @@ def _wide(name: str) -> str:
     return re.sub(r"^layers\.(\d)\.", lambda match: f"block{int(match[1]) + 1}.layer.", name)
 
 
+_PREACT = Layout(
+    _preact,
+    asks="public code of these names differs in where the shortcut of a block begins, which no file tells: "
+    "add [shortcut=activated] where its forward says self.shortcut(out), as in kuangliu/pytorch-cifar and "
+    "robust_overfitting, [shortcut=input] where it says self.shortcut(x), as in fast_adversarial and "
+    "RobustBench's PreActBlock",
+)
 # That of TRADES builds a second first block and never calls it (yaodongyu/TRADES#16).
 _WIDE = Layout(_wide, ("sub_block1.",))
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     **dict.fromkeys(("resnet18", "resnet34", "resnet50"), (Layout(_resnet),)),
-    **dict.fromkeys(("preactresnet18", "preactresnet18-raw"), (Layout(_preact),)),
+    **dict.fromkeys(("preactresnet18", "preactresnet18-raw"), (_PREACT,)),
     **dict.fromkeys(("wrn-28-10", "wrn-34-10"), (_WIDE,)),
 }
-
-
-# Networks that public code calls by one name.
-TWINS = {"preactresnet18": "preactresnet18-raw", "preactresnet18-raw": "preactresnet18"}
 
 
 def layouts(network: str) -> tuple[Layout, ...]:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ...errors import BadRequest
 
-MASKS = re.compile(r"(\w*_)?masks?(_\w*)?", re.IGNORECASE)  # how dictionaries of masks are called
 ORIGINAL = "_orig"
 _LEAF = re.compile(r"(?P<layer>.*\.|)(?P<leaf>[^.]+)")
 

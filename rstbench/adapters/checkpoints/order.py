@@ -13,6 +13,10 @@ from torch import Tensor, nn
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 
 
+# What torch puts into the names of what it wraps (compile, FSDP, checkpointing, DataParallel).
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module")
+
+
 def in_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, str] | None:
     """Our names -> the file's, layer by layer, where the layers have the same tensors in the same order."""
     mine, theirs = (list(layers_of(side).values()) for side in (own, state))
@@ -45,6 +49,11 @@ def is_stack(module: nn.Module) -> bool:
 
 def is_counter(name: str) -> bool:
     return name.rpartition(".")[2] in COUNTERS
+
+
+def unwrapped(name: str) -> str:
+    """A name without the parts that torch's wrappers add, wherever they are."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def core(tensor: Tensor) -> tuple[int, ...]:

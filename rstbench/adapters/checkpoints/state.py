@@ -13,29 +13,43 @@ from .archive import OWN_CODE, read_archive
 from .choose import Found, network_in
 from .csr import expanded
 from .fit import Wanted, fit
-from .order import like
+from .order import like, unwrapped
 
 
 def read_network(
-    path: Path, key: str = "", rule: Sequence[str] = (), prefix: str = "", without: str = ""
+    path: Path,
+    key: str = "",
+    rule: Sequence[str] = (),
+    prefix: str = "",
+    without: str = "",
+    *,
+    parts: bool = False,
 ) -> Found:
-    """One network of a file, compressed weights (see `csr`) expanded: see `choose.network_in`.
+    """One network of a file, compressed weights (see `csr`) expanded, its names without those of torch's
+    wrappers: see `choose.network_in`.
 
     prefix, without: what is meant, as in `fit.Wanted`. Raises BadFile, also for what is no tensor among the
     tensors, and BadRequest.
     """
     content, ordered = read_archive(path)
-    found = network_in(content, path, key, rule)
+    found = network_in(content, path, key, rule, parts=parts)
     starts = tuple(f"{start}." for start in without.split("+") if start)
     strange = [
         name for name in found.odd if not f"{name}.".startswith(starts or ("\0",)) and name.startswith(prefix)
     ]
     if strange:
         raise BadFile(
-            f"{path} holds {listed(strange)} among its tensors, which is none; save the float network's "
+            found.unclear
+            or f"{path} holds {listed(strange)} among its tensors, which is none; save the float network's "
             f"state dict alone, or {OWN_CODE}"
         )
-    return replace(found, state=expanded(found.state), ordered=ordered)
+    return replace(found, state=_unwrapped(expanded(found.state)), ordered=ordered)
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state by plain names, as it is where two would share one."""
+    plain = {unwrapped(name): tensor for name, tensor in state.items()}
+    return plain if len(plain) == len(state) else state
 
 
 def read_state(path: Path, key: str = "") -> dict[str, Tensor]:

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
 
 from ...errors import BadRequest, unknown
 from ...harness.trial import Card
 from ...tickets.networks import BIASES, NetworkSpec, build, prunable
-from ...tickets.recipe import CHOICES
 from ..checkpoints.choose import TIMM, Found
-from ..checkpoints.fit import DoesNotFit, Fit, LeftOver, Wanted, fit, holds, meant
+from ..checkpoints.fit import DoesNotFit, Fit, LeftOver, Wanted, fit, meant
 from ..checkpoints.foreign import Foreign, as_ticket, read_foreign
-from ..checkpoints.layouts import TWINS, layouts
+from ..checkpoints.layouts import layouts
 from ..checkpoints.state import load, read_network
 from ..entry import Entry, enter
 from ..normalise import normalised
+from .alternatives import fits, instead_of, last_bias
 from .images import fitting, image_shape, takes
 from .options import given_options, number_of, shape_of, typed_of, width_of, written
 from .own import ticket_entry
@@ -29,7 +28,8 @@ from .pretrained import as_saved, library_entry, library_layouts
 from .sizes import random_start, sized
 
 LIBRARIES = ("torchvision", "timm")
-OF_OURS = ("width", "norm", "last_norm", "bias", "recipe")  # options that a library's networks lack
+# Options that networks of the one kind lack, and of the other.
+OF_OURS = ("width", "norm", "last_norm", "bias", "shortcut", "recipe")
 OF_LIBRARIES = ("in_chans", "transform_input")
 
 
@@ -53,6 +53,7 @@ def weights(
     match: str = "",
     in_chans: str = "",
     transform_input: str = "",
+    shortcut: str = "",
     **settings: str,
 ) -> Entry:
     """`weights:FILE[arch=resnet18,norm=affine]` for a network of this tool, `[arch=timm:NAME]` or
@@ -61,10 +62,10 @@ def weights(
     classes and shape (channels x height x width, such as 3x32x32) are those of the data unless given. Files
     that hold scores or masks beside the weights, as other projects' tickets do, become dense (see
     `checkpoints.foreign`); scores need the kept fraction, `[remaining=0.05]`. bias: 'last' for a network with
-    one on its last layer, which a file that has it tells. key: which network of a training checkpoint;
-    prefix: where its names begin; without: what takes no part, names or their beginnings joined by '+'.
-    Names of public code are known (see `checkpoints.layouts`); others are matched by order, in networks with
-    branches only with `[match=order]`. normalize puts that layer first. With
+    one on its last layer, which a file that has it tells; shortcut: see `NetworkSpec`. key: which network of
+    a training checkpoint; prefix: where its names begin; without: what takes no part, names or their
+    beginnings joined by '+'. Names of public code are known (see `checkpoints.layouts`); others are matched
+    by order, in networks with branches only with `[match=order]`. normalize puts that layer first. With
     `[recipe=paper-cifar,data=cifar10]`, and more settings of a recipe, scores over a random network of this
     tool become a `Ticket`. Raises BadRequest with the names that differ, and what to add.
     """
@@ -73,7 +74,7 @@ def weights(
     given = given_options(arch=arch, width=width, norm=norm, remaining=remaining, allocation=allocation,
                    last_norm=last_norm, normalize=normalize, bias=bias, key=key, prefix=prefix,
                    without=without, scores=scores, match=match, in_chans=in_chans,
-                   transform_input=transform_input)  # fmt: skip
+                   transform_input=transform_input, shortcut=shortcut)  # fmt: skip
     text = written(f"weights:{id}", given)
     _check(text, given | ({"recipe": recipe} if recipe else {}), () if recipe else settings)
     if kept := library_entry(Path(id).expanduser(), text, given, classes, shape):
@@ -86,15 +87,30 @@ def weights(
     if arch.partition(":")[0] in LIBRARIES:
         return _library(classes, id, file, found, given, wanted, shape)
     size = (shape_of(shape, text), number_of(classes, "classes", text), width_of(width), norm)
-    bare = NetworkSpec(arch, *size, last_norm=last_norm == "true")
+    bare = NetworkSpec(arch, *size, last_norm=last_norm == "true", shortcut=shortcut)
     if not recipe:
         return _own(id, bare, file, found, given, wanted)
     typed = typed_of({**settings, "recipe": recipe, "allocation": allocation})
-    bare, fitted = _fitted(bare, bias, found, text, replace(wanted, ordered=file.ordered))
-    spec = replace(bare, normalize=normalize)
+    return _ticket(id, bare, file, found, given, wanted, typed)
+
+
+def _ticket(
+    id: str,
+    bare: NetworkSpec,
+    file: Found,
+    found: Foreign,
+    given: Mapping[str, str],
+    wanted: Wanted,
+    settings: Mapping[str, Any],
+) -> Entry:
+    """The ticket that scores over a random network of this tool are; settings: of its recipe."""
+    bare, fitted = _fitted(bare, given, found, written(f"weights:{id}", given), _of_file(wanted, file))
+    normalize = wanted.normalize or ""
     found = found.under(fitted.names, build(bare).state_dict()).behind("1." if normalize else "")
-    entry = ticket_entry(as_ticket(found, spec, remaining, typed), Path(id).stem)
-    return replace(entry, card=replace(entry.card, flags=(*entry.card.flags, *_flags(fitted))))
+    spec, remaining = replace(bare, normalize=normalize), given.get("remaining", "")
+    entry = ticket_entry(as_ticket(found, spec, remaining, settings), Path(id).stem)
+    card = replace(entry.card, flags=(*entry.card.flags, *_flags(fitted)))
+    return replace(entry, card=card, notes=file.notes)
 
 
 def _check(text: str, given: Mapping[str, str], unknown_ones: Iterable[str]) -> None:
@@ -118,9 +134,9 @@ def _own(
 ) -> Entry:
     """A network of this tool with the weights, behind the normalisation that is wanted."""
     text = written(f"weights:{id}", given)
-    wanted = replace(wanted, ordered=file.ordered)
-    bare, fitted = _fitted(bare, given.get("bias", ""), found, text, wanted)
-    spec = replace(bare, normalize=wanted.normalize)
+    wanted = _of_file(wanted, file)
+    bare, fitted = _fitted(bare, given, found, text, wanted)
+    spec = replace(bare, normalize=wanted.normalize or "")
     module = build(spec)
     held = module.get_submodule("1") if wanted.normalize else module
     found = found.under(fitted.names, held.state_dict())
@@ -129,7 +145,7 @@ def _own(
     kept, total = _counts(found, held)
     name = written(f"weights:{id}", {**given, **told})
     card = Card(name, "external", "", str(spec), round(kept / total, 6), kept, total, _flags(fitted))
-    return enter(module.requires_grad_(False).eval(), card, made_by=str(spec))
+    return enter(module.requires_grad_(False).eval(), card, made_by=str(spec), notes=file.notes)
 
 
 def _library(
@@ -153,7 +169,7 @@ def _library(
     module = fitting(module, image_shape(shape, text), channels, option=False)
     name = written(f"weights:{id}", {**given, **told})
     module = normalised(module, wanted.normalize) if wanted.normalize else module
-    return enter(module, replace(card, name=name), made_by=name)
+    return enter(module, replace(card, name=name), made_by=name, notes=file.notes)
 
 
 def _flags(fitted: Fit) -> tuple[str, ...]:
@@ -179,7 +195,7 @@ def timm_checkpoint(
     """
     given = given_options(checkpoint=checkpoint, in_chans=in_chans, key=key, prefix=prefix, without=without)
     text = written(f"timm:{id}", given)
-    wanted = Wanted(prefix, without, network=id, layouts=library_layouts(id))
+    wanted = Wanted(prefix, without, None, network=id, layouts=library_layouts(id))
     file = _read(Path(checkpoint), text, wanted, key, TIMM)
     found = read_foreign(file.state)
     # The last matrix tells; only it is looked at.
@@ -189,12 +205,17 @@ def timm_checkpoint(
     again = partial(random_start, f"timm:{id}")
     module, told, card = _filled(build(num_classes=sizes["classes"]), file, found, text, wanted, sizes, again)
     module = fitting(module, image_shape(shape, text), takes(module, in_chans), option=False)
-    return enter(module, replace(card, name=written(f"timm:{id}", given | told)), made_by=id)
+    card = replace(card, name=written(f"timm:{id}", given | told))
+    return enter(module, card, made_by=id, notes=file.notes)
 
 
 def _read(path: Path, text: str, wanted: Wanted, key: str, rule: Sequence[str]) -> Found:
-    file = read_network(path, key, rule, wanted.prefix, wanted.without)
+    file = read_network(path, key, rule, wanted.prefix, wanted.without, parts=True)
     return replace(file, state=meant(file.state, text, wanted))
+
+
+def _of_file(wanted: Wanted, file: Found) -> Wanted:
+    return replace(wanted, ordered=file.ordered, unclear=file.unclear)
 
 
 def _filled(
@@ -210,7 +231,7 @@ def _filled(
 
     sizes, again: what it was built for, and how it is built for other sizes."""
     with sized(module, found.state, wanted, sizes, again):
-        fitted = fit(module, found.state, text, replace(wanted, ordered=file.ordered))
+        fitted = fit(module, found.state, text, _of_file(wanted, file))
     found = found.under(fitted.names, module.state_dict())
     load(module, found.dense(), text)
     card = Card("", "external", flags=_flags(fitted))
@@ -226,43 +247,25 @@ def _told(file: Found, fitted: Fit) -> dict[str, str]:
 
 
 def _fitted(
-    bare: NetworkSpec, bias: str, found: Foreign, text: str, wanted: Wanted
+    bare: NetworkSpec, given: Mapping[str, str], found: Foreign, text: str, wanted: Wanted
 ) -> tuple[NetworkSpec, Fit]:
     """The network, with a bias on its last layer where the file has one, and whose tensor is whose in it."""
+    bias = given.get("bias", "")
     wanted = replace(wanted, layouts=layouts(bare.name), network=bare.name)
     plain = build(replace(bare, bias=bias or "none"))  # says what is wrong with the network itself
     tried = [replace(bare, bias=one) for one in ((bias,) if bias else ("last", "none"))]
-    spec = next((one for one in tried if _fits(one, found, replace(wanted, order=True))), tried[-1])
+    nearest = tried[0] if last_bias(found.state) == "last" else tried[-1]
+    spec = next((one for one in tried if fits(one, found, replace(wanted, order=True))), nearest)
     try:
-        return spec, fit(plain if spec == tried[-1] else build(spec), found.state, text, wanted)
+        fitted = fit(plain if spec == tried[-1] else build(spec), found.state, text, wanted)
     except (DoesNotFit, LeftOver) as error:
-        instead = _instead(tried[-1], found, wanted)
-        if isinstance(error, DoesNotFit) and instead:
-            raise DoesNotFit(error.problem, instead) from None
-        raise BadRequest(f"{error}, or {instead}" if instead else str(error)) from None
-
-
-def _fits(spec: NetworkSpec, found: Foreign, wanted: Wanted, *, alone: bool = False) -> bool:
-    try:
-        with torch.device("meta"):
-            return holds(build(spec), found.state, wanted, alone=alone)
-    except BadRequest:
-        return False
-
-
-def _instead(bare: NetworkSpec, found: Foreign, wanted: Wanted) -> str:
-    """The options with which the file would hold the network whole, '' where there are none."""
-    rows = [len(tensor) for tensor in found.state.values() if tensor.dim() > 1]
-    sizes = dict.fromkeys([bare.classes, *rows[-1:]])
-    names = filter(None, (bare.name, TWINS.get(bare.name)))
-    for choice in product(names, CHOICES["norm"], (False, True), BIASES, sizes):
-        told = dict(zip(("name", "norm", "last_norm", "bias", "classes"), choice, strict=True))
-        other = replace(bare, **told)
-        if other != bare and _fits(other, found, replace(wanted, layouts=layouts(other.name)), alone=True):
-            changed = {n: str(v).lower() for n, v in told.items() if v != getattr(bare, n)}
-            options = ",".join(f"{name.replace('name', 'arch')}={value}" for name, value in changed.items())
-            return f"[{options}]: with that the file holds the whole {other.name}"
-    return ""
+        other = instead_of(tried[-1], found, wanted)
+        if other:
+            raise DoesNotFit(error.problem, other) from None
+        raise
+    if fitted.asks and "shortcut" not in given:
+        raise BadRequest(f"{text}: {fitted.asks}")
+    return spec, fitted
 
 
 def _counts(found: Foreign, module: nn.Module) -> tuple[int, int]:

@@ -14,6 +14,9 @@ from ..recipe import CHOICES
 from .normalise import layer, parse_normalisation
 
 BIASES = ("none", "last")
+# Where the shortcut of a pre-activation block begins, at the block's input or after its first norm and ReLU:
+# the networks for which there is a choice, with their own.
+SHORTCUTS = {"preactresnet18": "activated", "preactresnet18-raw": "input"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class NetworkSpec:
     parameters, the default), 'affine' or 'none'; last_norm: batch norm without affine parameters on the
     logits, as in Liu et al. (NeurIPS 2022) for weights of +-1; normalize: a first layer for [0, 1] pixels
     (see `normalise`), '' for none; shape: (channels, height, width) of an image; bias: 'none', or 'last' for
-    one on the last layer, as trained networks of other projects have it.
+    one on the last layer, as trained networks of other projects have it; shortcut: 'input' or 'activated',
+    as networks of `SHORTCUTS` of other projects have it, '' for the network's own.
     """
 
     name: str
@@ -35,8 +39,11 @@ class NetworkSpec:
     last_norm: bool = False
     normalize: str = ""
     bias: str = "none"
+    shortcut: str = ""
 
     def __post_init__(self) -> None:
+        if self.shortcut:
+            self._check_shortcut()
         if self.bias not in BIASES:
             raise unknown("bias", self.bias, BIASES)
         if self.norm not in CHOICES["norm"]:
@@ -50,18 +57,28 @@ class NetworkSpec:
                     f"normalize {self.normalize} is for {channels} channels, images have {self.shape[0]}"
                 )
 
+    def _check_shortcut(self) -> None:
+        if self.name not in SHORTCUTS:
+            raise BadRequest(f"shortcut goes with {', '.join(SHORTCUTS)}, not with {self.name}")
+        if self.shortcut not in SHORTCUTS.values():
+            raise unknown("shortcut", self.shortcut, SHORTCUTS.values())
+        if self.shortcut == SHORTCUTS[self.name]:
+            object.__setattr__(self, "shortcut", "")  # one network, one spec
+
     def __str__(self) -> str:
         options = [f"width={self.width:g}"] if self.width != 1 else []
         options += [f"norm={self.norm}"] if self.norm != "batch" else []
         options += ["last-norm"] if self.last_norm else []
         options += [f"normalize={self.normalize}"] if self.normalize else []
         options += [f"bias={self.bias}"] if self.bias != "none" else []
+        options += [f"shortcut={self.shortcut}"] if self.shortcut else []
         return f"{self.name}[{','.join(options)}]" if options else self.name
 
     def plain(self) -> dict[str, Any]:
-        """The spec as files hold it: without `bias` where there is none, as before there was one."""
-        found = asdict(self)
-        return found if self.bias != "none" else {k: v for k, v in found.items() if k != "bias"}
+        """The spec as files hold it: without `bias` and `shortcut` where they say nothing, as before there
+        were such."""
+        nothing = {"bias": "none", "shortcut": ""}
+        return {k: v for k, v in asdict(self).items() if k not in nothing or v != nothing[k]}
 
 
 def build(spec: NetworkSpec) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from . import NetworkSpec, scaled
+from . import SHORTCUTS, NetworkSpec, scaled
 from .graph import conv, norm, pooled, traced
 
 
@@ -18,8 +18,9 @@ def preactresnet18(spec: NetworkSpec) -> nn.Module:
 
 
 def preactresnet18_raw(spec: NetworkSpec) -> nn.Module:
-    """The same as much adversarial training code has it (fast_adversarial by Wong et al., RobustBench's
-    PreActResNet18): shortcuts from the input itself, nothing between the last block and the pooling."""
+    """The same with nothing between the last block and the pooling, as much adversarial training code has it:
+    shortcuts from the input itself (fast_adversarial by Wong et al., RobustBench's PreActResNet18) unless
+    the spec says that they begin at the activated input (kuangliu/pytorch-cifar)."""
     return traced(_PreAct(spec, 64, (64, 128, 256, 512), 2, raw=True))
 
 
@@ -34,12 +35,12 @@ def wrn_34_10(spec: NetworkSpec) -> nn.Module:
 
 
 class _Block(nn.Module):
-    """Norm and ReLU before each convolution; a 1x1 shortcut where sizes change, from the activated input or,
-    `raw`, from the input itself."""
+    """Norm and ReLU before each convolution; a 1x1 shortcut where sizes change, from the activated input or
+    from the input itself."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, spec: NetworkSpec, raw: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, spec: NetworkSpec) -> None:
         super().__init__()
-        self.raw = raw
+        self.raw = (spec.shortcut or SHORTCUTS.get(spec.name)) == "input"
         self.bn1, self.conv1 = norm(inputs, spec), conv(inputs, outputs, 3, stride)
         self.bn2, self.conv2 = norm(outputs, spec), conv(outputs, outputs, 3)
         self.changes = stride != 1 or inputs != outputs
@@ -64,7 +65,7 @@ class _PreAct(nn.Module):
         for place, width in enumerate(scaled(width, spec) for width in widths):
             blocks = []
             for index in range(depth):
-                blocks.append(_Block(inputs, width, 2 if index == 0 and place > 0 else 1, spec, raw))
+                blocks.append(_Block(inputs, width, 2 if index == 0 and place > 0 else 1, spec))
                 inputs = width
             groups.append(nn.Sequential(*blocks))
         self.layers = nn.Sequential(*groups)
