@@ -35,17 +35,17 @@ def at_rest(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     """
     with _blamed("cannot be looked into"):
         held = list(walk(module))
-        modules = {path: part for path, part in held if isinstance(part, nn.Module)}
-        modes = [(part, part.training) for part in modules.values() if hasattr(part, "training")]
+        modules = [(path, part) for path, part in held if isinstance(part, nn.Module)]
+        modes = [(part, part.training) for _, part in modules if hasattr(part, "training")]
         weights = {id(one) for _, one in held if isinstance(one, nn.Parameter)}
-    for path, part in modules.items():
+    for path, part in modules:
         with _blamed(f"{_named(path)}cannot be put into eval mode on {device}"):
             if not any(one.is_meta for one in (*part.parameters(), *part.buffers())):
                 part.to(device)
             _rest(part)
     with _blamed("cannot be frozen"):
         held = list(walk(module))  # anew: a buffer on another device is another tensor
-        owned = _owned(modules.values())
+        owned = _owned(part for _, part in modules)
         before = [_Before.of(value, owned) for _, value in held]
         learnt = [one for _, one in held if isinstance(one, Tensor) and one.is_leaf and one.requires_grad]
         for weight in learnt:

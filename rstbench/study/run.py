@@ -91,9 +91,8 @@ def run_study(
             for seed, team in zip(study.seeds, teams, strict=True)
         ]
         questions = [question for field in fields for question in questions_of(study, field)]
-        for text in dict.fromkeys(added(study, field) for field in fields):
-            if text:
-                progress.note(text)
+        for text in dict.fromkeys(filter(None, (added(study, field) for field in fields))):
+            progress.note(text)
         request = as_request(study, setting, images, fields, questions)
         request.save(options.out)
         agenda.add(options.out, "asking")
