@@ -145,7 +145,8 @@ def hidden_from_torch(part: nn.Module) -> Parts:
         if name in own and name.startswith("_") and not hasattr(kind, name) and not _is_opaque(part, name):
             continue
         # A traced graph is its code; what the code does not name is notes of the tracer.
-        if graph is not None and not re.search(rf"\bself\.{re.escape(name)}\b", graph):
+        named = graph is None or name == "forward" or re.search(rf"\bself\.{re.escape(name)}\b", graph)
+        if not named:
             continue
         if internal and is_workings(value):
             continue

@@ -222,6 +222,14 @@ def test_a_method_that_an_instance_overrides_counts(name):
     assert len({found for found, _ in digests}) == 3
 
 
+def test_another_forward_of_a_traced_graph_counts():
+    net = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2)))
+    first = module_digest(net)
+    assert first[1]
+    net.forward = lambda x: -x
+    assert module_digest(net)[0] != first[0]
+
+
 def test_what_has_no_text_of_its_own_is_never_resumed():
     class Shown(Linear):
         def extra_repr(self):

@@ -21,7 +21,9 @@ def test_every_task_has_its_answer(executor):
 def test_a_task_that_kills_its_process_costs_no_other_its_answer(width):
     tasks = ["1 + 1", DIES, "2 + 2", "3 + 3", "4 + 4"]
     answers = dict(Processes(width).map(eval, tasks))
-    assert isinstance(answers.pop(DIES), WorkerDied)
+    died = answers.pop(DIES)
+    assert isinstance(died, WorkerDied)
+    assert "a worker process was killed" in str(died)
     assert answers == {"1 + 1": 2, "2 + 2": 4, "3 + 3": 6, "4 + 4": 8}
 
 

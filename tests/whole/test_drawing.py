@@ -16,7 +16,7 @@ import torch
 
 import rstbench
 from rstbench.data import download, load
-from rstbench.errors import BadRequest, ModelFault
+from rstbench.errors import BadRequest
 from rstbench.tickets.draw import edge_popup
 from rstbench.tickets.fit import batches
 from rstbench.tickets.init import random_weights
@@ -173,13 +173,6 @@ def test_a_killed_worker_is_one_line(tmp_path):
     assert process.returncode == 1
     assert len(errors.splitlines()) == 1
     assert "a worker process was killed" in errors
-
-
-def test_a_process_that_dies_is_a_fault():
-    from rstbench.harness.executors import Processes
-
-    with pytest.raises(ModelFault, match="a worker process was killed"):
-        list(Processes(1).map(os._exit, [3]))
 
 
 def test_the_seed_of_the_source_is_taken(cli, tmp_path):

@@ -90,7 +90,7 @@ class Harm:
     ("name", "options", "message"),
     [
         ("gone.pt", "arch=resnet18", "no file gone.pt"),
-        ("cut.pt", "arch=resnet18", "cut.pt is no whole file of torch.save"),
+        ("cut.pt", "arch=resnet18", "cut.pt is damaged: an archive without its end"),
         ("harm.pt", "arch=resnet18", "loading it would run code; save its state dict alone"),
         ("page.pt", "arch=resnet18", "page.pt is a web page; download the file itself"),
         (
