@@ -13,6 +13,7 @@ import functools
 import gc
 import inspect
 import re
+import sys
 import types
 import weakref
 from collections.abc import Iterator
@@ -172,8 +173,6 @@ def source_file(thing: Any) -> Path | None:
     if isinstance(thing, types.FunctionType):
         name: str | None = thing.__code__.co_filename
     else:
-        import sys
-
         defined_in = sys.modules.get(thing.__module__)
         name = getattr(defined_in, "__file__", None)
         if name is None:

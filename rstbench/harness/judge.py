@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -53,7 +53,7 @@ def judge(
 
 
 def _judge(target: Entry, x: Tensor, y: Tensor, classes: int, exact: bool, clean_from: int | None) -> Verdict:
-    before = _asked_apart(target, x, classes, exact) if clean_from is not None else None
+    apart = _asked_apart(target, x, classes, exact) if clean_from is not None else []
     logits = answer(target, x, classes, exact=exact)
     finite = logits.isfinite().all(1)
     # The argmax of NaN is class 0: it must not look robust.
@@ -65,7 +65,7 @@ def _judge(target: Entry, x: Tensor, y: Tensor, classes: int, exact: bool, clean
     flags = set()
     if _apart(answer(target, x, classes, exact=exact), logits) > SAME:
         flags.add("random-output")
-    elif before is None or _hangs_on_batch(target, logits, *before):
+    elif not apart or _hangs_on_batch(target, logits, apart):
         flags.add("batch-dependent")
     if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
         flags.add("probabilities-not-logits")
@@ -77,29 +77,27 @@ def _judge(target: Entry, x: Tensor, y: Tensor, classes: int, exact: bool, clean
     return Verdict(seen, frozenset(flags), right)
 
 
-def _asked_apart(
-    target: Entry, x: Tensor, classes: int, exact: bool
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """(places of images, their logits alone), (an order, the logits of all images in it), each from a model
-    that has seen no image before; None where it takes no single image.
+def _asked_apart(target: Entry, x: Tensor, classes: int, exact: bool) -> list[tuple[Tensor, Tensor]]:
+    """Places of images and their logits: of some alone, then of all in another order, each from a model that
+    has seen no image before. What it does not take is left out: all of it where it takes no single image.
 
     The places follow no pattern, as a model's own might.
     """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    places, found = order[:ALONE], []
+    places, found = order[:ALONE], list[tuple[Tensor, Tensor]]()
     images = [x[place : place + 1] for place in places.tolist()]
     if len(x) == 1:  # one image is no batch: its negative makes one of it
         order, x = torch.tensor([0]), torch.cat([x, 1 - x])
-    try:
-        for batches in (images, [x[order] if len(x) == len(order) else x]):
+    together = [x[order] if len(x) == len(order) else x]
+    with suppress(ModelFault):
+        for where, batches in ((places, images), (order, together)):
             with at_rest(target.module, x.device), torch.random.fork_rng():
-                found.append(torch.cat([answer(target, batch, classes, exact=exact) for batch in batches]))
-    except ModelFault:
-        return None if not found else ((places, found[0]), (places, found[0]))
-    return (places, found[0]), (order, found[1][: len(order)])
+                logits = torch.cat([answer(target, batch, classes, exact=exact) for batch in batches])
+            found.append((where, logits[: len(where)]))
+    return found
 
 
-def _hangs_on_batch(target: Entry, logits: Tensor, *apart: tuple[Tensor, Tensor]) -> bool:
+def _hangs_on_batch(target: Entry, logits: Tensor, apart: list[tuple[Tensor, Tensor]]) -> bool:
     """Whether images get other logits alone, or in another order, than in their batch."""
     halves = (torch.half, torch.bfloat16)
     coarse = logits.is_cuda or any(weight.dtype in halves for weight in target.module.parameters())

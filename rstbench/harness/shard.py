@@ -84,7 +84,7 @@ def run(shard: Shard) -> Answer:
         resting.refuse(shard.source)
         crafted = _craft(shard, shard.attack, cost, x, y, seed) if shard.attack else Crafted(x)
         adv = crafted.images.detach()
-        for target in shard.targets:
+        for target in (one for one in shard.targets if one.digest not in resting.faults):
             with resting.excused(target):
                 judged[target.digest] = judge(
                     target,
@@ -148,7 +148,7 @@ class _Resting:
 
     @contextmanager
     def excused(self, entry: Entry) -> Iterator[None]:
-        """A block whose fault is this model's alone; passed over where it has failed before."""
+        """A block whose fault is this model's alone; its first one is kept."""
         try:
             yield
         except ModelFault as fault:
