@@ -25,8 +25,8 @@ _PUBLIC = {
     "export": "rstbench.api",
     "load_data": "rstbench.api",
     "load_model": "rstbench.api",
-    "read_table": "rstbench.reporters.cells",
-    "shared_switch": "rstbench.tickets.shared",
+    "read_table": "rstbench.reports.csv_io",
+    "shared_switch": "rstbench.tickets.switch",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605
 

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .adapters.entry import Entry, enter, load_entry
-from .adapters.rest import eval_mode
 from .data import Images, data_root, load
 from .errors import BadRequest
-from .harness.progress import Progress, Silent
-from .harness.trial import Card
+from .evidence.trial import ModelInfo
+from .models.frozen import eval_mode
+from .models.wrapper import EvalModel, load_reference, wrap
+from .progress import Progress, Silent
+from .study.build import Builder
 from .study.jobs import Job
-from .study.make import Workshop
-from .study.plan import Asked, Study
+from .study.plan import Study, StudyAttack
 from .study.run import Options, Outcome, run_study
-from .tickets.recipe import recipe_for
+from .tickets.checkpoint import Checkpoint
 from .tickets.ticket import Ticket
-from .tickets.train import Checkpoint
+from .training.recipe import recipe_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ def load_model(text: str) -> nn.Module:
 
     Raises BadRequest for a switch whose weights are to be fitted, which `evaluate` does.
     """
-    entry = load_entry(text)
+    entry = load_reference(text)
     if entry.unfitted:
         raise BadRequest(f"{text!r}: best weights are fitted by evaluate; name them here, weights=0.2+0.8")
     return eval_mode(entry.module)
@@ -59,10 +59,10 @@ def draw(
     start: a reference to the model whose weights to choose from, such as 'checkpoint:FILE'; random ones
     by default.
     """
-    from .harness.bench import pick_device
+    from .evaluation.evaluate import pick_device
 
     recipe = recipe_for(settings)
-    workshop = Workshop(data_root(root), pick_device(device), Silent())
+    workshop = Builder(data_root(root), pick_device(device), Silent())
     with tempfile.TemporaryDirectory() as folder:
         job = Job("ticket", Path(folder) / "ticket.safetensors", recipe, str(remaining), start)
         workshop.check(job)
@@ -86,7 +86,7 @@ def export(
     to: 'state_dict', 'torch-export', 'onnx', 'robustbench' or 'hub-folder'; fold: batch norm into the layers
     before it; compressed: without zeros; results: the run whose figures go along. Raises BadRequest.
     """
-    from .study.parcels import export_model
+    from .study.export import export_model
 
     return export_model(
         model, to, Path(out), fold=fold, compressed=compressed, results=results, root=data_root(root)
@@ -136,7 +136,7 @@ class _Heard(Silent):
         self.notes.append(line)
 
 
-def _by_every_name(table: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
+def _by_every_name(table: pd.DataFrame, entries: Sequence[EvalModel]) -> pd.DataFrame:
     """The leaderboard with a row for each name: models that are the same were asked once."""
     import pandas as pd
 
@@ -160,13 +160,13 @@ def _measured(
     batch: str | int,
     seed: int,
     root: str | None,
-) -> tuple[Outcome, list[Entry]]:
+) -> tuple[Outcome, list[EvalModel]]:
     if not models:
         raise BadRequest("no models to evaluate")
     asked = [attacks] if isinstance(attacks, str) else list(attacks)
     with ExitStack() as rest:
         folder = Path(out) if out else Path(rest.enter_context(tempfile.TemporaryDirectory()))
-        study = Study("adhoc", data, (threat,), tuple(Asked(attack) for attack in asked), seeds=(seed,))
+        study = Study("adhoc", data, (threat,), tuple(StudyAttack(attack) for attack in asked), seeds=(seed,))
         options = Options(folder, device, str(batch), root=data_root(root), report=bool(out))
         entries = [_entry(name, model) for name, model in models.items()]
         return run_study(study, options, progress, entries), entries
@@ -229,14 +229,14 @@ def benchmark(
     return float(table["clean"][0]), float(table["autoattack"][0])
 
 
-def _entry(name: str, model: nn.Module | str) -> Entry:
+def _entry(name: str, model: nn.Module | str) -> EvalModel:
     from dataclasses import replace
 
     name = str(name)
     if isinstance(model, str):
-        entry = load_entry(model)
+        entry = load_reference(model)
         return replace(entry, card=replace(entry.card, name=name))
-    return enter(model, Card(name, "external"))
+    return wrap(model, ModelInfo(name, "external"))
 
 
 def _exact(eps: float) -> str:

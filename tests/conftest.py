@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-from rstbench.adapters.sources.own import ticket_entry
-from rstbench.cli import main
+from rstbench.cli.commands import main
 from rstbench.data import load
-from rstbench.harness.examples import join_parts
-from rstbench.harness.request import Request, Row
-from rstbench.harness.store import Store
-from rstbench.harness.trial import Card, Tally, Trial
-from rstbench.reporters.evidence import Evidence
-from rstbench.tickets.draw import edge_popup
-from rstbench.tickets.fit import Lesson
+from rstbench.evidence.examples import join_parts
+from rstbench.evidence.manifest import Manifest, Row
+from rstbench.evidence.store import Store
+from rstbench.evidence.trial import ModelInfo, ShardResult, Trial
+from rstbench.models.sources.native import ticket_entry
+from rstbench.networks.network import NetworkSpec, build, prunable
+from rstbench.reports.lookup import Evidence
 from rstbench.tickets.init import random_weights
-from rstbench.tickets.networks import NetworkSpec, build, prunable
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.search import Search
+from rstbench.tickets.methods.edge_popup import edge_popup
+from rstbench.tickets.methods.search import Search
+from rstbench.training.epochs import TrainSplit
+from rstbench.training.recipe import recipe_for
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
@@ -44,7 +44,7 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def lesson():
-    return Lesson(load("digits:train:128"), load("digits:validation"))
+    return TrainSplit(load("digits:train:128"), load("digits:validation"))
 
 
 @pytest.fixture(scope="session")
@@ -112,13 +112,13 @@ NEAR, FAR = "Linf:1/10", "Linf:1/5"
 PGD, STOPPED, AUTO = "pgd", "pgd:early_stop=true", "autoattack"
 STRANGER = "<script>alert(1)</script>"
 HAND_CARDS = {
-    "a" * 64: Card("rst-0.1", "ticket", "rst", "conv4", 0.1, 10, 100, family="rst", ratio="0.1"),
-    "b" * 64: Card(
+    "a" * 64: ModelInfo("rst-0.1", "ticket", "rst", "conv4", 0.1, 10, 100, family="rst", ratio="0.1"),
+    "b" * 64: ModelInfo(
         "rst-0.2", "ticket", "rst", "conv4", 0.2, 20, 100, ("selected-on-test",), family="rst", ratio="0.2"
     ),
-    "d" * 64: Card("dense", "trained", "adversarial-training", "conv4", 1.0, 100, 100, family="dense"),
-    "e" * 64: Card(STRANGER, "external", "", "", None, 50, 50),
-    "s" * 64: Card(
+    "d" * 64: ModelInfo("dense", "trained", "adversarial-training", "conv4", 1.0, 100, 100, family="dense"),
+    "e" * 64: ModelInfo(STRANGER, "external", "", "", None, 50, 50),
+    "s" * 64: ModelInfo(
         "switch-rst",
         "switch",
         "rst",
@@ -155,7 +155,7 @@ def hand_run():
             wrong = bits.replace("0", "x").replace("1", "0").replace("x", "1")
             stages = {"apgd-ce": wrong, "square": "0" * images} if attack == AUTO else {}
             cost = (0, 0) if clean else (420, 400)
-            tally = Tally(0, bits, stages, (), *cost, 0.25, "cpu", 2, {"torch": "2", "rstbench": "0"})
+            tally = ShardResult(0, bits, stages, (), *cost, 0.25, "cpu", 2, {"torch": "2", "rstbench": "0"})
             store.add(trial, tally, {m: cards[m] for m in (source, target)}, "digits:test")
             keys.add(trial.key)
         every = [
@@ -163,7 +163,7 @@ def hand_run():
         ]
         every += [Row(s, threat, 0, (PGD,)) for threat in (NEAR, FAR)]
         run = {"data": "digits:test", "data_digest": "data", "batch": 20, "device": "cpu", "threads": 2}
-        Request(
+        Manifest(
             study=study or {"name": "by hand", "attacks": [PGD, {"attack": AUTO, "threat": NEAR}]},
             run={**run, "versions": {"rstbench": "0", "torch": "2"}},
             images=images,

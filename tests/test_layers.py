@@ -12,83 +12,45 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rstbench"
-# Lowest first. A name stands for a module or for a whole folder.
+# Lowest first. A folder stands for all that is nested in it.
 LAYERS = [
-    ["__init__", "errors"],  # __init__ loads its public names when they are first used
-    ["plugins", "threat", "harness.trial", "harness.progress"],
-    ["harness.store"],
-    ["harness.request", "harness.agenda"],
-    ["harness.union"],
-    ["harness.merge", "harness.examples"],
-    ["data", "attacks", "tickets.recipe"],
-    ["tickets.networks"],
     [
-        "tickets.kernel",
-        "tickets.memory",
-        "tickets.init",
-        "tickets.mask",
-        "tickets.adversary",
-        "tickets.switch",
-    ],
-    ["tickets.pattern"],
-    ["tickets.diary"],
-    ["tickets.ticket", "tickets.fit"],
-    ["tickets.search", "tickets.train", "tickets.shared"],
-    ["tickets.draw", "tickets.saliency", "tickets.awt", "tickets.signs", "tickets.reconstruct"],
-    [
-        "adapters.accelerate",
-        "adapters.checkpoints",
-        "adapters.fold",
-        "adapters.describe",
-        "adapters.normalise",
-        "adapters.plain",
-        "adapters.contents",
-        "adapters.identity",
-        "adapters.rest",
-    ],
-    ["adapters.entry"],
-    ["adapters.exports", "adapters.sources"],
-    ["harness.judge", "harness.executors"],
-    ["harness.shard"],
-    ["harness.bench", "harness.adversarials"],
-    ["reporters"],
-    ["study.plan"],
-    ["study.reading", "study.jobs", "study.costs"],
-    ["study.make"],
-    ["study.crew"],
-    ["study.odds"],
-    ["study.field"],
-    ["study.asking"],
-    ["study.run"],
-    ["study.cross", "study.verbs", "study.parcels"],
-    ["api", "terminal", "screen", "arguments"],
-    ["cli"],
+        "__init__",
+        "errors",
+        "files",
+        "flags",
+        "plugins",
+        "progress",
+        "threat",
+    ],  # files, in any order without a cycle
+    ["evidence"],
+    ["reports"],
+    ["data", "attacks", "networks"],
+    ["training"],
+    ["tickets"],
+    ["models"],
+    ["evaluation"],
+    ["study"],
+    ["api", "cli"],
     ["__main__"],
 ]
-WITHOUT_TORCH = ["errors", "plugins", "harness.trial", "harness.store", "harness.request", "harness.progress"]
-WITHOUT_TORCH += ["harness.agenda", "harness.union", "harness.merge"]
-WITHOUT_TORCH += [
-    "harness.examples",
-    "reporters",
+WITHOUT_TORCH = [
+    "errors",
+    "files",
+    "flags",
+    "plugins",
+    "progress",
+    "threat",
+    "evidence",
+    "reports",
+    "networks.choices",
+    "training.recipe",
     "study.plan",
     "study.reading",
     "study.jobs",
-    "tickets.recipe",
-    "terminal",
-    "screen",
-    "arguments",
     "cli",
-    "threat",
 ]
-REPORTERS_MAY = {
-    "errors",
-    "harness.trial",
-    "harness.store",
-    "harness.request",
-    "harness.agenda",
-    "harness.examples",
-    "reporters",
-}
+REPORTS_MAY = {*LAYERS[0], "evidence", "reports"}
 
 
 def modules():
@@ -96,11 +58,8 @@ def modules():
 
 
 def layer(module):
-    """The place of a module, or None for a folder's __init__ that imports nothing of ours."""
-    for place, names in enumerate(LAYERS):
-        if any(module == name or module.startswith(name + ".") for name in names):
-            return place
-    return None
+    """The place of the folder that a module lies in, or of a module beside the folders."""
+    return next(place for place, names in enumerate(LAYERS) if module.split(".")[0] in names)
 
 
 def imports(module, path, *, everywhere):
@@ -126,18 +85,19 @@ def folder(module):
     return module.removesuffix(".__init__")
 
 
+def test_layers_are_folders():
+    assert len(LAYERS) <= 12
+    top = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    assert {name for names in LAYERS for name in names} == top
+
+
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_imports_point_down(module):
-    own = layer(folder(module))
-    found = {folder(name) for name in imports(module, modules()[module], everywhere=True)} - {folder(module)}
-    if own is None:
-        assert not found, f"{module} is in no layer but imports {found}"
-        return
-    for name in found:
-        below = layer(name)
-        same_folder = name.split(".")[0] == module.split(".")[0] and below == own
-        assert below is not None, f"{module} imports {name}, which is in no layer"
-        assert below < own or same_folder, f"{module} imports {name}, which is not below it"
+    own = module.split(".")[0]
+    for name in imports(module, modules()[module], everywhere=True):
+        below = name.split(".")[0]
+        is_lower = layer(name) < layer(module) or layer(name) == layer(module) == 0
+        assert below == own or is_lower, f"{module} imports {name}, which is not below it"
 
 
 def test_no_cycles_between_modules():
@@ -156,10 +116,10 @@ def test_no_cycles_between_modules():
         visit(module, [])
 
 
-@pytest.mark.parametrize("module", [m for m in sorted(modules()) if m.startswith("reporters.")])
-def test_reporters_know_evidence_only(module):
-    found = {folder(name) for name in imports(module, modules()[module], everywhere=True)}
-    assert all(any(n == may or n.startswith(may + ".") for may in REPORTERS_MAY) for n in found), found
+@pytest.mark.parametrize("module", [m for m in sorted(modules()) if m.startswith("reports.")])
+def test_reports_know_evidence_only(module):
+    found = {name.split(".")[0] for name in imports(module, modules()[module], everywhere=True)}
+    assert found <= REPORTS_MAY
 
 
 def test_third_parties_are_touched_in_one_module():
@@ -171,7 +131,7 @@ def test_third_parties_are_touched_in_one_module():
             for name in names:
                 if name.split(".")[0] in users:
                     users[name.split(".")[0]].add(module)
-    assert users == {"robustbench": {"adapters.sources.zoo"}, "pyautoattack": {"attacks.autoattack"}}
+    assert users == {"robustbench": {"models.sources.robustbench"}, "pyautoattack": {"attacks.autoattack"}}
 
 
 def run(code):

@@ -4,9 +4,9 @@
 logits, and a switch as a callable that also has `members` and `weights`.
 """
 
-from .attack import Attack, Crafted, canonical_text, parse_attack
 from .mixture import Mixture, mean_log_probability, members_of
 from .pgd import PGD
+from .spec import Attack, Crafted, canonical_text, parse_attack
 
 __all__ = [
     "PGD",

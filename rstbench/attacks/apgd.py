@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat
-from .attack import Crafted
-from .objective import Look, Objective, check_names, column
+from .objective import LossEvaluation, Objective, check_names, expand_as_batch
+from .spec import Crafted
 
 ALPHA = 0.75  # share of the new step; the rest is momentum
 RISES = 0.75  # share of the steps of a period that must raise the loss
@@ -61,8 +61,8 @@ class APGD:
             found.see(adv, look)
             rises += look.loss > last
             higher = look.loss > top_loss
-            top = torch.where(column(higher, x), adv, top)
-            top_gradient = torch.where(column(higher, x), look.gradient, top_gradient)
+            top = torch.where(expand_as_batch(higher, x), adv, top)
+            top_gradient = torch.where(expand_as_batch(higher, x), look.gradient, top_gradient)
             top_loss = torch.where(higher, look.loss, top_loss)
             if step in ends:
                 slow = rises < RISES * (step - began)
@@ -70,9 +70,11 @@ class APGD:
                 halved = slow | stuck
                 size = torch.where(halved, size / 2, size)
                 # An image whose step is halved goes on from its best iterate.
-                adv = torch.where(column(halved, x), top, adv)
-                gradient = torch.where(column(halved, x), top_gradient, look.gradient)
-                look = Look(torch.where(halved, top_loss, look.loss), look.wrong, look.accuracy, gradient)
+                adv = torch.where(expand_as_batch(halved, x), top, adv)
+                gradient = torch.where(expand_as_batch(halved, x), top_gradient, look.gradient)
+                look = LossEvaluation(
+                    torch.where(halved, top_loss, look.loss), look.wrong, look.accuracy, gradient
+                )
                 rises, top_then, began = torch.zeros_like(rises), top_loss, step
         return zero_gradient
 
@@ -96,10 +98,10 @@ class _Best:
         self.loss = torch.full((len(x),), -torch.inf, device=x.device)
         self.wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
-    def see(self, adv: Tensor, look: Look) -> None:
+    def see(self, adv: Tensor, look: LossEvaluation) -> None:
         same = look.accuracy == self.accuracy
         better = (look.accuracy < self.accuracy) | (same & (look.loss > self.loss))
-        self.images = torch.where(column(better, adv), adv, self.images)
+        self.images = torch.where(expand_as_batch(better, adv), adv, self.images)
         self.accuracy = torch.where(better, look.accuracy, self.accuracy)
         self.loss = torch.where(better, look.loss, self.loss)
         self.wrong = torch.where(better, look.wrong, self.wrong)
@@ -108,7 +110,7 @@ class _Best:
 def _stepped(threat: Threat, adv: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
     """Each image moved by its own step size."""
     if threat.norm != "L1":
-        return adv + column(size, adv) * threat.steepest(gradient)
+        return adv + expand_as_batch(size, adv) * threat.steepest(gradient)
     moved = [
         threat.step(image[None], slope[None], float(length))
         for image, slope, length in zip(adv, gradient, size, strict=True)

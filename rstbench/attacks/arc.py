@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat
-from .attack import Crafted
 from .mixture import members_of
-from .objective import column
+from .objective import expand_as_batch
+from .spec import Crafted
 
 RHO = 0.05  # of eps: how far beyond a member's boundary
 Member = tuple[float, Callable[[Tensor], Tensor]]
@@ -56,7 +56,10 @@ class ARC:
             for _ in range(self.steps):
                 adv, value = self._round(pairs, adv, value, x, y, threat)
             better = value < lowest
-            best, lowest = torch.where(column(better, x), adv, best), torch.where(better, value, lowest)
+            best, lowest = (
+                torch.where(expand_as_batch(better, x), adv, best),
+                torch.where(better, value, lowest),
+            )
         return Crafted(best, {"arc": lowest <= 0})
 
     def _round(
@@ -74,16 +77,16 @@ class ARC:
                 along = (distance - (normal * local).flatten(1).sum(1)).abs()
                 further = eta / (eta - distance).clamp_min(1e-12) * along + rho
                 reach = torch.where(inside, further, reach)
-            pull = local + column(reach, x) * direction
-            move = eta * pull / column(_length(pull, threat.norm).clamp_min(1e-12), x)
+            pull = local + expand_as_batch(reach, x) * direction
+            move = eta * pull / expand_as_batch(_length(pull, threat.norm).clamp_min(1e-12), x)
             tried = _accuracy(pairs, threat.project(x, adv + move), y)
             kept = tried <= lowest
-            local = torch.where(column(kept, x), move, local)
+            local = torch.where(expand_as_batch(kept, x), move, local)
             lowest = torch.where(kept, tried, lowest)
         moved = threat.project(x, adv + local)
         found = _accuracy(pairs, moved, y)
         kept = found <= value
-        return torch.where(column(kept, x), moved, adv), torch.where(kept, found, value)
+        return torch.where(expand_as_batch(kept, x), moved, adv), torch.where(kept, found, value)
 
     def _boundary(
         self, member: Callable[[Tensor], Tensor], images: Tensor, threat: Threat
@@ -110,7 +113,7 @@ class ARC:
         return (
             distances[nearest, which],
             -threat.steepest(slope),
-            -slope / column(size.clamp_min(1e-10), images),
+            -slope / expand_as_batch(size.clamp_min(1e-10), images),
         )
 
 

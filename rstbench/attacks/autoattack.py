@@ -23,8 +23,8 @@ from torch import Generator, Tensor, nn
 
 from ..errors import BadFile, ModelFault
 from ..threat import Threat
-from .attack import Crafted
 from .mixture import Mixture, mean_log_probability, one_draw
+from .spec import Crafted
 
 STAGES = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),

@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat
-from .attack import Crafted
 from .mixture import members_of
-from .objective import column, margin
+from .objective import expand_as_batch, margin
+from .spec import Crafted
 
 Member = tuple[float, Callable[[Tensor], Tensor]]
 
@@ -57,7 +57,10 @@ class Joint:
             adv = self._grow(pairs, order, x, y, threat, generator)
             value = _expected(_margins(pairs, adv, y), shares)
             better = value < lowest
-            best, lowest = torch.where(column(better, x), adv, best), torch.where(better, value, lowest)
+            best, lowest = (
+                torch.where(expand_as_batch(better, x), adv, best),
+                torch.where(better, value, lowest),
+            )
         return Crafted(best, {"joint": lowest <= 0})
 
     def _grow(
@@ -78,8 +81,8 @@ class Joint:
             wanted[candidates, which] = True
             adv, done = self._fool(pairs, wanted, kept, x, y, threat)
             again, more = self._fool(pairs, wanted, threat.sample(x, generator), x, y, threat)
-            adv, done = torch.where(column(done, x), adv, again), done | more
-            kept = torch.where(column(done, x), adv, kept)
+            adv, done = torch.where(expand_as_batch(done, x), adv, again), done | more
+            kept = torch.where(expand_as_batch(done, x), adv, kept)
             chosen = torch.where(done, wanted, chosen)
         return kept
 
@@ -101,7 +104,7 @@ class Joint:
                     gradient -= torch.autograd.grad(short.sum(), images)[0].nan_to_num(nan=0.0)
                 fooled &= (gap.detach() > 0) | ~active
             new = fooled & ~done
-            found, done = torch.where(column(new, x), adv, found), done | fooled
+            found, done = torch.where(expand_as_batch(new, x), adv, found), done | fooled
             if step == self.steps or bool(done.all()):
                 break
             adv = threat.project(x, threat.step(adv, gradient, size))

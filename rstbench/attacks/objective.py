@@ -18,7 +18,7 @@ MEANS = ("loss", "probability", "logits")
 
 
 @dataclass(frozen=True)
-class Look:
+class LossEvaluation:
     """At some images: loss (n,), whether every member is wrong (n,), the expected accuracy over the members
     (n,), and the loss's gradient, zero where none was asked for."""
 
@@ -42,7 +42,7 @@ class Objective:
     def __post_init__(self) -> None:
         check_names(self.loss, self.mean)
 
-    def __call__(self, adv: Tensor, *, gradient: bool = True) -> Look:
+    def __call__(self, adv: Tensor, *, gradient: bool = True) -> LossEvaluation:
         """Looks at images (n, c, h, w). One member's graph at a time: memory does not grow with a switch."""
         pairs = members_of(self.model)
         if self.mean == "loss" or len(pairs) == 1:
@@ -61,7 +61,7 @@ class Objective:
                 for (_, member), slope in zip(pairs, slopes, strict=True)
             ]
         right = [one[0] for one in seen]
-        return Look(
+        return LossEvaluation(
             # A model that answers NaN has been broken: that image must not be lost from sight.
             loss.nan_to_num(nan=torch.inf),
             ~torch.stack(right).any(0),
@@ -115,6 +115,6 @@ def check_names(loss: str, mean: str) -> None:
         raise ValueError(f"mean must be one of {', '.join(MEANS)}, got {mean!r}")
 
 
-def column(mask: Tensor, x: Tensor) -> Tensor:
+def expand_as_batch(mask: Tensor, x: Tensor) -> Tensor:
     """A value an image (n,) as it multiplies images (n, …)."""
     return mask.view(-1, *[1] * (x.dim() - 1))

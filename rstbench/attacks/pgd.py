@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat
-from .attack import Crafted
-from .objective import Look, Objective, check_names, column
+from .objective import LossEvaluation, Objective, check_names, expand_as_batch
+from .spec import Crafted
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class PGD:
                 better = look.loss > best_loss
                 if self.early_stop:
                     better = (better | look.wrong) & ~fooled
-                best = torch.where(column(better, x), adv, best)
+                best = torch.where(expand_as_batch(better, x), adv, best)
                 best_loss = torch.where(better, look.loss, best_loss)
                 fooled = torch.where(better, look.wrong, fooled)
                 if last or (self.early_stop and bool(fooled.all())):
@@ -80,15 +80,15 @@ class PGD:
                 gradient = self._around(objective, look, adv, threat, generator)
                 if self.momentum:
                     mean = gradient.flatten(1).abs().mean(1).clamp_min(1e-12)
-                    velocity = self.momentum * velocity + gradient / column(mean, x)
+                    velocity = self.momentum * velocity + gradient / expand_as_batch(mean, x)
                     gradient = velocity
                 moved = threat.project(x, threat.step(adv, gradient, size))
-                adv = torch.where(column(fooled, x), adv, moved) if self.early_stop else moved
+                adv = torch.where(expand_as_batch(fooled, x), adv, moved) if self.early_stop else moved
         flags = ("zero-gradient",) if zero_gradient else ()
         return Crafted(best, {"pgd": fooled}, flags)
 
     def _around(
-        self, objective: Objective, look: Look, adv: Tensor, threat: Threat, generator: Generator
+        self, objective: Objective, look: LossEvaluation, adv: Tensor, threat: Threat, generator: Generator
     ) -> Tensor:
         """The gradient, averaged over images near `adv` where `samples` asks for more than one."""
         total = look.gradient

@@ -13,15 +13,7 @@ from ..errors import BadFile, BadRequest, listed
 from .images import Found, no_id
 from .layout import FIRST
 from .pictures import is_grey, read_pictures
-from .splits import (
-    Splits,
-    named,
-    numbering,
-    refuse_inner_splits,
-    refuse_splits,
-    shared_parts,
-    splits,
-)
+from .splits import Splits, named, numbering, refuse_inner_splits, refuse_splits, shared_parts, splits
 from .tree import FORMATS, class_folders, holds_classes, holds_images, images_below, innermost, left_out, look
 
 SHUFFLE_SEED = 0

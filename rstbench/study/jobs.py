@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import BadRequest, unknown
-from ..tickets.recipe import Recipe
+from ..training.recipe import Recipe
 from .plan import Make, Study
 
 # Settings that whatever a job begins from has fixed already.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..errors import BadRequest
-from ..tickets.recipe import Recipe, recipe_for
+from ..training.recipe import Recipe, recipe_for
 
 OF_NETWORK = ("network", "width", "norm", "last_norm", "normalize")
 _OF_RECIPE = {f.name for f in fields(Recipe)} - {"origin", "weights", "seed"}
@@ -19,7 +19,7 @@ EQUAL, BEST = "equal", "best"  # probabilities of the members of a switch
 
 
 @dataclass(frozen=True)
-class Asked:
+class StudyAttack:
     """An attack, at every threat of the study or at one only."""
 
     attack: str
@@ -50,7 +50,7 @@ class Study:
     name: str
     data: str
     threats: tuple[str, ...]
-    attacks: tuple[Asked, ...] = (Asked("pgd"), Asked("autoattack"))
+    attacks: tuple[StudyAttack, ...] = (StudyAttack("pgd"), StudyAttack("autoattack"))
     images: int = 0
     seeds: tuple[int, ...] = (0,)
     transfer: bool = False
@@ -95,9 +95,9 @@ def narrowed(study: Study, attacks: Iterable[str], threats: Iterable[str], data:
         study = replace(study, data=data, images=0)
     if threats:
         study = replace(study, threats=tuple(threats))
-        study = replace(study, attacks=tuple(Asked(asked.attack) for asked in study.attacks))
+        study = replace(study, attacks=tuple(StudyAttack(asked.attack) for asked in study.attacks))
     if attacks:
-        study = replace(study, attacks=tuple(Asked(attack) for attack in attacks))
+        study = replace(study, attacks=tuple(StudyAttack(attack) for attack in attacks))
     return study
 
 

@@ -16,9 +16,9 @@ from .plan import (
     DRAW,
     EQUAL,
     TRAIN,
-    Asked,
     Make,
     Study,
+    StudyAttack,
     names_a_file,
     refuse_fixed,
     refuse_mixed,
@@ -118,9 +118,9 @@ def _check(study: Study, where: str) -> None:
         make.recipe(study.seeds[0])
 
 
-def _asked(item: Any, threats: Iterable[str], where: str) -> Asked:
+def _asked(item: Any, threats: Iterable[str], where: str) -> StudyAttack:
     if isinstance(item, str):
-        return Asked(item)
+        return StudyAttack(item)
     if not isinstance(item, Mapping):
         raise BadRequest(
             f"{where}: an attack reads 'pgd' or {{attack = 'pgd', threat = 'Linf:0.2'}}, got {item!r}"
@@ -129,7 +129,7 @@ def _asked(item: Any, threats: Iterable[str], where: str) -> Asked:
     threat = _typed(item, "threat", str, where, "")
     if threat and threat not in threats:
         raise unknown("threat of this study", threat, threats)
-    return Asked(_typed(item, "attack", str, where), threat)
+    return StudyAttack(_typed(item, "attack", str, where), threat)
 
 
 def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:

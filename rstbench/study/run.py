@@ -8,28 +8,28 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..adapters.entry import Entry
 from ..attacks import parse_attack
 from ..data import download as fetching
 from ..data import load, parse
 from ..errors import BadRequest, ModelFault
-from ..harness import agenda
-from ..harness.adversarials import ExampleKeeper, Keeper
-from ..harness.bench import Setting, ask, pick_batch, pick_device, whole_shards
-from ..harness.examples import Examples
-from ..harness.executors import Local, Processes
-from ..harness.progress import Progress, Silent
-from ..harness.store import Store
-from ..reporters.evidence import Evidence
-from ..reporters.gallery import write_report
-from ..reporters.tables import write
+from ..evaluation.adversarials import AdversarialWriter, ExampleWriter
+from ..evaluation.evaluate import EvalSetting, pick_batch, pick_device, run_questions, whole_shards
+from ..evaluation.executors import Local, Processes
+from ..evidence import run_log
+from ..evidence.examples import Examples
+from ..evidence.store import Store
+from ..models.wrapper import EvalModel
+from ..progress import Progress, Silent
+from ..reports.lookup import Evidence
+from ..reports.report import write_report
+from ..reports.tables import write
 from ..threat import Threat
-from .asking import added, as_request, questions_of, refuse_other_kind
-from .crew import make_all
-from .field import given_models, make_field
+from .build import Builder, write_history
 from .jobs import Job, jobs_of
-from .make import Workshop, write_history
-from .plan import Asked, Study
+from .parallel import make_all
+from .participants import given_models, make_field
+from .plan import Study, StudyAttack
+from .questions import added, as_request, questions_of, refuse_other_kind
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def run_study(
-    study: Study, options: Options, progress: Progress | None = None, given: Sequence[Entry] | None = None
+    study: Study, options: Options, progress: Progress | None = None, given: Sequence[EvalModel] | None = None
 ) -> Outcome:
     """Makes what is missing, asks what is unanswered, writes the CSV files and `study.toml`.
 
@@ -71,7 +71,7 @@ def run_study(
         fetching([study.data, *(job.recipe.data for job in jobs)], options.root)
     setting, images = settle(study, options)
     given = given_models(study, setting.data, download=options.download) if given is None else given
-    workshop = Workshop(options.root, setting.device, progress)
+    workshop = Builder(options.root, setting.device, progress)
     for job in teams[0]:
         _check(job, setting, workshop)
     workshop.tell(setting.data.first(images))
@@ -79,9 +79,9 @@ def run_study(
     with store.alone():
         refuse_other_kind(options.out, rows=True)
         Examples.read(options.out)  # a damaged file is found before any work
-        agenda.begin(options.out, [job.path for job in jobs])
+        run_log.begin(options.out, [job.path for job in jobs])
         done = make_all(
-            jobs, workshop, options.workers, lambda fault: agenda.add(options.out, "fault", fault)
+            jobs, workshop, options.workers, lambda fault: run_log.add(options.out, "fault", fault)
         )
         if done.made:
             named = [(job.label, done.made[job.path]) for job in jobs if job.path in done.made]
@@ -95,11 +95,11 @@ def run_study(
             progress.note(text)
         request = as_request(study, setting, images, fields, questions)
         request.save(options.out)
-        agenda.add(options.out, "asking")
-        keeper = Keeper(options.out) if options.save_adversarials else None
-        examples = ExampleKeeper(options.out, request, setting.data)
+        run_log.add(options.out, "asking")
+        keeper = AdversarialWriter(options.out) if options.save_adversarials else None
+        examples = ExampleWriter(options.out, request, setting.data)
         faults = [fault for field in fields for fault in field.faults]
-        faults += ask(
+        faults += run_questions(
             questions,
             setting,
             store,
@@ -124,7 +124,7 @@ def finish(options: Options, progress: Progress) -> dict[str, pd.DataFrame]:
     if options.report:
         for note in write_report(evidence, tables, options.out):
             progress.note(note)
-    agenda.add(options.out, "ended")
+    run_log.add(options.out, "ended")
     return tables
 
 
@@ -139,7 +139,7 @@ def canonical_study(study: Study) -> Study:
     )
 
 
-def settle(study: Study, options: Options) -> tuple[Setting, int]:
+def settle(study: Study, options: Options) -> tuple[EvalSetting, int]:
     """(what all questions share, how many images the tables show).
 
     Whole shards are asked about, so that more images add shards and change none; the tables show the
@@ -154,10 +154,10 @@ def settle(study: Study, options: Options) -> tuple[Setting, int]:
     batch = pick_batch(options.batch, device)
     whole = whole_shards(options.limit or wanted, batch, len(data))
     executor = Processes(options.workers) if options.workers > 1 else Local()
-    return Setting(data.first(whole), batch, device, executor), whole if options.limit else wanted
+    return EvalSetting(data.first(whole), batch, device, executor), whole if options.limit else wanted
 
 
-def _check(job: Job, setting: Setting, shop: Workshop) -> None:
+def _check(job: Job, setting: EvalSetting, shop: Builder) -> None:
     """Raises BadRequest for what could fail only after the work has begun."""
     shop.check(job)
     images = shop.images(job.recipe.data)[0]
@@ -176,14 +176,14 @@ def adhoc(
     root: Path,
     *,
     download: bool = False,
-) -> tuple[Study, list[Entry]]:
+) -> tuple[Study, list[EvalModel]]:
     """A study of models given by reference, and those models; data and threats that are not given are
     those of their recipes.
 
     Raises BadRequest where the recipes are silent or disagree.
     """
     named = tuple(("", text) for text in models)
-    asked = tuple(Asked(attack) for attack in attacks) or Study.attacks
+    asked = tuple(StudyAttack(attack) for attack in attacks) or Study.attacks
     fetching([data] if data and download else [], root)
     study = Study("adhoc", data or "", tuple(threats), asked, seeds=(seed,), models=named)
     entries = given_models(study, load(study.data, root) if data else None, download=download)

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import BadRequest
-from .networks import NetworkSpec, build
+from ..networks.network import NetworkSpec, build
 
 
 def parse_remaining(text: str | float) -> Fraction:

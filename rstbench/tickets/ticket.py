@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadFile, BadRequest
-from ..harness.store import write_whole
+from ..files import write_whole
+from ..networks.network import NetworkSpec, build, prunable
+from ..training.recipe import Recipe
+from .allocation import allocate
 from .init import random_weights, seed_is_enough, weights_digest
 from .mask import masked, parse_remaining
-from .networks import NetworkSpec, build, prunable
-from .pattern import plan
-from .recipe import Recipe
 
 FORMAT = "rstbench-ticket-1"
 
@@ -139,7 +139,7 @@ class Ticket:
     def check_counts(self) -> None:
         """Raises BadFile where a layer keeps another number of weights than the recipe says."""
         shapes = {name: tuple(mask.shape) for name, mask in self.masks.items()}
-        slots = plan(shapes, parse_remaining(self.remaining), self.recipe)
+        slots = allocate(shapes, parse_remaining(self.remaining), self.recipe)
         wanted = {n: slots[n].kept_weights if n in slots else mask.numel() for n, mask in self.masks.items()}
         found = {name: int(mask.sum()) for name, mask in self.masks.items()}
         if self.recipe.allocation == "global":  # what is shared among the layers are units
@@ -193,7 +193,7 @@ def scaled_weights(weights: Mapping[str, Tensor], recipe: Recipe, remaining: str
     if not recipe.scale:
         return dict(weights)
     fraction = parse_remaining(remaining)
-    slots = plan({name: tuple(weight.shape) for name, weight in weights.items()}, fraction, recipe)
+    slots = allocate({name: tuple(weight.shape) for name, weight in weights.items()}, fraction, recipe)
     kept = {name: slot.kept_weights / slot.weights for name, slot in slots.items()}
     if recipe.allocation == "uniform":
         kept = dict.fromkeys(slots, float(fraction))  # as written, whatever rounding does to a count

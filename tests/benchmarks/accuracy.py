@@ -17,10 +17,10 @@ from torch import Generator
 
 from rstbench.attacks import PGD
 from rstbench.data import load
+from rstbench.networks.network import NetworkSpec
 from rstbench.threat import Threat
-from rstbench.tickets.fit import batches, learning_rate
-from rstbench.tickets.networks import NetworkSpec
-from rstbench.tickets.recipe import recipe_for
+from rstbench.training.epochs import batches, learning_rate
+from rstbench.training.recipe import recipe_for
 
 THREAT = Threat.parse("Linf:0.1")
 

@@ -18,8 +18,8 @@ import torch
 from published import network, our_step, published_step
 from torch import Generator
 
+from rstbench.networks.network import NetworkSpec
 from rstbench.threat import Threat
-from rstbench.tickets.networks import NetworkSpec
 
 THREAT = Threat.parse("Linf:8/255")
 

@@ -13,14 +13,14 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
+from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.threat import Threat
-from rstbench.tickets.adversary import Batch, InnerPGD
+from rstbench.tickets.allocation import LayerBudget, allocate
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.mask import parse_remaining, put_scores, random_scores, straight_through
-from rstbench.tickets.networks import NetworkSpec, build, prunable
-from rstbench.tickets.pattern import Slot, plan
-from rstbench.tickets.recipe import Recipe
-from rstbench.tickets.search import SCORES
+from rstbench.tickets.methods.search import SCORES
+from rstbench.training.adversaries import Batch, InnerPGD
+from rstbench.training.recipe import Recipe
 
 STEPS = 7
 Step = Callable[[nn.Module, torch.optim.Optimizer, Tensor, Tensor], None]
@@ -29,7 +29,7 @@ Step = Callable[[nn.Module, torch.optim.Optimizer, Tensor, Tensor], None]
 class Resorted(nn.Module):
     """The mask by a full sort of |scores|, computed anew at every use."""
 
-    def __init__(self, scores: Tensor, slot: Slot) -> None:
+    def __init__(self, scores: Tensor, slot: LayerBudget) -> None:
         super().__init__()
         self.scores = nn.Parameter(scores)
         self.dropped = slot.weights - slot.kept
@@ -49,7 +49,7 @@ def network(
     weights = random_weights(prunable(net), "signed_constant", seed)
     net.load_state_dict({**net.state_dict(), **weights})
     shapes = {key: weight.shape for key, weight in weights.items()}
-    slots = plan(shapes, parse_remaining(remaining), Recipe(network=spec.name))
+    slots = allocate(shapes, parse_remaining(remaining), Recipe(network=spec.name))
     generator = Generator().manual_seed(seed + SCORES)
     scores = {key: random_scores(slot.units, generator) for key, slot in slots.items()}
     if not published:
@@ -81,7 +81,7 @@ def published_step(threat: Threat) -> Step:
 
 
 def our_step(threat: Threat, seed: int = 0) -> Step:
-    """As in `rstbench.tickets.fit`: masks once, gradients of scores once."""
+    """As in `rstbench.training.epochs`: masks once, gradients of scores once."""
     generator = Generator().manual_seed(seed)
 
     def step(net: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from rstbench.reporters.gallery import write_index, write_report
-from rstbench.reporters.tables import write
+from rstbench.reports.report import write_index, write_report
+from rstbench.reports.tables import write
 
 pytestmark = pytest.mark.browser
 HEAD, BODY = ".board > table > thead th", ".board > table > tbody"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rstbench.adapters.sources.own import ticket_entry
 from rstbench.data import load
-from rstbench.harness.bench import Question, Setting, ask, clean
-from rstbench.harness.store import Store
-from rstbench.reporters.statistics import wilson
+from rstbench.evaluation.evaluate import EvalSetting, Question, clean, run_questions
+from rstbench.evidence.store import Store
+from rstbench.models.sources.native import ticket_entry
+from rstbench.reports.statistics import wilson
 from rstbench.threat import Threat
-from rstbench.tickets.draw import edge_popup
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.search import Search
+from rstbench.tickets.methods.edge_popup import edge_popup
+from rstbench.tickets.methods.search import Search
+from rstbench.training.recipe import recipe_for
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,10 +39,10 @@ def measure(tickets, attack, device, folder):
     """Right answers of the two tickets, own and crossed, after one attack."""
     entries = tuple(ticket_entry(ticket, ticket.remaining) for ticket in tickets)
     data = load("digits:test:100")
-    setting, store = Setting(data, 100, torch.device(device)), Store(folder)
+    setting, store = EvalSetting(data, 100, torch.device(device)), Store(folder)
     questions = [clean(entry) for entry in entries]
     questions += [Question(entry, entries, attack, Threat.parse("Linf:0.1"), 0) for entry in entries]
-    assert not ask(questions, setting, store)
+    assert not run_questions(questions, setting, store)
     records = [store.read(trial.key) for q in questions for trial in q.trials(data, 100)]
     assert all(device in tally.device for record in records for tally in record.tallies)
     return [record.bits.count("1") for record in records]

@@ -18,11 +18,11 @@ from torch.nn.utils import parametrize
 
 from rstbench.errors import BadFile, BadRequest
 from rstbench.threat import Threat
-from rstbench.tickets.adversary import ADVERSARIES, Batch, Free, parse_adversary
-from rstbench.tickets.draw import edge_popup
-from rstbench.tickets.recipe import make_recipe, recipe_for
-from rstbench.tickets.search import Search
+from rstbench.tickets.methods.edge_popup import edge_popup
+from rstbench.tickets.methods.search import Search
 from rstbench.tickets.ticket import Ticket
+from rstbench.training.adversaries import ADVERSARIES, Batch, Free, parse_adversary
+from rstbench.training.recipe import make_recipe, recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
 ROOT = Path(__file__).parent.parent.parent
@@ -100,11 +100,13 @@ def test_batch_norm_in_attack_passes(mode, moves):
 
 @pytest.mark.parametrize("name", ADVERSARIES)
 def test_masks_are_computed_once_a_step_and_weights_get_no_gradient(name, spec, weights, lesson, monkeypatch):
-    from rstbench.tickets.pattern import Slot
+    from rstbench.tickets.allocation import LayerBudget
 
     calls = []
-    select = Slot.select
-    monkeypatch.setattr(Slot, "select", lambda slot, scores: calls.append(slot) or select(slot, scores))
+    select = LayerBudget.select
+    monkeypatch.setattr(
+        LayerBudget, "select", lambda slot, scores: calls.append(slot) or select(slot, scores)
+    )
     recipe = recipe_for({**SMALL, "adversary": name, "epochs": 1})
     edge_popup(Search(spec, weights, "0.3", lesson, recipe))
     steps = 4 * (4 if name == "free" else 1)  # batches of 32 among 128 images

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from rstbench.adapters.entry import load_entry
 from rstbench.errors import BadRequest
+from rstbench.models.wrapper import load_reference
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -91,7 +91,7 @@ def entry(tmp_path):
     def read(content, options="", arch="arch=resnet18,width=0.125,norm=affine"):
         torch.save(content, tmp_path / "c.pt")
         text = f"weights:{tmp_path}/c.pt[{arch},classes=10,shape=1x8x8{options}]"
-        return load_entry(text)
+        return load_reference(text)
 
     return read
 
@@ -342,7 +342,7 @@ def test_wrappers_anywhere(tmp_path, wrap, kind):
     state = {wrap(name): tensor.clone() for name, tensor in STATE.items()}
     (torch.save if kind == "pt" else save_file)(state, tmp_path / f"w.{kind}")
     text = f"weights:{tmp_path}/w.{kind}[arch=resnet18,width=0.125,norm=affine,classes=10,shape=1x8x8"
-    found = load_entry(f"{text}]")
+    found = load_reference(f"{text}]")
     agree(found, NET)
     assert found.card.flags == ()
 

@@ -10,16 +10,16 @@ from torch.nn.utils.parametrize import cached
 
 from rstbench.data import load
 from rstbench.errors import BadRequest
-from rstbench.tickets.draw import edge_popup
+from rstbench.networks.network import NetworkSpec, build, count, narrowed, prunable
+from rstbench.tickets.allocation import allocate
+from rstbench.tickets.checkpoint import train
 from rstbench.tickets.init import random_weights, weights_digest
 from rstbench.tickets.mask import parse_remaining, put_scores, random_scores
-from rstbench.tickets.networks import NetworkSpec, build, count, narrowed, prunable
-from rstbench.tickets.pattern import plan
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.saliency import random
-from rstbench.tickets.search import SCORES, Search
+from rstbench.tickets.methods.edge_popup import edge_popup
+from rstbench.tickets.methods.saliency import random
+from rstbench.tickets.methods.search import SCORES, Search
 from rstbench.tickets.ticket import Ticket
-from rstbench.tickets.train import train
+from rstbench.training.recipe import recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
 
@@ -51,7 +51,7 @@ def test_a_random_ticket_is_the_start_of_a_search(spec, weights, lesson):
     recipe = recipe_for({**SMALL, "method": "random"} | {"epochs": 1})
     ticket, history = random(Search(spec, weights, "0.3", lesson, recipe))
     net = build(spec)
-    slots = plan({name: w.shape for name, w in prunable(net).items()}, parse_remaining("0.3"), recipe)
+    slots = allocate({name: w.shape for name, w in prunable(net).items()}, parse_remaining("0.3"), recipe)
     generator = torch.Generator().manual_seed(recipe.seed + SCORES)
     scores = {name: random_scores(slot.units, generator) for name, slot in slots.items()}
     net.load_state_dict({**net.state_dict(), **weights})

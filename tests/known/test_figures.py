@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rstbench.harness.request import Row
-from rstbench.reporters.crossed import groups_of, matrix
-from rstbench.reporters.figures.grid import amplification
-from rstbench.reporters.figures.ladder import draw_ladder
-from rstbench.reporters.figures.pareto import front, short_count
-from rstbench.reporters.figures.points import eps, points
-from rstbench.reporters.figures.ratio import families_of, grouped, levels_of
-from rstbench.reporters.figures.style import LONGEST, apart, file_name, label
-from rstbench.reporters.gallery import write_report
-from rstbench.reporters.tables import write
+from rstbench.evidence.manifest import Row
+from rstbench.reports.figures.examples import amplification
+from rstbench.reports.figures.pareto import front, short_count
+from rstbench.reports.figures.points import eps, points
+from rstbench.reports.figures.ratios import families_of, grouped, levels_of
+from rstbench.reports.figures.style import LONGEST, apart, file_name, label
+from rstbench.reports.figures.switch import draw_ladder
+from rstbench.reports.report import write_report
+from rstbench.reports.tables import write
+from rstbench.reports.transfer import groups_of, matrix
 
 T = "Linf:8/255"
 

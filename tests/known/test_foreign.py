@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from rstbench.adapters.checkpoints.foreign import published_mask
-from rstbench.adapters.entry import load_entry
 from rstbench.data import load
 from rstbench.errors import BadRequest
-from rstbench.study.parcels import export_model
-from rstbench.tickets.networks import NetworkSpec, build
-from rstbench.tickets.pattern import p_rule
+from rstbench.models.checkpoints.foreign import published_mask
+from rstbench.models.wrapper import load_reference
+from rstbench.networks.network import NetworkSpec, build
+from rstbench.study.export import export_model
+from rstbench.tickets.allocation import p_rule
 from rstbench.tickets.ticket import Ticket
 
 KEPT = 0.3
@@ -89,7 +89,7 @@ def test_rst_checkpoints(tmp_path, digits, pattern, dims, parallel):
     net = trained_a_little(Conv2(dims), digits)
     state = {f"module.{k}" if parallel else k: v for k, v in net.state_dict().items()}
     torch.save({"epoch": 160, "arch": "Conv2", "state_dict": state, "best_acc1": 50.0}, tmp_path / "rst.pth")
-    entry = load_entry(f"weights:{tmp_path}/rst.pth[arch=conv2,width=0.1,remaining=0.3]", digits)
+    entry = load_reference(f"weights:{tmp_path}/rst.pth[arch=conv2,width=0.1,remaining=0.3]", digits)
     x, _ = digits.at(slice(None))
     assert torch.allclose(entry.module(x), net(x), atol=1e-5)
     assert entry.card.remaining == pytest.approx(KEPT, abs=0.02)
@@ -100,7 +100,7 @@ def test_hydra_checkpoints(tmp_path, digits):
     torch.manual_seed(0)
     net = trained_a_little(Conv2(4, "popup_scores"), digits)
     torch.save({"state_dict": net.state_dict()}, tmp_path / "h.pth")
-    entry = load_entry(f"weights:{tmp_path}/h.pth[arch=conv2,width=0.1,remaining=0.3]", digits)
+    entry = load_reference(f"weights:{tmp_path}/h.pth[arch=conv2,width=0.1,remaining=0.3]", digits)
     x, _ = digits.at(slice(None))
     assert torch.allclose(entry.module(x), net(x), atol=1e-5)
 
@@ -112,7 +112,7 @@ def test_pruned_by_torch(tmp_path, digits):
         if isinstance(layer, nn.Conv2d | nn.Linear):
             prune.l1_unstructured(layer, "weight", amount=0.6)
     torch.save(net.state_dict(), tmp_path / "p.pt")
-    entry = load_entry(f"weights:{tmp_path}/p.pt[arch=conv2,width=0.1]", digits)
+    entry = load_reference(f"weights:{tmp_path}/p.pt[arch=conv2,width=0.1]", digits)
     x, _ = digits.at(slice(None))
     assert entry.module(x).equal(net(x))
     assert entry.card.remaining == pytest.approx(0.4, abs=0.01)
@@ -124,7 +124,7 @@ def test_a_plain_sparse_state_dict_tells_what_is_kept(tmp_path, digits):
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.weight.data.flatten()[::2] = 0
     torch.save(net.state_dict(), tmp_path / "s.pt")
-    entry = load_entry(f"weights:{tmp_path}/s.pt[arch=conv2,width=0.1]", digits)
+    entry = load_reference(f"weights:{tmp_path}/s.pt[arch=conv2,width=0.1]", digits)
     assert entry.card.remaining == pytest.approx(0.5, abs=0.01)
 
 
@@ -150,13 +150,13 @@ def test_the_published_count():
 def test_wrong_requests(tmp_path, digits, options, message):
     torch.save(Conv2(4).state_dict(), tmp_path / "rst.pth")
     with pytest.raises(BadRequest, match=message):
-        load_entry(f"weights:{tmp_path}/rst.pth[{options}]", digits)
+        load_reference(f"weights:{tmp_path}/rst.pth[{options}]", digits)
 
 
 def test_a_fraction_for_a_file_without_scores(tmp_path, digits):
     torch.save(build(NetworkSpec("conv2", (1, 8, 8), 10, 0.1)).state_dict(), tmp_path / "d.pt")
     with pytest.raises(BadRequest, match="go with files that hold scores"):
-        load_entry(f"weights:{tmp_path}/d.pt[arch=conv2,width=0.1,remaining=0.3]", digits)
+        load_reference(f"weights:{tmp_path}/d.pt[arch=conv2,width=0.1,remaining=0.3]", digits)
 
 
 SETTINGS = "recipe=digits,data=digits,threat=Linf:0.1"
@@ -170,7 +170,7 @@ def test_a_checkpoint_becomes_a_ticket_where_its_recipe_is_known(tmp_path, digit
     trained_a_little(net, digits)
     torch.save({"state_dict": net.state_dict()}, tmp_path / "rst.pth")
     text = f"weights:{tmp_path}/rst.pth[arch=conv2,width=0.1,remaining=0.3,{SETTINGS}]"
-    entry = load_entry(text, digits)
+    entry = load_reference(text, digits)
     x, _ = digits.at(slice(None))
     logits = net(x)
     near = 1e-5 * float(logits.detach().abs().max())
@@ -181,11 +181,11 @@ def test_a_checkpoint_becomes_a_ticket_where_its_recipe_is_known(tmp_path, digit
     )  # fmt: skip
     assert (entry.card.kind, entry.card.method) == ("ticket", "rst")
     # Projects normalise in their data pipeline: the layer is part of the ticket.
-    behind = load_entry(text.replace(SETTINGS, f"normalize=0.1/0.5,{SETTINGS}"), digits)
+    behind = load_reference(text.replace(SETTINGS, f"normalize=0.1/0.5,{SETTINGS}"), digits)
     assert torch.allclose(behind.module((x * 0.5) + 0.1), logits, atol=10 * near)
     assert behind.made.random_digest != entry.made.random_digest  # other names, another network
     files = export_model(text, "ticket", tmp_path / "t.safetensors", data="digits:test:4")
-    again = load_entry(f"ticket:{files[0]}")
+    again = load_reference(f"ticket:{files[0]}")
     assert again.module(x).equal(entry.module(x))
     assert again.card.kept_weights == entry.card.kept_weights
 
@@ -207,7 +207,7 @@ def test_a_binary_subnetwork(tmp_path, digits):
     options = "arch=conv2,width=0.1,last_norm=true,remaining=0.3,allocation=p:0.1"
     x, _ = digits.at(slice(None))
     for more in ("", f",{SETTINGS}"):
-        entry = load_entry(f"weights:{tmp_path}/b.pth[{options}{more}]", digits)
+        entry = load_reference(f"weights:{tmp_path}/b.pth[{options}{more}]", digits)
         assert torch.allclose(entry.module(x), net(x), atol=1e-4)
     assert entry.recipe.init == "binary"
     assert entry.recipe.last_norm
@@ -236,7 +236,7 @@ def test_recipes_that_do_not_fit(tmp_path, digits, constants, options, message):
         signed_constants(net)
     torch.save(net.state_dict(), tmp_path / "r.pth")
     with pytest.raises(BadRequest, match=message):
-        load_entry(f"weights:{tmp_path}/r.pth[arch=conv2,width=0.1,{options}]", digits)
+        load_reference(f"weights:{tmp_path}/r.pth[arch=conv2,width=0.1,{options}]", digits)
 
 
 def test_masks_alone_make_no_ticket(tmp_path, digits):
@@ -244,7 +244,7 @@ def test_masks_alone_make_no_ticket(tmp_path, digits):
     prune.l1_unstructured(net[0], "weight", amount=0.5)
     torch.save(net.state_dict(), tmp_path / "p.pt")
     with pytest.raises(BadRequest, match="masks without scores"):
-        load_entry(f"weights:{tmp_path}/p.pt[arch=conv2,width=0.1,{SETTINGS}]", digits)
+        load_reference(f"weights:{tmp_path}/p.pt[arch=conv2,width=0.1,{SETTINGS}]", digits)
 
 
 class Block(nn.Module):
@@ -298,12 +298,12 @@ def test_the_published_resnet_under_its_own_names(tmp_path, dims):
     state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
     torch.save({"epoch": 160, "best_acc1": torch.tensor(50.0), "state_dict": state}, tmp_path / "rst.pth")
     shape = "arch=resnet18,width=0.125,norm=affine,shape=3x32x32,classes=10,remaining=0.3"
-    entry = load_entry(f"weights:{tmp_path}/rst.pth[{shape}]")
+    entry = load_reference(f"weights:{tmp_path}/rst.pth[{shape}]")
     assert torch.allclose(entry.module(x), logits, atol=1e-5 * float(logits.abs().max()))
     assert entry.card.flags == ()
     constants = "0.491+0.482+0.447/0.247+0.243+0.262"
     text = f"weights:{tmp_path}/rst.pth[{shape},recipe=paper-cifar,data=cifar10,normalize={constants}]"
-    ticket = load_entry(text)
+    ticket = load_reference(text)
     mean, std = (torch.tensor([float(v) for v in side.split("+")]).view(1, 3, 1, 1)
                  for side in constants.split("/"))  # fmt: skip
     assert torch.allclose(ticket.module(x * std + mean), logits, atol=1e-4 * float(logits.abs().max()))
@@ -343,12 +343,12 @@ def test_other_names_are_matched_by_order_where_a_file_has_one(tmp_path, digits)
     torch.save(net.state_dict(), tmp_path / "n.pth")
     save_file(net.state_dict(), tmp_path / "n.safetensors")
     x, _ = digits.at(slice(None))
-    entry = load_entry(f"weights:{tmp_path}/n.pth[arch=conv2,width=0.1,norm=affine]", digits)
+    entry = load_reference(f"weights:{tmp_path}/n.pth[arch=conv2,width=0.1,norm=affine]", digits)
     assert torch.allclose(entry.module(x), net(x), atol=1e-5)
     assert entry.card.flags == ("matched-by-order",)
     # safetensors lists its tensors by the alphabet.
     with pytest.raises(BadRequest, match=r"lacks 0.weight, .*; also has"):
-        load_entry(f"weights:{tmp_path}/n.safetensors[arch=conv2,width=0.1,norm=affine]", digits)
+        load_reference(f"weights:{tmp_path}/n.safetensors[arch=conv2,width=0.1,norm=affine]", digits)
 
 
 @pytest.mark.parametrize(
@@ -368,4 +368,4 @@ def test_masks_that_are_none(tmp_path, digits, change, message):
     change(state)
     torch.save(state, tmp_path / "p.pt")
     with pytest.raises(BadRequest, match=message):
-        load_entry(f"weights:{tmp_path}/p.pt[arch=conv2,width=0.1,remaining=0.3]", digits)
+        load_reference(f"weights:{tmp_path}/p.pt[arch=conv2,width=0.1,remaining=0.3]", digits)

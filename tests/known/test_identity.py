@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from rstbench.adapters.entry import load_entry
-from rstbench.adapters.identity import module_digest
-from rstbench.reporters.evidence import Evidence
-from rstbench.reporters.tables import write
-from rstbench.tickets.networks import NetworkSpec, build
+from rstbench.models.identity import module_digest
+from rstbench.models.wrapper import load_reference
+from rstbench.networks.network import NetworkSpec, build
+from rstbench.reports.lookup import Evidence
+from rstbench.reports.tables import write
 
 BOARDS = Path(__file__).parent.parent.parent / "leaderboards"
 
@@ -104,7 +104,7 @@ def committed():
 
 @pytest.mark.parametrize(("kind", "file", "digest"), list(committed()))
 def test_a_committed_model_still_answers_to_its_digest(kind, file, digest):
-    assert load_entry(f"{kind}:{file}").digest == digest
+    assert load_reference(f"{kind}:{file}").digest == digest
 
 
 def test_there_are_committed_models():

@@ -8,15 +8,15 @@ from torch import nn
 from torch.func import functional_call
 
 from rstbench.errors import BadRequest
-from rstbench.tickets import awt
-from rstbench.tickets.awt import AWT, AWTMoved
+from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.tickets.init import random_weights
-from rstbench.tickets.kernel import kernel_distances, kernel_times, tangent_kernel
-from rstbench.tickets.memory import activations, free_memory
-from rstbench.tickets.networks import NetworkSpec, build, prunable
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.search import Search, parse_method
+from rstbench.tickets.methods import awt
+from rstbench.tickets.methods.awt import AWT, AWTMoved
+from rstbench.tickets.methods.memory import activations, free_memory
+from rstbench.tickets.methods.search import Search, parse_method
+from rstbench.tickets.methods.tangent_kernel import kernel_distances, kernel_times, tangent_kernel
 from rstbench.tickets.ticket import Ticket
+from rstbench.training.recipe import recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "batch": 32}
 QUICK = {"passes": 2, "batch": 16, "period": 3, "probes": 1}

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, silu
 
-from rstbench.adapters.entry import load_entry
 from rstbench.errors import BadRequest
-from rstbench.tickets.networks import NetworkSpec, build
+from rstbench.models.wrapper import load_reference
+from rstbench.networks.network import NetworkSpec, build
 
 
 def conv(inputs, outputs, size=3, stride=1):
@@ -174,14 +174,14 @@ def test_public_layouts(tmp_path, net, arch, nested):
     net, x = worn(net()), torch.rand(4, 3, 32, 32)
     state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
     torch.save({"epoch": 9, "state_dict": state} if nested else net.state_dict(), tmp_path / "m.pt")
-    entry = load_entry(f"weights:{tmp_path}/m.pt[arch={arch},{SIZE}]")
+    entry = load_reference(f"weights:{tmp_path}/m.pt[arch={arch},{SIZE}]")
     logits = net(x).detach()
     assert torch.allclose(entry.module(x), logits, atol=1e-5 * float(logits.abs().max()))
     assert "bias=last" in entry.card.name
     assert "norm=affine,bias=last" in entry.card.network
     assert ("without=" in entry.card.name) == isinstance(net, Wide)
     assert entry.card.flags == ()
-    explicit = load_entry(f"weights:{tmp_path}/m.pt[arch={arch},{SIZE},bias=last]")
+    explicit = load_reference(f"weights:{tmp_path}/m.pt[arch={arch},{SIZE},bias=last]")
     assert explicit.digest == entry.digest
 
 
@@ -197,8 +197,8 @@ def test_another_function_of_the_same_shapes_is_not_taken_for_ours(tmp_path):
     torch.save(state, tmp_path / "m.pt")
     text = f"weights:{tmp_path}/m.pt[arch=wrn-34-10,width=0.1,{SIZE}"
     with pytest.raises(BadRequest, match=r"of no known layout of wrn-34-10 .*add \[match=order\]"):
-        load_entry(f"{text}]")
-    assert load_entry(f"{text},match=order]").card.flags == ("matched-by-order",)
+        load_reference(f"{text}]")
+    assert load_reference(f"{text},match=order]").card.flags == ("matched-by-order",)
 
 
 def test_the_two_networks_of_one_name(tmp_path):
@@ -208,17 +208,17 @@ def test_the_two_networks_of_one_name(tmp_path):
         torch.save(worn(net).state_dict(), tmp_path / "m.pt")
         text = f"weights:{tmp_path}/m.pt[arch={arch},width=0.125,{SIZE}"
         with pytest.raises(BadRequest, match=r"which no file tells: add \[shortcut=activated\]"):
-            load_entry(f"{text}]")
-        input_, activated = (load_entry(f"{text},shortcut={s}]") for s in ("input", "activated"))
+            load_reference(f"{text}]")
+        input_, activated = (load_reference(f"{text},shortcut={s}]") for s in ("input", "activated"))
         assert input_.digest != activated.digest
         assert ("shortcut=" in input_.card.network) != ("shortcut=" in activated.card.network)
     torch.save(worn(Residual(RAW, stem_norm=False)).state_dict(), tmp_path / "m.pt")
     with pytest.raises(BadRequest, match=r"or \[arch=preactresnet18-raw,bias=last\]: with that"):
-        load_entry(f"weights:{tmp_path}/m.pt[arch=preactresnet18,width=0.125,{SIZE}]")
+        load_reference(f"weights:{tmp_path}/m.pt[arch=preactresnet18,width=0.125,{SIZE}]")
     for wrong, message in (("arch=resnet18", "shortcut goes with preactresnet18"),
                            ("arch=preactresnet18", "no shortcut named 'x'")):  # fmt: skip
         with pytest.raises(BadRequest, match=message):
-            load_entry(f"weights:{tmp_path}/m.pt[{wrong},shortcut=x,{SIZE}]")
+            load_reference(f"weights:{tmp_path}/m.pt[{wrong},shortcut=x,{SIZE}]")
 
 
 def test_a_network_with_another_shortcut_is_saved_and_read_as_such():
@@ -235,7 +235,7 @@ def test_norms_are_not_left_over(tmp_path):
     torch.save(worn(Residual(Basic)).state_dict(), tmp_path / "m.pt")
     text = f"weights:{tmp_path}/m.pt[arch=resnet18,width=0.125,{SIZE}]"
     with pytest.raises(BadRequest, match=r"or \[norm=affine,bias=last\]: with that the file holds the whole"):
-        load_entry(text.replace("affine", "none"))
+        load_reference(text.replace("affine", "none"))
 
 
 @pytest.mark.slow
@@ -255,10 +255,10 @@ def test_norms_are_not_left_over(tmp_path):
     ],
 )
 def test_the_networks_of_robustbench(tmp_path, build, arch):
-    from rstbench.adapters.sources.zoo import import_robustbench
+    from rstbench.models.sources.robustbench import import_robustbench
 
     net = worn(build(import_robustbench().model_zoo.architectures))
     torch.save(net.state_dict(), tmp_path / "m.pt")
-    entry, x = load_entry(f"weights:{tmp_path}/m.pt[arch={arch},{SIZE}]"), torch.rand(2, 3, 32, 32)
+    entry, x = load_reference(f"weights:{tmp_path}/m.pt[arch={arch},{SIZE}]"), torch.rand(2, 3, 32, 32)
     logits = net(x).detach()
     assert torch.allclose(entry.module(x), logits, atol=1e-4 * float(logits.abs().max()))

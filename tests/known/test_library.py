@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from rstbench.adapters.entry import load_entry
-from rstbench.adapters.sources.pretrained import library_module
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
+from rstbench.models.sources.torchvision_files import library_module
+from rstbench.models.wrapper import load_reference
 
 SPREAD = 1e-3  # of the largest logit
 
@@ -72,7 +72,7 @@ def agrees(name, weights, folder, size):
     presets = chosen.transforms()
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (presets.mean, presets.std))
     x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
-    entry = load_entry(f"torchvision:{name}/{weights}")
+    entry = load_reference(f"torchvision:{name}/{weights}")
     with torch.no_grad():
         wanted, found = library((x - mean) / std), entry.module(x)
     assert wanted.isfinite().all()
@@ -146,10 +146,10 @@ def test_a_librarys_file_runs_no_code(hub_dir, capsys):
     for content in ({"w": Trap()}, {"conv1.conv.weight": torch.ones(2), "x": Trap()}):
         torch.save(content, file)
         with pytest.raises(BadFile, match="would run code"):
-            load_entry("torchvision:googlenet/IMAGENET1K_V1")
+            load_reference("torchvision:googlenet/IMAGENET1K_V1")
         file.write_bytes(pickle.dumps(content))
         with pytest.raises(BadFile, match=r"would run code|no whole file|damaged"):
-            load_entry("torchvision:googlenet/IMAGENET1K_V1")
+            load_reference("torchvision:googlenet/IMAGENET1K_V1")
     assert capsys.readouterr().out == ""
     # The library's own loader is back in its place.
     assert "get_state_dict" not in vars(type(chosen))
@@ -157,19 +157,19 @@ def test_a_librarys_file_runs_no_code(hub_dir, capsys):
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_a_random_start_has_no_auxiliary_answers(name):
-    entry = load_entry(f"torchvision:{name}[classes=7]")
+    entry = load_reference(f"torchvision:{name}[classes=7]")
     x = torch.rand(2, 3, 96, 96).requires_grad_()
     logits = entry.module(x)
     assert logits.shape == (2, 7)
     assert torch.autograd.grad(logits.sum(), x)[0].isfinite().all()
-    assert load_entry(f"torchvision:{name}[classes=7]").digest == entry.digest
+    assert load_reference(f"torchvision:{name}[classes=7]").digest == entry.digest
 
 
 def test_other_channels_by_hand(hub_dir):
     """Grey weights are the sum over the channels; the normalisation is the channels' average."""
     own_file(hub_dir, "squeezenet1_1", "IMAGENET1K_V1")
-    rgb = load_entry("torchvision:squeezenet1_1/IMAGENET1K_V1")
-    grey = load_entry("torchvision:squeezenet1_1/IMAGENET1K_V1[in_chans=1]")
+    rgb = load_reference("torchvision:squeezenet1_1/IMAGENET1K_V1")
+    grey = load_reference("torchvision:squeezenet1_1/IMAGENET1K_V1[in_chans=1]")
     assert grey.card.flags == ("channels-adapted",)
     assert grey.card.name.endswith("[in_chans=1]")
     assert grey.digest != rgb.digest
@@ -177,12 +177,12 @@ def test_other_channels_by_hand(hub_dir):
     same = (x - (0.485 + 0.456 + 0.406) / 3) / ((0.229 + 0.224 + 0.225) / 3)
     wanted = rgb.module[1](same.expand(2, 3, 64, 64))
     assert torch.allclose(grey.module(x), wanted, atol=1e-3 * float(wanted.abs().max()))
-    four = load_entry("torchvision:squeezenet1_1/IMAGENET1K_V1[in_chans=4]").module
+    four = load_reference("torchvision:squeezenet1_1/IMAGENET1K_V1[in_chans=4]").module
     weight = rgb.module[1].features[0].weight
     assert torch.allclose(four[1].features[0].weight, torch.cat([weight, weight[:, :1]], 1) * 3 / 4)
     own_file(hub_dir, "googlenet", "IMAGENET1K_V1")
     with pytest.raises(BadRequest, match="shifts each of its three channels"):
-        load_entry("torchvision:googlenet/IMAGENET1K_V1[in_chans=1]")
+        load_reference("torchvision:googlenet/IMAGENET1K_V1[in_chans=1]")
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_images_that_a_network_does_not_take(reference):
     images = load("digits:test:4")
     x, _ = images.at(slice(None))
     with pytest.raises(ValueError, match=r"it takes 3 channels, the images have 1; add \[in_chans=1\]"):
-        load_entry(reference, images).module(x)
-    grey = load_entry(f"{reference}[in_chans=1]", images)
+        load_reference(reference, images).module(x)
+    grey = load_reference(f"{reference}[in_chans=1]", images)
     if reference == "timm:resnet10t":
         assert grey.module(x).shape == (4, 10)
         assert grey.card.name == "timm:resnet10t[in_chans=1,seed=0]"
@@ -208,7 +208,7 @@ def test_images_that_a_network_does_not_take(reference):
 @pytest.mark.parametrize("value", ["0", "x", "-1", "1.5"])
 def test_channels_that_are_none(value):
     with pytest.raises(BadRequest, match="in_chans is the number of channels"):
-        load_entry(f"torchvision:squeezenet1_1[classes=2,in_chans={value}]")
+        load_reference(f"torchvision:squeezenet1_1[classes=2,in_chans={value}]")
 
 
 def repository(folder, name, settings=None, *, head=None, file="model.safetensors", build=None):
@@ -255,7 +255,7 @@ def agrees_with_timm(folder, monkeypatch, size, channels=3):
     x = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(1))
     mean, std = (torch.tensor(library.pretrained_cfg[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
-        wanted, found = library((x - mean) / std), load_entry(f"hub:{folder}").module(x)
+        wanted, found = library((x - mean) / std), load_reference(f"hub:{folder}").module(x)
     assert wanted.isfinite().all()
     assert float(wanted.std(0).max()) > 0
     assert float((wanted - found).abs().max()) <= SPREAD * float(wanted.abs().max())
@@ -315,17 +315,17 @@ def test_weights_that_timm_renames(tmp_path, monkeypatch):
 def test_wrapped_weights_of_a_folder(tmp_path, name, prefix):
     """A folder written from a wrapped network is the network's."""
     repository(tmp_path / "r", name, {"mean": [0.5] * 3, "std": [0.25] * 3}, build=SMALL)
-    plain = load_entry(f"hub:{tmp_path}/r").module
+    plain = load_reference(f"hub:{tmp_path}/r").module
     from safetensors.torch import load_file
 
     state = load_file(tmp_path / "r" / "model.safetensors")
     save_file({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "r" / "model.safetensors")
-    found, x = load_entry(f"hub:{tmp_path}/r").module, torch.rand(2, 3, 64, 64)
+    found, x = load_reference(f"hub:{tmp_path}/r").module, torch.rand(2, 3, 64, 64)
     assert found(x).equal(plain(x))
     lacking = {f"{prefix}{key}": value for key, value in state.items() if not key.endswith("bias")}
     save_file(lacking, tmp_path / "r" / "model.safetensors")
     with pytest.raises(BadFile, match=r"Missing key|lacks"):
-        load_entry(f"hub:{tmp_path}/r")
+        load_reference(f"hub:{tmp_path}/r")
 
 
 def test_a_background_class_is_cut_off(tmp_path, monkeypatch):
@@ -334,7 +334,7 @@ def test_a_background_class_is_cut_off(tmp_path, monkeypatch):
     config["num_classes"], config["model_args"] = 9, {}
     (tmp_path / "r" / "config.json").write_text(json.dumps(config))
     agrees_with_timm(tmp_path / "r", monkeypatch, 64)
-    assert load_entry(f"hub:{tmp_path}/r").module(torch.rand(1, 3, 64, 64)).shape == (1, 9)
+    assert load_reference(f"hub:{tmp_path}/r").module(torch.rand(1, 3, 64, 64)).shape == (1, 9)
 
 
 def test_the_old_form_of_a_configuration(tmp_path, monkeypatch):
@@ -345,9 +345,9 @@ def test_the_old_form_of_a_configuration(tmp_path, monkeypatch):
             "labels": ["a"] * 10}  # fmt: skip
     (tmp_path / "r" / "config.json").write_text(json.dumps(flat))
     agrees_with_timm(tmp_path / "r", monkeypatch, 64)
-    again = load_entry(f"hub:{tmp_path}/r")
+    again = load_reference(f"hub:{tmp_path}/r")
     assert again.resumable
-    assert again.digest == load_entry(f"hub:{tmp_path}/r").digest
+    assert again.digest == load_reference(f"hub:{tmp_path}/r").digest
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_timm_folders_that_are_refused(tmp_path, changed, message):
         place[key] = value
     file.write_text(json.dumps(config))
     with pytest.raises(BadRequest, match=message) as refused:
-        load_entry(f"hub:{tmp_path}/r")
+        load_reference(f"hub:{tmp_path}/r")
     assert "\n" not in str(refused.value)
 
 
@@ -393,15 +393,15 @@ def test_four_channels_of_a_folder_stay(tmp_path):
     x = torch.rand(2, 4, 64, 64)
     mean, std = (torch.tensor(settings[key]).view(1, 4, 1, 1) for key in ("mean", "std"))
     assert torch.allclose(
-        load_entry(f"hub:{tmp_path}/r").module(x), net((x - mean) / std), rtol=1e-3, atol=1e-2
+        load_reference(f"hub:{tmp_path}/r").module(x), net((x - mean) / std), rtol=1e-3, atol=1e-2
     )
     with pytest.raises(BadRequest, match="is for 4 channels; only weights for 3"):
-        load_entry(f"hub:{tmp_path}/r[in_chans=1]")
+        load_reference(f"hub:{tmp_path}/r[in_chans=1]")
 
 
 def test_timm_carries_a_folder_over_to_grey_images(tmp_path):
     net = repository(tmp_path / "r", "resnet10t", {"mean": [0.5, 0.4, 0.3], "std": [0.5] * 3}, build=SMALL)
-    entry = load_entry(f"hub:{tmp_path}/r[in_chans=1]")
+    entry = load_reference(f"hub:{tmp_path}/r[in_chans=1]")
     x = torch.rand(2, 1, 64, 64)
     wanted = net(((x - 0.4) / 0.5).expand(2, 3, 64, 64))
     assert torch.allclose(entry.module(x), wanted, atol=1e-3 * float(wanted.abs().max()))
@@ -412,7 +412,7 @@ def test_a_repository_runs_no_code(tmp_path, capsys):
     repository(tmp_path / "r", "resnet10t", file="pytorch_model.bin", build=SMALL)
     torch.save({"fc.weight": Trap()}, tmp_path / "r" / "pytorch_model.bin")
     with pytest.raises(BadFile, match="would run code"):
-        load_entry(f"hub:{tmp_path}/r")
+        load_reference(f"hub:{tmp_path}/r")
     assert capsys.readouterr().out == ""
 
 
@@ -454,6 +454,6 @@ def test_one_network_of_each_of_timms_families(tmp_path, monkeypatch):
 def test_the_file_is_read_as_images_are_normalised(hub_dir):
     """The presets of the weights, not ImageNet's numbers by heart."""
     chosen = own_file(hub_dir, "squeezenet1_1", "IMAGENET1K_V1")
-    first = load_entry("torchvision:squeezenet1_1/IMAGENET1K_V1").module[0]
+    first = load_reference("torchvision:squeezenet1_1/IMAGENET1K_V1").module[0]
     assert isinstance(first, nn.Module)
     assert torch.allclose(first(torch.tensor(chosen.transforms().mean).view(1, 3, 1, 1)), torch.zeros(1))

@@ -10,8 +10,8 @@ from torch import nn
 
 from rstbench.attacks import parse_attack
 from rstbench.attacks.apgd import checkpoints
+from rstbench.attacks.best_weights import best_switch_weights, descend, onto_simplex
 from rstbench.attacks.objective import Objective
-from rstbench.attacks.odds import best_odds, descend, onto_simplex
 from rstbench.threat import Threat
 
 ALL = ["pgd:restarts=3", "pgd:momentum=1.0", "pgd:samples=3", "pgd:loss=margin", "pgd:mean=probability",
@@ -177,7 +177,7 @@ def test_l1_reaches_the_largest_weight(attack):
 def odds(*members, attack="joint", **settings):
     generator = torch.Generator().manual_seed(0)
     attack = parse_attack(attack)[1]
-    return best_odds(members, *centre(), Threat.parse("Linf:0.1"), attack, generator, **settings)
+    return best_switch_weights(members, *centre(), Threat.parse("Linf:0.1"), attack, generator, **settings)
 
 
 def test_the_defenders_best_odds():

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from rstbench.errors import BadRequest
-from rstbench.tickets.networks import NetworkSpec, build, prunable
+from rstbench.networks.network import NetworkSpec, build, prunable
 
 CIFAR = (3, 32, 32)
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import utils
 
-from rstbench.adapters.checkpoints.rebuilt import rebuilt
 from rstbench.errors import BadRequest
+from rstbench.models.checkpoints.parametrized import rebuilt
 
 
 def network():

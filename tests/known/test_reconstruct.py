@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from rstbench.errors import BadRequest
-from rstbench.tickets.adversary import Batch, parse_adversary
-from rstbench.tickets.draw import edge_popup
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.reconstruct import Features, Reconstruct, Reconstructing
-from rstbench.tickets.search import Search
+from rstbench.tickets.methods.edge_popup import edge_popup
+from rstbench.tickets.methods.reconstruct import Features, Reconstruct, Reconstructing
+from rstbench.tickets.methods.search import Search
+from rstbench.training.adversaries import Batch, parse_adversary
+from rstbench.training.recipe import recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
 

@@ -7,13 +7,11 @@ import torch
 from torch import nn
 
 from rstbench.errors import BadRequest
-from rstbench.tickets.draw import Hydra, _hydra_scores
-from rstbench.tickets.fit import batches
+from rstbench.networks.network import NetworkSpec, build, prunable
+from rstbench.tickets.allocation import global_counts
 from rstbench.tickets.init import random_weights
-from rstbench.tickets.networks import NetworkSpec, build, prunable
-from rstbench.tickets.pattern import global_counts
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.saliency import (
+from rstbench.tickets.methods.edge_popup import Hydra, _hydra_scores
+from rstbench.tickets.methods.saliency import (
     Grasp,
     Magnitude,
     Snip,
@@ -22,7 +20,9 @@ from rstbench.tickets.saliency import (
     gradient_flow,
     random,
 )
-from rstbench.tickets.search import Search, parse_method
+from rstbench.tickets.methods.search import Search, parse_method
+from rstbench.training.epochs import batches
+from rstbench.training.recipe import recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 1, "batch": 32}
 H = torch.tensor([[2.0, 1.0], [1.0, 3.0]])

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from rstbench.adapters.entry import load_entry
 from rstbench.data import load
 from rstbench.errors import BadRequest
+from rstbench.models.wrapper import load_reference
 
 
 def scattered(net):
@@ -55,9 +55,9 @@ def test_whether_a_network_shifts_its_input_is_asked_for(tuned):
     text = f"weights:{path}[arch=torchvision:{name},classes=5"
     for more in ("", ",in_chans=3", ",normalize=half"):
         with pytest.raises(BadRequest, match=rf"this {name} shifts .* add \[transform_input=true\].*false\]"):
-            load_entry(f"{text}{more}]")
+            load_reference(f"{text}{more}]")
     x = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
-    plain, shifts = (load_entry(f"{text},transform_input={said}]") for said in ("false", "true"))
+    plain, shifts = (load_reference(f"{text},transform_input={said}]") for said in ("false", "true"))
     assert alike(plain.module(x), net(x))
     assert alike(shifts.module(x), net(shifted(x)))
     assert not alike(net(shifted(x)), net(x))
@@ -79,7 +79,7 @@ def test_auxiliary_heads_take_no_part(tuned, tmp_path, heads):
         assert any(len(value) == 9 for value in more.values())
     save_file(state if heads == "none" else state | more, tmp_path / "file.safetensors")
     text = f"weights:{tmp_path}/file.safetensors[arch=torchvision:{name},classes=5,transform_input=false]"
-    entry, x = load_entry(text), torch.rand(2, 3, 96, 96)
+    entry, x = load_reference(text), torch.rand(2, 3, 96, 96)
     assert alike(entry.module(x), net(x))
     assert ("without=" in entry.card.name) == (heads != "none")
 
@@ -94,7 +94,7 @@ def test_where_the_option_has_no_meaning(tmp_path):
         ("resnet18,classes=2,transform_input=true", "go with networks of torchvision and timm"),
     ):
         with pytest.raises(BadRequest, match=message):
-            load_entry(f"{text}{options}]")
+            load_reference(f"{text}{options}]")
 
 
 def test_a_library_file_stays_the_librarys_beside_other_options(tmp_path):
@@ -106,8 +106,8 @@ def test_a_library_file_stays_the_librarys_beside_other_options(tmp_path):
     text = f"weights:{file}[arch=torchvision:googlenet"
     x = torch.rand(2, 3, 64, 64)
     for more in ("", ",in_chans=3", ",classes=1000"):
-        assert alike(load_entry(f"{text}{more}]").module(x), net(shifted(x)))
-    half = load_entry(f"{text},normalize=half]").module(x)
+        assert alike(load_reference(f"{text}{more}]").module(x), net(shifted(x)))
+    half = load_reference(f"{text},normalize=half]").module(x)
     assert alike(half, net(shifted((x - 0.5) / 0.5)))
     for more, message in (
         ("classes=10", "has 1000 classes, got classes=10"),
@@ -116,10 +116,10 @@ def test_a_library_file_stays_the_librarys_beside_other_options(tmp_path):
         ("prefix=net.", "no tensor of the file begins with"),
     ):
         with pytest.raises(BadRequest, match=message):
-            load_entry(f"{text},{more}]")
+            load_reference(f"{text},{more}]")
     digits = load("digits:test:2")
     with pytest.raises(ValueError, match="it takes 3 channels, the images have 1; convert the images"):
-        load_entry(f"{text}]", digits).module(digits.at(slice(None))[0])
+        load_reference(f"{text}]", digits).module(digits.at(slice(None))[0])
 
 
 def test_a_library_file_is_carried_over_to_other_channels(tmp_path):
@@ -130,8 +130,8 @@ def test_a_library_file_is_carried_over_to_other_channels(tmp_path):
     text = f"weights:{file}[arch=torchvision:squeezenet1_1"
     images = load("digits:test:2")
     with pytest.raises(ValueError, match=r"the images have 1; add \[in_chans=1\]"):
-        load_entry(f"{text}]", images).module(images.at(slice(None))[0])
-    grey, x = load_entry(f"{text},in_chans=1]", images), torch.rand(2, 1, 64, 64)
+        load_reference(f"{text}]", images).module(images.at(slice(None))[0])
+    grey, x = load_reference(f"{text},in_chans=1]", images), torch.rand(2, 1, 64, 64)
     assert grey.card.flags == ("channels-adapted",)
     assert alike(grey.module(x), net(x.expand(2, 3, 64, 64)))
 
@@ -156,19 +156,19 @@ def test_the_sizes_of_a_file_are_named(tmp_path):
         path = tmp_path / file
         (save_file if path.suffix == ".safetensors" else torch.save)(net.state_dict(), path)
         with pytest.raises(BadRequest, match=rf"\[{options}\]: with that the file holds the whole {arch}"):
-            load_entry(f"weights:{path}[arch={arch}]", digits)
+            load_reference(f"weights:{path}[arch={arch}]", digits)
         x = torch.rand(2, channels, 64, 64)
-        assert alike(load_entry(f"weights:{path}[arch={arch},{options}]", digits).module(x), net(x))
+        assert alike(load_reference(f"weights:{path}[arch={arch},{options}]", digits).module(x), net(x))
     with pytest.raises(BadRequest, match=r"\[in_chans=1,classes=37\]: with that"):
-        load_entry(f"timm:resnet10t[checkpoint={tmp_path}/many.safetensors]", digits)
+        load_reference(f"timm:resnet10t[checkpoint={tmp_path}/many.safetensors]", digits)
     torch.save(rgb.state_dict(), tmp_path / "rgb.pth")
     text = f"weights:{tmp_path}/rgb.pth[arch=torchvision:squeezenet1_1"
     with pytest.raises(ValueError, match="the images have 1; convert the images in a file of your own"):
-        load_entry(f"{text}]", digits).module(digits.at(slice(None))[0])
+        load_reference(f"{text}]", digits).module(digits.at(slice(None))[0])
     with pytest.raises(BadRequest, match=r"\[in_chans=3\]: with that the file holds the whole"):
-        load_entry(f"{text},in_chans=1]", digits)
+        load_reference(f"{text},in_chans=1]", digits)
     with pytest.raises(BadRequest, match="choose another arch, or load it in a file of your own"):
-        load_entry(f"weights:{tmp_path}/rgb.pth[arch=torchvision:mnasnet0_5]", digits)
+        load_reference(f"weights:{tmp_path}/rgb.pth[arch=torchvision:mnasnet0_5]", digits)
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
@@ -188,7 +188,7 @@ def test_densenets_of_an_older_time(tmp_path, library):
         {"state_dict": {f"module.{name}": tensor for name, tensor in older.items()}}, tmp_path / "d.pth"
     )
     entry, x = (
-        load_entry(f"weights:{tmp_path}/d.pth[arch={library}:densenet121,classes=10]"),
+        load_reference(f"weights:{tmp_path}/d.pth[arch={library}:densenet121,classes=10]"),
         torch.rand(2, 3, 64, 64),
     )
     assert alike(entry.module(x), net(x))

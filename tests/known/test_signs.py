@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from rstbench.errors import BadRequest
-from rstbench.tickets import signs
+from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.tickets.init import random_weights
-from rstbench.tickets.networks import NetworkSpec, build, prunable
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.search import Search
-from rstbench.tickets.signs import AWS, Interpolated, Mix, _smaller
+from rstbench.tickets.methods import aws
+from rstbench.tickets.methods.aws import AWS, Interpolated, Mix, _smaller
+from rstbench.tickets.methods.search import Search
 from rstbench.tickets.ticket import Ticket
+from rstbench.training.recipe import recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "batch": 32, "method": "aws"}
 QUICK = {"warmup": 1, "epochs": 1}
@@ -129,7 +129,7 @@ def test_nothing_that_was_pruned_comes_back(search, remaining, monkeypatch):
         seen.append(_smaller(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(signs, "_smaller", spy)
+    monkeypatch.setattr(aws, "_smaller", spy)
     one = search(remaining)
     ticket, _ = AWS(**QUICK)(one)
     for before, after in itertools.pairwise(seen):
@@ -143,7 +143,7 @@ def test_the_twist_reaches_every_norm_parameter(search, part, monkeypatch):
     """At a = 1 the norm is its start whatever its parameters are, so they learn nothing; at 0 all do."""
     monkeypatch.setattr(Mix, "draw", lambda mix, generator: setattr(mix, "part", part))
     one = search(weight_decay=0.0)
-    state, _ = signs._trained(one, 1, 0, build(one.spec).state_dict(), {}, 0)
+    state, _ = aws._trained(one, 1, 0, build(one.spec).state_dict(), {}, 0)
     norms = {n: t for n, t in state.items() if t.dim() == 1 and n.endswith((".weight", ".bias"))}
     assert len(norms) == 8
     for name, tensor in norms.items():
@@ -155,7 +155,7 @@ def test_the_signs_are_the_trained_ones(search, monkeypatch):
     one = search()
     torch.manual_seed(5)
     known = {**build(one.spec).state_dict(), **{n: torch.randn(w.shape) for n, w in one.weights.items()}}
-    monkeypatch.setattr(signs, "_trained", lambda *arguments: (known, []))
+    monkeypatch.setattr(aws, "_trained", lambda *arguments: (known, []))
     ticket, _ = AWS(**QUICK)(one)
     for name, weight in ticket.random_network().items():
         assert weight.sign().equal(known[name].sign())

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from rstbench.errors import BadFile
-from rstbench.harness import agenda
-from rstbench.harness.agenda import Agenda
-from rstbench.harness.request import Request, Row
-from rstbench.harness.store import Store
-from rstbench.harness.trial import CLEAN, Card, Tally, Trial
-from rstbench.reporters.status import duration, look, status_text
-from rstbench.reporters.work import Piece, forecast, trials_of
+from rstbench.evidence import run_log
+from rstbench.evidence.manifest import Manifest, Row
+from rstbench.evidence.run_log import RunLog
+from rstbench.evidence.store import Store
+from rstbench.evidence.trial import CLEAN, ModelInfo, ShardResult, Trial
+from rstbench.reports.remaining_work import Piece, forecast, trials_of
+from rstbench.reports.status import duration, look, status_text
 
 ROOT = Path(__file__).parent.parent.parent
 NOW = 1_000_000.0
 T = "Linf:0.1"
-CARDS = {"x": Card("x", "ticket"), "y": Card("y", "ticket")}
+CARDS = {"x": ModelInfo("x", "ticket"), "y": ModelInfo("y", "ticket")}
 
 
 def network(root, name, at, seconds=None):
@@ -36,9 +36,9 @@ def network(root, name, at, seconds=None):
 
 def planned(root, *names, began=NOW - 1000):
     """As `agenda.begin` writes it, at another time."""
-    agenda.begin(root, [root / "tickets" / f"{name}.safetensors" for name in names])
-    first = json.loads((root / agenda.FILE).read_text())
-    (root / agenda.FILE).write_text(json.dumps({**first, "began": began}) + "\n")
+    run_log.begin(root, [root / "tickets" / f"{name}.safetensors" for name in names])
+    first = json.loads((root / run_log.FILE).read_text())
+    (root / run_log.FILE).write_text(json.dumps({**first, "began": began}) + "\n")
 
 
 def asked(root):
@@ -50,10 +50,10 @@ def asked(root):
         trial = Trial(model, model, attack, "" if clean else T, "data", 2, 0)
         keys.append(trial.key)
         for start in (0, 2) if clean or (model, attack) == ("x", "pgd") else ():
-            tally = Tally(start, "11", seconds=0.0 if clean else 30.0)
+            tally = ShardResult(start, "11", seconds=0.0 if clean else 30.0)
             store.add(trial, tally, {model: CARDS[model]}, "digits:test")
             os.utime(store.path(trial.key), (NOW - 10, NOW - 10))
-    Request(
+    Manifest(
         study={"name": "hand", "attacks": ["pgd", "autoattack"], "threats": [T], "seeds": [0]},
         run={"data": "digits:test", "data_digest": "data", "batch": 2},
         images=4,
@@ -87,8 +87,8 @@ def test_networks_are_being_made(tmp_path):
 def test_shards_are_being_answered(tmp_path):
     planned(tmp_path)
     asked(tmp_path)
-    agenda.add(tmp_path, "asking")
-    agenda.add(tmp_path, "fault", "y, pgd raised")
+    run_log.add(tmp_path, "asking")
+    run_log.add(tmp_path, "fault", "y, pgd raised")
     with Store(tmp_path).alone():
         found = look(tmp_path, NOW)
         text = text_of(tmp_path)
@@ -107,12 +107,12 @@ def test_shards_are_being_answered(tmp_path):
 def test_a_killed_run_is_stopped_and_an_ended_one_done(tmp_path):
     planned(tmp_path)
     asked(tmp_path)
-    agenda.add(tmp_path, "asking")
+    run_log.add(tmp_path, "asking")
     assert text_of(tmp_path)[0] == f"{tmp_path}: stopped; the same command continues"
     assert not any(line.startswith("  ends") for line in text_of(tmp_path))
     # What failed stays unanswered when a run has come to its end.
-    agenda.add(tmp_path, "fault", "y raised")
-    agenda.add(tmp_path, "ended")
+    run_log.add(tmp_path, "fault", "y raised")
+    run_log.add(tmp_path, "ended")
     assert text_of(tmp_path)[0] == f"{tmp_path}: done, but for what failed"
 
 
@@ -129,9 +129,9 @@ def test_a_shard_that_many_models_judge_is_one_piece(tmp_path):
     trials = [Trial("x", target, "pgd", T, "data", 2, 0) for target in "xy"]
     for trial in trials:
         for start in (0, 2):
-            store.add(trial, Tally(start, "11", seconds=5.0), cards, "digits:test")
+            store.add(trial, ShardResult(start, "11", seconds=5.0), cards, "digits:test")
     clean = [Trial(m, m, CLEAN, "", "data", 2, 0) for m in "xy"]
-    request = Request(
+    request = Manifest(
         study={},
         run={"data": "digits:test", "data_digest": "data", "batch": 2},
         images=4,
@@ -149,7 +149,7 @@ def test_a_shard_that_many_models_judge_is_one_piece(tmp_path):
 def test_what_was_not_begun_is_found_by_its_key():
     """Of the committed study every key follows from rows, groups and attacks, early-stopped ones too."""
     root = ROOT / "leaderboards" / "digits"
-    request = Request.load(root)
+    request = Manifest.load(root)
     expected = trials_of(request)
     assert set(expected) == set(request.keys)
     assert all(Store(root).read(key).trial == trial for key, trial in expected.items())
@@ -193,11 +193,11 @@ def test_looking_changes_nothing(tmp_path):
 
 def test_a_damaged_agenda_is_none(tmp_path):
     for text in ("", "{", "[]\n", '{"began": 1}\n', "1\n2\n"):
-        (tmp_path / agenda.FILE).write_text(text)
-        assert Agenda.load(tmp_path) is None
+        (tmp_path / run_log.FILE).write_text(text)
+        assert RunLog.load(tmp_path) is None
     # A line that a kill tore does not count.
-    (tmp_path / agenda.FILE).write_text('{"began": 1, "networks": []}\n{"ended": ""')
-    assert Agenda.load(tmp_path) == Agenda(1.0, ())
+    (tmp_path / run_log.FILE).write_text('{"began": 1, "networks": []}\n{"ended": ""')
+    assert RunLog.load(tmp_path) == RunLog(1.0, ())
 
 
 @pytest.mark.parametrize(

@@ -10,24 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rstbench.harness.request import Request, Row
-from rstbench.harness.store import Store
-from rstbench.harness.trial import Card, Tally, Trial
-from rstbench.reporters.alarms import alarms
-from rstbench.reporters.board import leaderboard, lines_of
-from rstbench.reporters.evidence import Evidence, base_attack
-from rstbench.reporters.ladder import Ladder, bounds, expected_error
-from rstbench.reporters.matrix import transfer
-from rstbench.reporters.ratios import is_worth_it, ratios, ratios_text
-from rstbench.reporters.tables import as_text, matrix_text, write
+from rstbench.evidence.manifest import Manifest, Row
+from rstbench.evidence.store import Store
+from rstbench.evidence.trial import ModelInfo, ShardResult, Trial
+from rstbench.reports.leaderboard import leaderboard, lines_of
+from rstbench.reports.lookup import Evidence, base_attack
+from rstbench.reports.ratios import is_worth_it, ratios, ratios_text
+from rstbench.reports.switch_bounds import Ladder, bounds, expected_error
+from rstbench.reports.tables import as_text, matrix_text, write
+from rstbench.reports.transfer import alarms, transfer
 
 T = "Linf:0.1"
 PGD, STOP, AUTO, JOINT = "pgd", "pgd:early_stop=true", "autoattack", "joint:orders=1"
 CARDS = {
-    "a": Card("rst-0.1", "ticket", "rst", "conv4", 0.1, 10, 100),
-    "b": Card("rst-0.2", "ticket", "rst", "conv4", 0.2, 20, 100, ("selected-on-test",)),
-    "s": Card("switch", "switch", "rst", "conv4", None, 30, 100, members=("a", "b"), weights=(0.5, 0.5)),
-    "x": Card("dense", "trained", "adversarial-training", "conv4", 1.0, 100, 100),
+    "a": ModelInfo("rst-0.1", "ticket", "rst", "conv4", 0.1, 10, 100),
+    "b": ModelInfo("rst-0.2", "ticket", "rst", "conv4", 0.2, 20, 100, ("selected-on-test",)),
+    "s": ModelInfo("switch", "switch", "rst", "conv4", None, 30, 100, members=("a", "b"), weights=(0.5, 0.5)),
+    "x": ModelInfo("dense", "trained", "adversarial-training", "conv4", 1.0, 100, 100),
 }
 # (source, target, attack) -> bits; two shards of two images.
 BITS = {
@@ -61,10 +60,12 @@ def make(root, bits=BITS, images=4, cards=CARDS):
             stages = {}
             if attack == AUTO:
                 stages = {"apgd-ce": "00", "square": "".join("1" if bit == "0" else "0" for bit in part)}
-            tally = Tally(start, part, stages, (), 0 if clean else 42, 0 if clean else 40, 0.25, "cpu", 2)
+            tally = ShardResult(
+                start, part, stages, (), 0 if clean else 42, 0 if clean else 40, 0.25, "cpu", 2
+            )
             store.add(trial, tally, {d: cards[d] for d in (source, target)}, "digits:test")
         keys.append(trial.key)
-    request = Request(
+    request = Manifest(
         study={"name": "hand"},
         run={"data": "digits:test"},
         images=images,

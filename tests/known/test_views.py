@@ -7,25 +7,25 @@ import pandas as pd
 import pytest
 
 from rstbench.errors import BadFile
-from rstbench.harness.request import Request, Row
-from rstbench.harness.store import Store
-from rstbench.harness.trial import CLEAN, Card, Tally, Trial
-from rstbench.reporters.answers import answers
-from rstbench.reporters.board import leaderboard, lines_of
-from rstbench.reporters.classes import per_class
-from rstbench.reporters.compare import compare, comparison, of_architecture
-from rstbench.reporters.curves import RISES, curves
-from rstbench.reporters.evidence import Evidence
-from rstbench.reporters.pareto import pareto
-from rstbench.reporters.ratios import is_worth_it, ratios, ratios_text
-from rstbench.reporters.tables import tables, write
+from rstbench.evidence.manifest import Manifest, Row
+from rstbench.evidence.store import Store
+from rstbench.evidence.trial import CLEAN, ModelInfo, ShardResult, Trial
+from rstbench.reports.compare import compare, comparison, of_architecture
+from rstbench.reports.curves import RISES, curves
+from rstbench.reports.leaderboard import leaderboard, lines_of
+from rstbench.reports.lookup import Evidence
+from rstbench.reports.pareto import pareto
+from rstbench.reports.per_class import per_class
+from rstbench.reports.per_image import answers
+from rstbench.reports.ratios import is_worth_it, ratios, ratios_text
+from rstbench.reports.tables import tables, write
 
 NEAR, FAR = "Linf:0.1", "Linf:0.2"
-TICKET = Card("rst-0.1", "ticket", "rst", "conv4", 0.1, 10, 100)
+TICKET = ModelInfo("rst-0.1", "ticket", "rst", "conv4", 0.1, 10, 100)
 
 
 def dense(name, kept=100, network="conv4", method="adversarial-training", total=None):
-    return Card(name, "trained", method, network, 1.0, kept, total or kept)
+    return ModelInfo(name, "trained", method, network, 1.0, kept, total or kept)
 
 
 def make(root, cards, bits, rows, images=4, labels=(), failures=()):
@@ -34,9 +34,9 @@ def make(root, cards, bits, rows, images=4, labels=(), failures=()):
     for (pair, attack, threat, seed), values in bits.items():
         source, target = pair if isinstance(pair, tuple) else (pair, pair)
         trial = Trial(source, target, attack, threat, "data", images, seed)
-        store.add(trial, Tally(0, values), {d: cards[d] for d in (source, target)}, "digits:test")
+        store.add(trial, ShardResult(0, values), {d: cards[d] for d in (source, target)}, "digits:test")
         keys.append(trial.key)
-    request = Request(
+    request = Manifest(
         {"name": "hand"},
         {"data": "digits:test"},
         images,
@@ -110,16 +110,16 @@ def test_without_labels_there_are_no_classes(tmp_path):
 
 def test_labels_come_back_from_the_file_or_are_refused(tmp_path):
     one(tmp_path, labels=(7, 3, 7, 3))
-    assert Request.load(tmp_path).labels == (7, 3, 7, 3)
+    assert Manifest.load(tmp_path).labels == (7, 3, 7, 3)
     path = tmp_path / "study.toml"
     whole = path.read_text()
     assert 'labels = "7 3 7 3"' in whole
     for broken in ('labels = "7 3 7"', 'labels = "7 3 7 x"', "labels = 4"):
         path.write_text(whole.replace('labels = "7 3 7 3"', broken))
         with pytest.raises(BadFile, match="not what `evaluate` writes"):
-            Request.load(tmp_path)
+            Manifest.load(tmp_path)
     path.write_text(whole.replace('labels = "7 3 7 3"\n', ""))
-    assert Request.load(tmp_path).labels == ()
+    assert Manifest.load(tmp_path).labels == ()
 
 
 def several_eps(root, second="1000", third="1100"):
@@ -210,8 +210,8 @@ def test_who_is_a_baseline(tmp_path):
         "tuned": dense("tuned", 10, total=100),
         "small": dense("small", 11, "conv4[width=0.1]"),
         "smaller": dense("smaller", 8, "conv4[width=0.09]"),
-        "x": Card("external", "external"),
-        "s": Card("switch", "switch", "rst", "conv4", None, 10, 100, members=("a",), weights=(1.0,)),
+        "x": ModelInfo("external", "external"),
+        "s": ModelInfo("switch", "switch", "rst", "conv4", None, 10, 100, members=("a",), weights=(1.0,)),
     }
     models = {digest: "1" * 60 for digest in cards if digest != "s"}
     evidence = field(tmp_path, cards, {**models, "s": "1" * 60})
@@ -304,7 +304,7 @@ def test_a_store_with_only_failures_gives_rows_without_figures(tmp_path):
 
 
 def test_models_without_a_table_of_the_study_over_several_seeds(tmp_path):
-    cards = {"x": Card("external", "external"), "y": Card("once", "external")}
+    cards = {"x": ModelInfo("external", "external"), "y": ModelInfo("once", "external")}
     bits = {**clean("x", "1111"), **clean("y", "1111"), ("y", "pgd", NEAR, 0): "1111"}
     bits |= {("x", "pgd", NEAR, seed): values for seed, values in enumerate(("1100", "1110", "1000"))}
     rows = [*(Row("x", NEAR, seed, ("pgd",)) for seed in range(3)), Row("y", NEAR, 0, ("pgd",))]
@@ -341,7 +341,7 @@ def test_the_text_of_the_files(tmp_path):
 
 
 def test_no_file_holds_nan(tmp_path):
-    odd = Card("odd", "external", remaining=float("nan"), made_seconds=float("inf"))
+    odd = ModelInfo("odd", "external", remaining=float("nan"), made_seconds=float("inf"))
     bits = {**clean("a", "1110"), **clean("x", "1111"), ("a", "pgd", NEAR, 0): "1101"}
     rows = [Row("a", NEAR, 0, ("pgd",)), Row("x", NEAR, 0, ("pgd",))]
     evidence = make(tmp_path, {"a": TICKET, "x": odd}, bits, rows, labels=(0, 0, 1, 1))

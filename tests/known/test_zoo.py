@@ -7,21 +7,21 @@ import json
 import pandas as pd
 import pytest
 
-from rstbench.harness.request import Request, Row
-from rstbench.harness.store import Store
-from rstbench.harness.trial import Card, Tally, Trial
-from rstbench.reporters.evidence import Evidence
-from rstbench.reporters.published import comparable, gather
-from rstbench.reporters.tables import write
-from rstbench.reporters.zoo import entries, write_entries
+from rstbench.evidence.manifest import Manifest, Row
+from rstbench.evidence.store import Store
+from rstbench.evidence.trial import ModelInfo, ShardResult, Trial
+from rstbench.reports.lookup import Evidence
+from rstbench.reports.published import comparable, gather
+from rstbench.reports.robustbench import entries, write_entries
+from rstbench.reports.tables import write
 
 NEAR, FAR, PGD, AUTO = "Linf:8/255", "Linf:16/255", "pgd", "autoattack"
 CARDS = {
-    "a": Card("rst-0.1", "ticket", "rst", "resnet18", 0.1, 10, 100),
-    "b": Card("../../evil name", "external"),
-    "c": Card("..", "external"),
-    "d": Card("RST-0.1", "external"),
-    "s": Card("switch", "switch", "rst", "resnet18", members=("a", "b"), weights=(0.5, 0.5)),
+    "a": ModelInfo("rst-0.1", "ticket", "rst", "resnet18", 0.1, 10, 100),
+    "b": ModelInfo("../../evil name", "external"),
+    "c": ModelInfo("..", "external"),
+    "d": ModelInfo("RST-0.1", "external"),
+    "s": ModelInfo("switch", "switch", "rst", "resnet18", members=("a", "b"), weights=(0.5, 0.5)),
 }
 CLEAN = {"a": "11101110", "b": "11111111", "c": "11111111", "d": "11111111"}
 ROBUST = {
@@ -43,11 +43,11 @@ def evidence_of(root, robust=ROBUST, data="cifar10:test:8"):
             questions.append(((model, judge, attack, threat, 0), bits))
     for (source, target, attack, threat, seed), bits in questions:
         trial = Trial(source, target, attack, threat, "data", 8, seed)
-        store.add(trial, Tally(0, bits), {d: CARDS[d] for d in (source, target)}, data)
+        store.add(trial, ShardResult(0, bits), {d: CARDS[d] for d in (source, target)}, data)
         keys.append(trial.key)
     rows = dict.fromkeys((model, threat) for model, threat, _ in robust)
     asked = {pair: tuple(a for m, t, a in robust if (m, t) == pair) for pair in rows}
-    Request(
+    Manifest(
         study={},
         run={"data": data},
         images=8,

@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rstbench
-from rstbench.cli import main
+from rstbench.cli.commands import main
 from rstbench.errors import BadFile, BadRequest
-from rstbench.harness.request import Request, Row
-from rstbench.harness.store import Store
-from rstbench.harness.trial import Card, Tally, Trial
-from rstbench.reporters import formats as formats_module
-from rstbench.reporters.cells import as_csv, read_table
-from rstbench.reporters.evidence import Evidence
-from rstbench.reporters.formats import FORMATS, TABLES, formats
-from rstbench.reporters.renderings import latex, markdown, page, parquet, records
-from rstbench.reporters.tables import tables, write
+from rstbench.evidence.manifest import Manifest, Row
+from rstbench.evidence.store import Store
+from rstbench.evidence.trial import ModelInfo, ShardResult, Trial
+from rstbench.reports import formats as formats_module
+from rstbench.reports.csv_io import as_csv, read_table
+from rstbench.reports.formats import FORMATS, TABLES, formats
+from rstbench.reports.lookup import Evidence
+from rstbench.reports.renderings import latex, markdown, page, parquet, records
+from rstbench.reports.tables import tables, write
 
 HOSTILE = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "\nx", '=1+2";=1+2', "'=1", "''@"]
 HARMLESS = ["rst-0.1", "nan", "NA", "1", "", " a ", "a=b", "it's", "'quoted'", "ä, ö", 'say "x"', "a\r\nb"]
@@ -175,12 +175,12 @@ def test_parquet_keeps_the_types(tmp_path):
 def folder(tmp_path):
     """One model with a bold name."""
     root = tmp_path / "run"
-    card, threat = Card("=cmd()", "external"), "Linf:0.1"
+    card, threat = ModelInfo("=cmd()", "external"), "Linf:0.1"
     trials = [Trial("a", "a", "clean", "", "d", 2, 0), Trial("a", "a", "pgd", threat, "d", 2, 0)]
     for trial in trials:
-        Store(root).add(trial, Tally(0, "10"), {"a": card}, "digits:test")
+        Store(root).add(trial, ShardResult(0, "10"), {"a": card}, "digits:test")
     keys = tuple(trial.key for trial in trials)
-    request = Request(
+    request = Manifest(
         {"name": "x"}, {"data": "digits:test"}, 2, {"a": card}, (Row("a", threat, 0, ("pgd",)),), (), keys
     )
     request.save(root)

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from rstbench.adapters.entry import load_entry
 from rstbench.data import load
 from rstbench.errors import BadRequest
-from rstbench.tickets.networks import NetworkSpec, build
+from rstbench.models.wrapper import load_reference
+from rstbench.networks.network import NetworkSpec, build
 
 SPEC = NetworkSpec("conv2", (1, 8, 8), 10, 0.1)
 LAST = "14.bias"
@@ -60,7 +60,7 @@ def entry(tmp_path, digits):
 
     def read(content, options=""):
         torch.save(content, tmp_path / "c.pt")
-        return load_entry(f"weights:{tmp_path}/c.pt[arch=conv2,width=0.1{options}]", digits)
+        return load_reference(f"weights:{tmp_path}/c.pt[arch=conv2,width=0.1{options}]", digits)
 
     return read
 
@@ -242,9 +242,9 @@ def test_wrong_names_within_a_file(entry):
 @pytest.mark.parametrize("prefix", ["model.", "module.model._orig_mod.", "anything.of.theirs."])
 def test_prefixes_of_safetensors(tmp_path, digits, prefix):
     save_file(under(prefix), tmp_path / "p.safetensors")
-    agree(load_entry(f"weights:{tmp_path}/p.safetensors[arch=conv2,width=0.1]", digits), NET, digits)
+    agree(load_reference(f"weights:{tmp_path}/p.safetensors[arch=conv2,width=0.1]", digits), NET, digits)
     (tmp_path / "p.bin").write_bytes(save(under(prefix)))  # told by content, not by name
-    agree(load_entry(f"weights:{tmp_path}/p.bin[arch=conv2,width=0.1]", digits), NET, digits)
+    agree(load_reference(f"weights:{tmp_path}/p.bin[arch=conv2,width=0.1]", digits), NET, digits)
 
 
 def test_normalisers_are_restated_or_asked_for(entry, digits):

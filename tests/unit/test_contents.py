@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from torch import nn
 
 import rstbench
-from rstbench.adapters.identity import module_digest
+from rstbench.models.identity import module_digest
 
 
 @dataclasses.dataclass

@@ -7,15 +7,15 @@ import torch
 import torch.fx
 from torch import nn
 
-from rstbench.adapters.accelerate import ChannelsLast, crafting_copy
-from rstbench.adapters.entry import enter, load_entry, switch_entry
-from rstbench.adapters.identity import module_digest
-from rstbench.adapters.rest import at_rest
 from rstbench.data import load
 from rstbench.errors import BadRequest
-from rstbench.harness.trial import Card
+from rstbench.evidence.trial import ModelInfo
+from rstbench.models.fast_copy import ChannelsLast, crafting_copy
+from rstbench.models.frozen import frozen_eval
+from rstbench.models.identity import module_digest
+from rstbench.models.wrapper import load_reference, wrap, wrap_switch
+from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.tickets.init import random_weights
-from rstbench.tickets.networks import NetworkSpec, build, prunable
 from rstbench.tickets.switch import Switch
 
 FACTORY = """
@@ -72,10 +72,10 @@ def test_a_tensor_outside_the_state_dict_counts():
 def test_an_edited_factory_file_is_another_model(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(FACTORY)
-    first = load_entry(f"file:{path}:net")
-    assert load_entry(f"file:{tmp_path}/../{tmp_path.name}/mine.py:net").digest == first.digest
+    first = load_reference(f"file:{path}:net")
+    assert load_reference(f"file:{tmp_path}/../{tmp_path.name}/mine.py:net").digest == first.digest
     path.write_text(FACTORY.replace("self.scale *", "-self.scale *"))
-    edited = load_entry(f"file:{path}:net")
+    edited = load_reference(f"file:{path}:net")
     assert edited.digest != first.digest
     x = torch.rand(2, 1, 8, 8)
     assert edited.module(x).equal(-first.module(x))
@@ -84,7 +84,7 @@ def test_an_edited_factory_file_is_another_model(tmp_path):
 def test_a_class_whose_text_is_gone_is_never_taken_for_another():
     space = {"__name__": "nowhere_to_be_found"}
     exec(FACTORY, space)
-    made = [enter(space["net"](), Card("x", "external")) for _ in range(2)]
+    made = [wrap(space["net"](), ModelInfo("x", "external")) for _ in range(2)]
     assert made[0].digest != made[1].digest
     assert not made[0].resumable
 
@@ -92,20 +92,20 @@ def test_a_class_whose_text_is_gone_is_never_taken_for_another():
 def test_options_reach_the_factory(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(FACTORY)
-    assert load_entry(f"file:{path}:net[scale=3]").module.scale == 3
+    assert load_reference(f"file:{path}:net[scale=3]").module.scale == 3
     with pytest.raises(BadRequest, match="unexpected keyword"):
-        load_entry(f"file:{path}:net[size=3]")
+        load_reference(f"file:{path}:net[size=3]")
 
 
 def test_python_source(tmp_path, monkeypatch):
     (tmp_path / "my_models_here.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(tmp_path)
     assert (
-        load_entry("python:my_models_here:net").digest
-        != load_entry("python:my_models_here:Net[scale=2]").digest
+        load_reference("python:my_models_here:net").digest
+        != load_reference("python:my_models_here:Net[scale=2]").digest
     )
     with pytest.raises(BadRequest, match="does not import"):
-        load_entry("python:no_such_module:net")
+        load_reference("python:no_such_module:net")
 
 
 def test_wrong_references(tmp_path):
@@ -127,21 +127,21 @@ def test_wrong_references(tmp_path):
     }
     for text, message in cases.items():
         with pytest.raises(BadRequest, match=message):
-            load_entry(text)
+            load_reference(text)
 
 
 def test_a_file_that_does_not_run(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def net(:\n")
     with pytest.raises(BadRequest, match="does not run"):
-        load_entry(f"file:{path}:net")
+        load_reference(f"file:{path}:net")
 
 
 def test_a_module_comes_back_as_it_was():
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     net[1].eval()
     net[0].bias.requires_grad_(False)
-    with at_rest(net, torch.device("cpu")):
+    with frozen_eval(net, torch.device("cpu")):
         assert not net[0].training
         assert not any(p.requires_grad for p in net.parameters())
     assert (net.training, net[0].training, net[1].training) == (True, True, False)
@@ -149,19 +149,19 @@ def test_a_module_comes_back_as_it_was():
 
 
 def test_switch_entries(ticket_files, small_entries, spec, lesson, tmp_path):
-    entry = load_entry("switch:" + "+".join(map(str, ticket_files)))
+    entry = load_reference("switch:" + "+".join(map(str, ticket_files)))
     assert [member.digest for member in entry.members] == [e.digest for e in small_entries]
     assert entry.card.weights == (0.5, 0.5)
     with pytest.raises(BadRequest, match="the same model"):
-        switch_entry([small_entries[0], small_entries[0]], "s")
+        wrap_switch([small_entries[0], small_entries[0]], "s")
     with pytest.raises(BadRequest, match="at least two"):
-        load_entry(f"switch:{ticket_files[0]}")
+        load_reference(f"switch:{ticket_files[0]}")
 
 
 def test_members_of_a_switch_share_one_random_network(ticket_files, spec, lesson, tmp_path):
-    from rstbench.tickets.draw import edge_popup
-    from rstbench.tickets.recipe import recipe_for
-    from rstbench.tickets.search import Search
+    from rstbench.tickets.methods.edge_popup import edge_popup
+    from rstbench.tickets.methods.search import Search
+    from rstbench.training.recipe import recipe_for
 
     recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 1, "seed": 5})
     stranger, _ = edge_popup(
@@ -169,7 +169,7 @@ def test_members_of_a_switch_share_one_random_network(ticket_files, spec, lesson
     )
     stranger.save(tmp_path / "other.safetensors")
     with pytest.raises(BadRequest, match="share one random network"):
-        load_entry(f"switch:{ticket_files[0]}+{tmp_path / 'other.safetensors'}")
+        load_reference(f"switch:{ticket_files[0]}+{tmp_path / 'other.safetensors'}")
 
 
 def test_the_switch_answers_each_image_by_one_member(small_entries):
@@ -249,10 +249,10 @@ def test_traced_code_is_part_of_the_digest():
 
 def test_a_switch_with_given_probabilities(ticket_files):
     text = "switch:" + "+".join(map(str, ticket_files))
-    entry = load_entry(f"{text}[weights=0.25+0.75]")
+    entry = load_reference(f"{text}[weights=0.25+0.75]")
     assert entry.card.weights == (0.25, 0.75)
     assert entry.card.name.endswith("[weights=0.25+0.75]")
-    assert entry.digest != load_entry(text).digest
+    assert entry.digest != load_reference(text).digest
     for wrong, message in (("0.5", "wants as many"), ("a+b", "read 0.2"), ("0.5+0.6", "add to 1")):
         with pytest.raises(BadRequest, match=message):
-            load_entry(f"{text}[weights={wrong}]")
+            load_reference(f"{text}[weights={wrong}]")

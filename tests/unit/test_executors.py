@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rstbench.errors import ModelFault
-from rstbench.harness.executors import Local, Processes, WorkerDied
+from rstbench.evaluation.executors import Local, Processes, WorkerDied
 
 DIES = "__import__('os')._exit(3)"
 

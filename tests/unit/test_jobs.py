@@ -9,9 +9,9 @@ import pytest
 from rstbench.errors import BadRequest
 from rstbench.study.jobs import jobs_of
 from rstbench.study.reading import parse_study
-from rstbench.tickets.adversary import ADVERSARIES, parse_adversary
 from rstbench.tickets.init import INITS
-from rstbench.tickets.recipe import CHOICES, FORMS
+from rstbench.training.adversaries import ADVERSARIES, parse_adversary
+from rstbench.training.recipe import CHOICES, FORMS
 
 DRAW = {"name": "rst", "network": "conv2", "width": 0.25, "init": "binary", "remaining": [0.1, "0.20"]}
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import rstbench
-from rstbench.cli import main
+from rstbench.cli.commands import main
 from rstbench.data import load
-from rstbench.harness.request import Request
+from rstbench.evidence.manifest import Manifest
 
 FACTORY = """
 import torch
@@ -28,7 +28,7 @@ def test_evaluate_keeps_labels_and_tells_the_classes(tmp_path):
         {"net": net}, data="digits:test:30", threat="Linf:0.1", attacks="pgd:steps=1", out=tmp_path
     )
     labels = load("digits:test:30").labels.tolist()
-    assert Request.load(tmp_path).labels == tuple(labels)
+    assert Manifest.load(tmp_path).labels == tuple(labels)
     frame = rstbench.read_table(tmp_path / "per_class.csv").query("attack == 'worst'")
     assert frame.set_index("class")["images"].to_dict() == pd.Series(labels).value_counts().to_dict()
 
@@ -39,6 +39,6 @@ def test_transfer_keeps_labels(tmp_path, capsys):
     asked = ["--data", "digits:test:20", "--threat", "Linf:0.1", "--attack", "pgd:steps=1", "--quiet"]
     assert main(["transfer", *models, *asked, "--out", str(tmp_path / "out")]) == 0
     labels = load("digits:test:20").labels.tolist()
-    assert Request.load(tmp_path / "out").labels == tuple(labels)
+    assert Manifest.load(tmp_path / "out").labels == tuple(labels)
     # Without a leaderboard there is no table by class.
     assert sorted(path.name for path in (tmp_path / "out").glob("*.csv")) == ["transfer.csv"]

@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
-from rstbench.adapters.entry import load_entry
-from rstbench.adapters.sources.layout import ORDERS, SINGLY, layout_of
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
+from rstbench.models.sources.axis_order import ORDERS, SINGLY, layout_of
+from rstbench.models.wrapper import load_reference
 
 W = torch.Generator().manual_seed(3)
 GREY = torch.randn(64, 10, generator=W)
@@ -66,7 +66,7 @@ def linear(path, x, weight, *, reshape=(-1,), flat=False, **settings):
 
 def same(reference, images, wanted):
     """The module's logits, and their gradients, are those of x -> wanted(x), in batches of any size."""
-    entry = load_entry(reference, images)
+    entry = load_reference(reference, images)
     x = torch.rand(5, *images.shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
     assert torch.allclose(entry.module(x), wanted(x), atol=1e-4)
     assert torch.allclose(entry.module(x[:1]), wanted(x[:1]), atol=1e-4)
@@ -75,7 +75,7 @@ def same(reference, images, wanted):
     (exact,) = torch.autograd.grad((wanted(x) * chosen).sum(), x)
     assert torch.allclose(mine, exact, atol=1e-4)
     assert entry.resumable
-    assert load_entry(reference, images).digest == entry.digest
+    assert load_reference(reference, images).digest == entry.digest
     return entry
 
 
@@ -102,7 +102,7 @@ def test_channels_last(tmp_path, digits, batch):
     same(linear(tmp_path / "b.onnx", [batch, 8, 8, 1], GREY), digits, by_channel)
     same(linear(tmp_path / "c.onnx", [batch, "h", "w", 3], COLOUR), Colours, by_pixel)
     same(linear(tmp_path / "d.onnx", [batch, "c", "h", "w"], COLOUR), Colours, by_channel)
-    alone = load_entry(linear(tmp_path / "e.onnx", ["n", 4, 4, 3], COLOUR))  # the file alone tells
+    alone = load_reference(linear(tmp_path / "e.onnx", ["n", 4, 4, 3], COLOUR))  # the file alone tells
     x = torch.rand(3, 3, 4, 4)
     assert torch.allclose(alone.module(x), by_pixel(x), atol=1e-4)
 
@@ -113,12 +113,12 @@ def test_flattened_images(tmp_path, digits):
     same(linear(tmp_path / "c.onnx", ["n", 8, 8], GREY), digits, by_channel)
     colour = linear(tmp_path / "d.onnx", ["n", 48], COLOUR, flat=True)
     with pytest.raises(BadRequest, match=r"48 numbers an image, their order is .*; add \[layout=nchw\]"):
-        load_entry(colour, Colours)
+        load_reference(colour, Colours)
     nchw = same(f"{colour}[layout=nchw]", Colours, by_channel)
     nhwc = same(f"{colour}[layout=nhwc]", Colours, by_pixel)
     assert nchw.digest != nhwc.digest
     with pytest.raises(BadRequest, match="layout is nchw or nhwc, got 'hwc'"):
-        load_entry(f"{colour}[layout=hwc]", Colours)
+        load_reference(f"{colour}[layout=hwc]", Colours)
 
 
 @pytest.mark.parametrize("kind", [TensorProto.DOUBLE, TensorProto.FLOAT16])
@@ -127,7 +127,7 @@ def test_other_precisions(tmp_path, digits, kind):
     nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])]
     held = {"w": (GREY / 8).numpy().astype(numpy)}
     reference = written(tmp_path / "a.onnx", nodes, ["n", 1, 8, 8], held, kind=kind, out=kind)
-    module = load_entry(reference, digits).module
+    module = load_reference(reference, digits).module
     x = torch.rand(4, 1, 8, 8)
     logits = module(x)
     assert logits.dtype == torch.float32
@@ -186,10 +186,10 @@ def test_graphs_that_are_refused(tmp_path, digits):
     }  # fmt: skip
     for name, (reference, message) in graphs.items():
         with pytest.raises(BadRequest, match=message) as refused:
-            load_entry(reference, digits)
+            load_reference(reference, digits)
         assert "\n" not in str(refused.value), name
     nodes = [norm, helper.make_node("Flatten", ["i"], ["f"]), product]
-    assert load_entry(written(tmp_path / "i.onnx", nodes, images, {**weight, **statistics}), digits)
+    assert load_reference(written(tmp_path / "i.onnx", nodes, images, {**weight, **statistics}), digits)
 
 
 def test_dropout_of_an_untrained_mode_draws_nothing(tmp_path, digits):
@@ -221,10 +221,10 @@ def normed(path, *, opset, outputs=1, **settings):
 )
 def test_graphs_of_the_training_mode(tmp_path, digits, opset, settings):
     with pytest.raises(BadRequest, match=r"was exported in training mode, .*; export it after net.eval\(\)"):
-        load_entry(normed(tmp_path / "t.onnx", opset=opset, **settings), digits)
+        load_reference(normed(tmp_path / "t.onnx", opset=opset, **settings), digits)
     plain = normed(tmp_path / "e.onnx", opset=opset, epsilon=1e-12)
     x = torch.rand(3, 1, 8, 8)
-    assert torch.allclose(load_entry(plain, digits).module(x), by_channel(x), atol=1e-4)
+    assert torch.allclose(load_reference(plain, digits).module(x), by_channel(x), atol=1e-4)
 
 
 def test_operators_that_lack_double_precision(tmp_path, digits):
@@ -237,7 +237,7 @@ def test_operators_that_lack_double_precision(tmp_path, digits):
     held = {"k": np.full((1, 1, 1, 1), 2.0), "w": GREY.double().numpy()}
     double = {"kind": TensorProto.DOUBLE, "out": TensorProto.DOUBLE}
     with pytest.raises(BadRequest, match=r"its numbers are float64: export it in float32 \(net.float\(\)\)"):
-        load_entry(written(tmp_path / "d.onnx", nodes, ["n", 1, 8, 8], held, **double), digits)
+        load_reference(written(tmp_path / "d.onnx", nodes, ["n", 1, 8, 8], held, **double), digits)
     single = {name: value.astype(np.float32) for name, value in held.items()}
     same(written(tmp_path / "s.onnx", nodes, ["n", 1, 8, 8], single), digits, lambda x: by_channel(2 * x))
 
@@ -262,7 +262,7 @@ def test_files_of_another_kind_are_named(tmp_path, digits):
     ):
         source, _, name = text.partition(":")
         with pytest.raises(BadFile, match=message):
-            load_entry(f"{source}:{tmp_path}/{name}", digits)
+            load_reference(f"{source}:{tmp_path}/{name}", digits)
 
 
 @pytest.mark.parametrize("opset", [7, 9, 13, 20])
@@ -281,7 +281,7 @@ def test_weights_in_a_file_beside(tmp_path, digits, monkeypatch):
     same("onnx:there/a.onnx", digits, by_channel)
     os.remove("there/a.data")
     with pytest.raises(BadFile, match="is no whole ONNX file"):
-        load_entry("onnx:there/a.onnx", digits)
+        load_reference("onnx:there/a.onnx", digits)
 
 
 @pytest.mark.parametrize(
@@ -350,8 +350,8 @@ def test_programs_are_measured_as_their_networks(tmp_path, digits):
     assert same(exported(net, tmp_path / "a.pt2"), digits, net).notes == ()
     assert same(exported(net, tmp_path / "b.pt2", 1, free=False), digits, net).notes == (SINGLY,)
     with pytest.raises(BadRequest, match="takes 2 images at once only"):
-        load_entry(exported(net, tmp_path / "c.pt2", free=False), digits)
-    entry = load_entry(f"torch-export:{tmp_path}/a.pt2")  # the file tells the shape
+        load_reference(exported(net, tmp_path / "c.pt2", free=False), digits)
+    entry = load_reference(f"torch-export:{tmp_path}/a.pt2")  # the file tells the shape
     entry.module.eval().train().eval()
     assert entry.module(torch.rand(3, 1, 8, 8)).shape == (3, 10)
     assert not any(parameter.requires_grad for parameter in entry.module.parameters())
@@ -362,23 +362,23 @@ def test_programs_that_are_refused(tmp_path, digits):
     with pytest.raises(
         BadRequest, match="answers the same image differently each time; export it in eval mode"
     ):
-        load_entry(training, digits)
+        load_reference(training, digits)
     normed = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10)).train()
     with pytest.raises(BadRequest, match="answers an image differently beside others"):
-        load_entry(exported(normed, tmp_path / "n.pt2"), digits)
+        load_reference(exported(normed, tmp_path / "n.pt2"), digits)
     for net, message in ((Several(), "wants one input and one output"), (Named(), "got dict")):
         with pytest.raises(BadRequest, match=message):
-            load_entry(exported(net, tmp_path / "s.pt2"), digits)
+            load_reference(exported(net, tmp_path / "s.pt2"), digits)
     double = exported(Net().eval().double(), tmp_path / "d.pt2", x=torch.rand(2, 1, 8, 8).double())
-    assert load_entry(double, digits).module(torch.rand(2, 1, 8, 8)).dtype == torch.float32
+    assert load_reference(double, digits).module(torch.rand(2, 1, 8, 8)).dtype == torch.float32
     with pytest.raises(BadRequest, match="takes images of 1 x 8 x 8, the data has 3 x 4 x 4"):
-        load_entry(exported(Net().eval(), tmp_path / "o.pt2"), Colours)
+        load_reference(exported(Net().eval(), tmp_path / "o.pt2"), Colours)
     for content in (b"", b"PK", b"not a program"):
         (tmp_path / "x.pt2").write_bytes(content)
         with pytest.raises(BadFile, match=r"is no program of torch\.export|is empty|is damaged"):
-            load_entry(f"torch-export:{tmp_path}/x.pt2")
+            load_reference(f"torch-export:{tmp_path}/x.pt2")
     with pytest.raises(BadFile, match="no file"):
-        load_entry(f"torch-export:{tmp_path}/gone.pt2")
+        load_reference(f"torch-export:{tmp_path}/gone.pt2")
 
 
 class Trap:
@@ -444,7 +444,7 @@ def test_programs_that_would_run_code(tmp_path, capsys, change):
     exported(Net().eval(), tmp_path / "a.pt2")
     reference = changed(tmp_path / "a.pt2", tmp_path / "b.pt2", **{GRAPH: change})
     with pytest.raises(BadFile, match="none of torch's own operators, names and sizes"):
-        load_entry(reference)
+        load_reference(reference)
     assert "code was run" not in capsys.readouterr().out
 
 
@@ -460,7 +460,7 @@ def test_pickles_in_a_program_are_not_read(tmp_path, capsys):
         **{WEIGHTS: _spoil("config", "conv.weight", "use_pickle", to=True)},
     )
     with pytest.raises(BadFile, match=r"conv\.weight is no plain tensor, and reading it would run code"):
-        load_entry(spoilt)
+        load_reference(spoilt)
     # Examples, guards and what is said of the steps take no part in the answers: they are left out.
     left_out = changed(
         tmp_path / "a.pt2",
@@ -468,7 +468,7 @@ def test_pickles_in_a_program_are_not_read(tmp_path, capsys):
         **{"data__sample_inputs__model.pt": buffer.getvalue(), GRAPH: _spoil("guards_code", to=[CODE])},
     )
     x = torch.rand(3, 1, 8, 8)
-    assert torch.allclose(load_entry(left_out).module(x), net(x), atol=1e-5)
+    assert torch.allclose(load_reference(left_out).module(x), net(x), atol=1e-5)
     assert "code was run" not in capsys.readouterr().out
 
 
@@ -478,4 +478,4 @@ def test_a_graph_agrees_with_its_runtime_in_both_forms(tmp_path, digits):
     session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
     x, _ = digits.at(slice(None))
     wanted = np.concatenate([session.run(None, {"x": image[None].numpy()})[0] for image in x])
-    assert torch.allclose(load_entry(reference, digits).module(x), torch.from_numpy(wanted), atol=1e-4)
+    assert torch.allclose(load_reference(reference, digits).module(x), torch.from_numpy(wanted), atol=1e-4)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from rstbench.errors import BadRequest
+from rstbench.tickets.allocation import LayerBudget
 from rstbench.tickets.mask import (
     fix,
     kept_count,
@@ -19,12 +20,11 @@ from rstbench.tickets.mask import (
     random_scores,
     straight_through,
 )
-from rstbench.tickets.pattern import Slot
 
 
 def top(*shape, kept, **more):
     """A slot of element-wise scores."""
-    return Slot(shape, shape, kept, **more)
+    return LayerBudget(shape, shape, kept, **more)
 
 
 def put(layer, kept):

@@ -7,17 +7,17 @@ import os
 import pandas as pd
 import pytest
 
-from rstbench.cli import main
+from rstbench.cli.commands import main
 from rstbench.errors import BadFile, BadRequest
-from rstbench.harness import store as store_module
-from rstbench.harness.merge import merge
-from rstbench.harness.request import Request, Row
-from rstbench.harness.store import Store
-from rstbench.harness.trial import CLEAN, Card, Tally, Trial
-from rstbench.reporters.board import leaderboard, lines_of
-from rstbench.reporters.evidence import Evidence
-from rstbench.reporters.matrix import transfer
-from rstbench.reporters.ratios import ratios
+from rstbench.evidence import store as store_module
+from rstbench.evidence.manifest import Manifest, Row
+from rstbench.evidence.merge import merge
+from rstbench.evidence.store import Store
+from rstbench.evidence.trial import CLEAN, ModelInfo, ShardResult, Trial
+from rstbench.reports.leaderboard import leaderboard, lines_of
+from rstbench.reports.lookup import Evidence
+from rstbench.reports.ratios import ratios
+from rstbench.reports.transfer import transfer
 
 T = "Linf:0.1"
 RUN = {"data": "digits:test", "data_digest": "d" * 64, "batch": 2, "device": "cpu", "threads": 2}
@@ -36,16 +36,16 @@ def folder(root, models, images=4, seed=0, batch=2, attacks=("pgd",), groups=(),
             asked = trial(digest, digest, attack, batch, seed)
             keys.append(asked.key)
             for start, bits in answers.get(attack, {}).items():
-                store.add(asked, Tally(start, bits, seconds=0.5), {digest: card}, "digits:test")
+                store.add(asked, ShardResult(start, bits, seconds=0.5), {digest: card}, "digits:test")
     rows = tuple(Row(digest, T, seed, tuple(attacks)) for digest in models)
     cards = {digest: card for digest, (card, _) in models.items()}
     study = {"name": root.name, "seeds": [seed], "attacks": list(attacks)}
-    request = Request(study, {**RUN, **run}, images, cards, rows, groups, tuple(keys))
+    request = Manifest(study, {**RUN, **run}, images, cards, rows, groups, tuple(keys))
     request.save(root)
     return root
 
 
-A, B = Card("rst-0.1", "ticket", "rst", family="rst", ratio="0.1"), Card("net", "external")
+A, B = ModelInfo("rst-0.1", "ticket", "rst", family="rst", ratio="0.1"), ModelInfo("net", "external")
 WHOLE = {CLEAN: {0: "11", 2: "10"}, "pgd": {0: "10", 2: "10"}}
 
 
@@ -64,7 +64,7 @@ def test_shards_of_one_trial_are_joined(tmp_path):
     assert frame["model"].tolist() == ["net", "rst-0.1"]
     assert frame["worst"].tolist() == [0.5, 0.5]
     assert frame["seconds"].tolist() == [2.0, 2.0]
-    request = Request.load(tmp_path / "both")
+    request = Manifest.load(tmp_path / "both")
     assert request.study["name"] == "one+two"
     assert request.run["merged"] == ["one", "two"]
 
@@ -77,7 +77,7 @@ def test_merging_changes_no_figure_and_can_be_merged_again(tmp_path):
     want = leaderboard(Evidence.read(whole))
     for name in ("both", "again"):
         pd.testing.assert_frame_equal(leaderboard(Evidence.read(tmp_path / name)), want)
-    assert Request.load(tmp_path / "again").run["merged"] == ["both", "one"]
+    assert Manifest.load(tmp_path / "again").run["merged"] == ["both", "one"]
 
 
 def test_two_answers_to_one_question_name_both_files(tmp_path):
@@ -105,7 +105,7 @@ def test_the_same_images_in_two_files_are_one_set(tmp_path):
     one = folder(tmp_path / "one", {"a": (A, WHOLE)}, data="npz:/here/x.npz:test")
     two = folder(tmp_path / "two", {"b": (B, WHOLE)}, data="npz:/there/x.npz:test", threads=8)
     merge([one, two], tmp_path / "both")
-    run = Request.load(tmp_path / "both").run
+    run = Manifest.load(tmp_path / "both").run
     assert (run["data"], run["device"], run["threads"]) == ("npz:/here/x.npz:test", "cpu", "2 and 8")
 
 
@@ -122,7 +122,7 @@ def test_of_different_numbers_of_images_the_smaller_holds(tmp_path):
 
 
 def test_seeds_of_two_machines_are_one_setting(tmp_path):
-    other = Card("rst-0.1", "ticket", "rst", family="rst", ratio="0.1")
+    other = ModelInfo("rst-0.1", "ticket", "rst", family="rst", ratio="0.1")
     one = folder(tmp_path / "one", {"a": (A, WHOLE)}, seed=0)
     two = folder(tmp_path / "two", {"c": (other, {**WHOLE, "pgd": {0: "11", 2: "10"}})}, seed=1)
     merge([one, two], tmp_path / "both")
@@ -143,12 +143,12 @@ def test_two_models_of_one_name_and_seed_take_their_folders(tmp_path):
 
 
 def test_what_one_folder_knows_of_a_model_fills_in_the_other(tmp_path):
-    bare = Card("mine", "ticket")
+    bare = ModelInfo("mine", "ticket")
     one = folder(tmp_path / "one", {"a": (bare, WHOLE)})
     two = folder(tmp_path / "two", {"a": (A, {**WHOLE, "cw": {0: "00", 2: "11"}})}, attacks=("pgd", "cw"))
     merge([one, two], tmp_path / "both")
-    request = Request.load(tmp_path / "both")
-    assert request.cards == {"a": Card("mine", "ticket", "rst", family="rst", ratio="0.1")}
+    request = Manifest.load(tmp_path / "both")
+    assert request.cards == {"a": ModelInfo("mine", "ticket", "rst", family="rst", ratio="0.1")}
     assert request.rows == (Row("a", T, 0, ("pgd", "cw")),)
     [line] = lines_of(Evidence.read(tmp_path / "both"))
     assert (line["pgd"], line["cw"], line["worst"]) == (0.5, 0.5, 0.25)
@@ -161,7 +161,7 @@ def test_an_answer_at_another_batch_size_is_spare(tmp_path):
     assert told.startswith("2 answers are left out")
     # The clean answer of the first folder is whole, its attack is not.
     keys = {trial("a", "a", CLEAN).key, trial("a", "a", batch=4).key}
-    assert set(Request.load(tmp_path / "both").keys) == keys
+    assert set(Manifest.load(tmp_path / "both").keys) == keys
     assert lines_of(Evidence.read(tmp_path / "both"))[0]["pgd"] == 0.75
     assert len(Store(tmp_path / "both").keys()) == 4
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rstbench.arguments import make_parser
-from rstbench.cli import VERBS
+from rstbench.cli.arguments import make_parser
+from rstbench.cli.commands import VERBS
 from rstbench.errors import BadFile, BadRequest
-from rstbench.harness.request import FILE, Request
-from rstbench.reporters.evidence import Evidence
-from rstbench.reporters.gallery import runs_in, write_index, write_report
-from rstbench.reporters.page.glossary import FLAGS, OF_OTHERS, explain
-from rstbench.reporters.page.inline import inline
-from rstbench.reporters.page.repeat import row_command, whole_command
-from rstbench.reporters.tables import write
+from rstbench.evidence.manifest import FILE, Manifest
+from rstbench.reports.lookup import Evidence
+from rstbench.reports.page.commands import row_command, whole_command
+from rstbench.reports.page.glossary import FLAGS, OF_OTHERS, explain
+from rstbench.reports.page.inline import inline
+from rstbench.reports.report import runs_in, write_index, write_report
+from rstbench.reports.tables import write
 
 ROOT = Path(__file__).parent.parent.parent
 NAME = "<script>alert(1)</script>"
@@ -126,7 +126,7 @@ def test_the_same_evidence_gives_the_same_page(hand_run, folder, tmp_path):
 
 
 def test_without_matplotlib_there_is_a_page_and_one_line(hand_run, tmp_path, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("rstbench.reporters.figures.")]:
+    for name in [name for name in sys.modules if name.startswith("rstbench.reports.figures.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     _, notes = report(hand_run(tmp_path), tmp_path)
@@ -332,7 +332,7 @@ def test_folders_of_runs(tmp_path):
     # What holds no run is refused where it is read.
     (wrong,) = runs_in([str(tmp_path / "empty")])
     with pytest.raises(BadFile, match="name a folder"):
-        Request.load(wrong)
+        Manifest.load(wrong)
     with pytest.raises(BadFile, match="no folder"):
         runs_in([str(tmp_path / "nowhere")])
     with pytest.raises(BadFile, match="name a folder"):

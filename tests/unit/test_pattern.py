@@ -9,15 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstbench.adapters.sources.own import ticket_entry
 from rstbench.errors import BadRequest
-from rstbench.tickets.draw import edge_popup
+from rstbench.models.sources.native import ticket_entry
+from rstbench.networks.network import prunable
+from rstbench.tickets.allocation import LayerBudget, allocate, global_counts, layer_counts, p_rule
 from rstbench.tickets.mask import parse_remaining
-from rstbench.tickets.networks import prunable
-from rstbench.tickets.pattern import Slot, global_counts, layer_counts, p_rule, plan
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.search import Search
+from rstbench.tickets.methods.edge_popup import edge_popup
+from rstbench.tickets.methods.search import Search
 from rstbench.tickets.ticket import Ticket
+from rstbench.training.recipe import recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 1, "batch": 32}
 SHAPES = {"conv": (4, 2, 3, 3), "fc": (10, 8)}
@@ -36,22 +36,22 @@ def recipe(**settings):
     ],
 )
 def test_the_shape_of_scores(pattern, units):
-    slots = plan(SHAPES, Fraction(1, 2), recipe(pattern=pattern))
+    slots = allocate(SHAPES, Fraction(1, 2), recipe(pattern=pattern))
     assert {name: slot.units for name, slot in slots.items()} == units
     assert {name: slot.kept_weights for name, slot in slots.items()} == {"conv": 36, "fc": 40}
 
 
 def test_rows_kernels_and_filters_by_hand():
     weight = (2, 2, 2, 2)
-    rows = Slot(weight, (2, 2, 2, 1), 3)
+    rows = LayerBudget(weight, (2, 2, 2, 1), 3)
     scores = torch.tensor([[[[1.0], [-8.0]], [[3.0], [2.0]]], [[[-7.0], [0.0]], [[6.0], [5.0]]]])
     mask = rows.weight_mask(scores)
     expected = torch.zeros(weight, dtype=torch.bool)
     expected[0, 0, 1] = expected[1, 0, 0] = expected[1, 1, 0] = True
     assert mask.equal(expected)
-    kernels = Slot(weight, (2, 2, 1, 1), 1)
+    kernels = LayerBudget(weight, (2, 2, 1, 1), 1)
     assert kernels.weight_mask(torch.tensor([[[[1.0]], [[-4.0]]], [[[2.0]], [[3.0]]]]))[0, 1].all()
-    filters = Slot(weight, (2, 1, 1, 1), 1)
+    filters = LayerBudget(weight, (2, 1, 1, 1), 1)
     assert filters.weight_mask(torch.tensor([[[[1.0]]], [[[-4.0]]]])).flatten(1).all(1).tolist() == [
         False,
         True,
@@ -59,14 +59,14 @@ def test_rows_kernels_and_filters_by_hand():
 
 
 def test_filters_spare_the_last_layer():
-    slots = plan(SHAPES, Fraction(1, 2), recipe(pattern="filter", dense="last"))
+    slots = allocate(SHAPES, Fraction(1, 2), recipe(pattern="filter", dense="last"))
     assert {name: slot.units for name, slot in slots.items()} == {"conv": (4, 1, 1, 1)}
     with pytest.raises(BadRequest, match="would delete classes"):
-        plan(SHAPES, Fraction(1, 2), recipe(pattern="filter"))
+        allocate(SHAPES, Fraction(1, 2), recipe(pattern="filter"))
 
 
 def test_two_of_four_by_hand():
-    slots = plan({"conv": (2, 2, 3, 3), "fc": (3, 8)}, Fraction(1, 2), recipe(pattern="2:4"))
+    slots = allocate({"conv": (2, 2, 3, 3), "fc": (3, 8)}, Fraction(1, 2), recipe(pattern="2:4"))
     assert list(slots) == ["fc"], "18 inputs are no multiple of 4"
     scores = torch.tensor([[1.0, -9, 3, 0, 5, 6, -7, 1], [0, 0, 1, 2, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6, 7, 8]])
     mask = slots["fc"].weight_mask(scores)
@@ -75,7 +75,7 @@ def test_two_of_four_by_hand():
         [0, 0, 1, 1, 1, 1, 0, 0],
         [0, 0, 1, 1, 0, 0, 1, 1],
     ]
-    conv = Slot((2, 4, 3, 3), (2, 4, 3, 3), 36, group=4)
+    conv = LayerBudget((2, 4, 3, 3), (2, 4, 3, 3), 36, group=4)
     kept = conv.weight_mask(torch.randn(2, 4, 3, 3))
     assert (kept.reshape(-1, 4).sum(1) == 2).all(), "groups run along the flattened input"
 
@@ -96,7 +96,7 @@ def test_two_of_four_by_hand():
 )
 def test_what_does_not_go_together(settings, remaining, message):
     with pytest.raises(BadRequest, match=message):
-        plan(SHAPES, parse_remaining(remaining), recipe(**settings))
+        allocate(SHAPES, parse_remaining(remaining), recipe(**settings))
 
 
 def test_the_p_rule():
@@ -136,11 +136,11 @@ def test_global_ranks_all_layers_together():
 
 def test_the_floor_leaves_each_output_a_weight():
     scores = torch.tensor([[9.0, 8.0, 7.0], [0.3, 0.2, 0.1], [6.0, 5.0, 4.0]])
-    slot = plan({"fc": (3, 3)}, Fraction(1, 3), recipe(floor=True))["fc"]
+    slot = allocate({"fc": (3, 3)}, Fraction(1, 3), recipe(floor=True))["fc"]
     assert slot.weight_mask(scores).int().tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
-    four = Slot((3, 3), (3, 3), 4, floor=True)
+    four = LayerBudget((3, 3), (3, 3), 4, floor=True)
     assert four.weight_mask(scores).int().tolist() == [[1, 1, 0], [1, 0, 0], [1, 0, 0]]
-    assert plan({"fc": (3, 3)}, Fraction(1, 9), recipe(floor=True))["fc"].kept == 3
+    assert allocate({"fc": (3, 3)}, Fraction(1, 9), recipe(floor=True))["fc"].kept == 3
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from rstbench.errors import BadFile, BadRequest
-from rstbench.harness.request import Request, Row
-from rstbench.harness.trial import Card
-from rstbench.reporters.evidence import Evidence
-from rstbench.reporters.published import (
+from rstbench.evidence.manifest import Manifest, Row
+from rstbench.evidence.trial import ModelInfo
+from rstbench.reports.lookup import Evidence
+from rstbench.reports.published import (
     SHIPPED,
     SHIPPED_TRANSFER,
     comparable,
@@ -22,7 +22,7 @@ from rstbench.reporters.published import (
     gather,
     read,
 )
-from rstbench.reporters.zoo import write_entries
+from rstbench.reports.robustbench import write_entries
 
 HEAD = "model,data,threat,attack,robust,source\n"
 ENTRY = {
@@ -44,11 +44,11 @@ ENTRY = {
 
 
 def asked(data="cifar10:test:1000", threats=("Linf:8/255",), groups=()):
-    request = Request(
+    request = Manifest(
         study={},
         run={"data": data},
         images=0,
-        cards={"a": Card("one", "external")},
+        cards={"a": ModelInfo("one", "external")},
         rows=tuple(Row("a", threat, 0, ("pgd",)) for threat in threats),
         groups=groups,
     )

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from rstbench.adapters.identity import module_digest
-from rstbench.adapters.rest import at_rest, eval_mode, same_values, untouched
 from rstbench.errors import ModelFault
+from rstbench.models.frozen import eval_mode, frozen_eval, same_values, untouched
+from rstbench.models.identity import module_digest
 
 CPU = torch.device("cpu")
 
@@ -79,7 +79,7 @@ def test_a_network_hidden_from_torch_is_at_rest_too(kind):
     net[0].bias.requires_grad_(False)
     model, x = Model(hide(net), find), torch.rand(4, 2)
     mean = net[1].running_mean.clone()
-    with at_rest(model, CPU):
+    with frozen_eval(model, CPU):
         assert not any(part.training for part in net.modules())
         assert not any(weight.requires_grad for weight in net.parameters())
         assert model(x).equal(model(x))
@@ -95,7 +95,7 @@ def test_a_network_hidden_from_torch_is_at_rest_too(kind):
 
 def test_a_network_behind_what_cannot_be_read_is_at_rest_too():
     net = nn.Dropout()
-    with at_rest(Model((one for one in [net]), None), CPU):
+    with frozen_eval(Model((one for one in [net]), None), CPU):
         assert not net.training
     assert net.training
 
@@ -116,7 +116,7 @@ class Stubborn(nn.Module):
 
 def test_parts_are_in_eval_mode_whatever_the_model_does_about_it():
     model, x = Stubborn(), torch.rand(50, 2)
-    with at_rest(model, CPU):
+    with frozen_eval(model, CPU):
         assert model(x).equal(x)
     assert model.drop.training
 
@@ -128,7 +128,7 @@ class Unwilling(nn.Module):
 
 def test_what_cannot_be_put_at_rest_is_named():
     for model in (Model([Unwilling()], None), Model({"a": Holder(Unwilling())}, None)):
-        with pytest.raises(ModelFault, match=r"its held\..*eval mode.*no such mode"), at_rest(model, CPU):
+        with pytest.raises(ModelFault, match=r"its held\..*eval mode.*no such mode"), frozen_eval(model, CPU):
             pass
     with pytest.raises(ModelFault, match=r"its held\.0 cannot be put into eval mode"):
         eval_mode(Model([Unwilling()], None))
@@ -170,10 +170,10 @@ class Stateful(nn.Module):
 
 def test_what_a_pass_leaves_behind_is_taken_away():
     model, x = Stateful(), torch.rand(2, 2)
-    with at_rest(model, CPU):
+    with frozen_eval(model, CPU):
         first = model(x)
         assert not model(x).equal(first)
-    with at_rest(model, CPU):
+    with frozen_eval(model, CPU):
         assert model(x).equal(first)
     assert model.replaced.equal(torch.zeros(2))
     assert model.repeated.equal(torch.zeros(3))
@@ -201,7 +201,7 @@ def test_weights_that_appear_in_the_first_pass_are_refused():
     model = Late()
     with (
         pytest.raises(ModelFault, match=r"new weights when it was asked \(fc\.weight\)"),
-        at_rest(model, CPU),
+        frozen_eval(model, CPU),
     ):
         model(torch.rand(2, 2))
 
@@ -253,7 +253,7 @@ def test_compiled_models_are_put_at_rest_like_others(made):
     model, x = made(), torch.ones(3, 2)
     first, readable = module_digest(model)
     assert readable
-    with at_rest(model, CPU), untouched(model):
+    with frozen_eval(model, CPU), untouched(model):
         assert model(x).equal(model(x))
     assert module_digest(model)[0] == first
     assert module_digest(made())[0] != first  # its weights are drawn anew

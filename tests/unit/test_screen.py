@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstbench import screen
-from rstbench.reporters.tables import board_text, matrix_text
-from rstbench.screen import coloured, has_colour, shortened, show
+from rstbench.cli import tables
+from rstbench.cli.tables import coloured, has_colour, shortened, show
+from rstbench.reports.tables import board_text, matrix_text
 
 ANSI = re.compile(r"\x1b\[[\d;]*m")
 LONG = "a-ticket-with-quite-a-long-name-0.05"
@@ -43,7 +43,7 @@ def terminal(monkeypatch):
 
     def open_one(columns, **environment):
         out = Terminal()
-        monkeypatch.setattr(screen.sys, "stdout", out)
+        monkeypatch.setattr(tables.sys, "stdout", out)
         for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
             monkeypatch.delenv(name, raising=False)
         for name, value in {"COLUMNS": str(columns), **environment}.items():
@@ -143,7 +143,7 @@ def test_names_are_cut_to_the_terminal(terminal):
 
 
 def test_a_narrow_terminal_goes_without_costs_and_never_without_alarms(terminal):
-    cut = FRAME.assign(model=["best", "x" * screen.SHORTEST])
+    cut = FRAME.assign(model=["best", "x" * tables.SHORTEST])
     out = terminal(max(map(len, board_text(cut))) - 1, NO_COLOR="1")
     show({"leaderboard": FRAME}, text_of)
     assert "forwards" not in out.getvalue()

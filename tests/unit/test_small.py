@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from rstbench import terminal
+from rstbench.cli import progress
+from rstbench.cli.progress import Bars, Lines
 from rstbench.errors import BadFile
-from rstbench.harness.request import Request, Row
-from rstbench.harness.trial import Card
-from rstbench.reporters.statistics import paired, wilson
-from rstbench.terminal import Bars, Lines
+from rstbench.evidence.manifest import Manifest, Row
+from rstbench.evidence.trial import ModelInfo
+from rstbench.reports.statistics import paired, wilson
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_wilson_at_the_ends():
 
 def test_lines_tell_rate_rest_and_figures(monkeypatch):
     now = iter([0.0, 20.0, 20.0, 40.0])
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     out = io.StringIO()
     with Lines(out).stage("a pgd", 100, "image") as stage:
         stage.advance(40, robust=0.5)
@@ -58,13 +58,13 @@ def test_bars_show_the_figures():
 
 
 def test_a_request_comes_back_from_its_file(tmp_path):
-    request = Request(
+    request = Manifest(
         study={"name": "x", "threats": ["Linf:0.1"]},
         run={"data": "digits:test", "threads": 2},
         images=50,
         cards={
-            "aa": Card("one", "ticket", remaining=0.1),
-            "bb": Card("s", "switch", members=("aa",), weights=(1.0,)),
+            "aa": ModelInfo("one", "ticket", remaining=0.1),
+            "bb": ModelInfo("s", "switch", members=("aa",), weights=(1.0,)),
         },
         rows=(Row("aa", "Linf:0.1", 0, ("pgd",)),),
         groups=(("aa", "bb"),),
@@ -72,7 +72,7 @@ def test_a_request_comes_back_from_its_file(tmp_path):
         failures=("it broke",),
     )
     request.save(tmp_path)
-    found = Request.load(tmp_path)
+    found = Manifest.load(tmp_path)
     assert (found.cards, found.rows, found.groups, found.keys) == (
         request.cards,
         request.rows,
@@ -84,10 +84,10 @@ def test_a_request_comes_back_from_its_file(tmp_path):
 
 def test_no_request(tmp_path):
     with pytest.raises(BadFile, match=r"no study\.toml"):
-        Request.load(tmp_path)
+        Manifest.load(tmp_path)
     (tmp_path / "study.toml").write_text("a = [")
     with pytest.raises(BadFile, match="not what `evaluate` writes"):
-        Request.load(tmp_path)
+        Manifest.load(tmp_path)
 
 
 def test_paired_interval_by_hand():

@@ -11,12 +11,12 @@ from safetensors.torch import save, save_file
 from torch import nn
 from torchvision import models
 
-from rstbench.adapters.checkpoints.state import read_state
-from rstbench.adapters.entry import load_entry
-from rstbench.adapters.normalise import KNOWN, clearly_better, normalised, right_under
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
-from rstbench.tickets.networks import NetworkSpec, build
+from rstbench.models.checkpoints.state_dict import read_state
+from rstbench.models.normalise import KNOWN, clearly_better, normalised, right_under
+from rstbench.models.wrapper import load_reference
+from rstbench.networks.network import NetworkSpec, build
 
 SPEC = NetworkSpec("conv2", (1, 8, 8), 10, 0.1, "affine")
 
@@ -47,15 +47,15 @@ def test_wrong_normalisations(text):
 
 
 def test_any_reference_can_be_normalised(ticket_files, digits):
-    plain = load_entry(f"ticket:{ticket_files[0]}")
-    entry = load_entry(f"ticket:{ticket_files[0]}[normalize=0.1/0.5]")
+    plain = load_reference(f"ticket:{ticket_files[0]}")
+    entry = load_reference(f"ticket:{ticket_files[0]}[normalize=0.1/0.5]")
     x, _ = digits.at(slice(None))
     assert torch.allclose(entry.module(x), plain.module((x - 0.1) / 0.5), atol=1e-5)
     assert entry.digest != plain.digest
     assert entry.card.name.endswith("[normalize=0.1/0.5]")
-    assert load_entry(f"ticket:{ticket_files[0]}[normalize=0.1/0.5]").digest == entry.digest
+    assert load_reference(f"ticket:{ticket_files[0]}[normalize=0.1/0.5]").digest == entry.digest
     with pytest.raises(BadRequest, match="members of a switch"):
-        load_entry("switch:" + "+".join(map(str, ticket_files)) + "[normalize=half]")
+        load_reference("switch:" + "+".join(map(str, ticket_files)) + "[normalize=half]")
 
 
 @pytest.mark.parametrize("form", ["pt", "safetensors", "nested", "parallel"])
@@ -71,10 +71,10 @@ def test_bare_weights(tmp_path, digits, form):
     else:
         prefix = "module." if form == "parallel" else ""
         torch.save({prefix + name: value for name, value in state.items()}, path)
-    entry = load_entry(f"weights:{path}[arch=conv2,width=0.1,norm=affine]", digits)
+    entry = load_reference(f"weights:{path}[arch=conv2,width=0.1,norm=affine]", digits)
     x, _ = digits.at(slice(None))
     assert entry.module(x).equal(net(x))
-    alone = load_entry(f"weights:{path}[arch=conv2,width=0.1,norm=affine,classes=10,shape=1x8x8]")
+    alone = load_reference(f"weights:{path}[arch=conv2,width=0.1,norm=affine,classes=10,shape=1x8x8]")
     assert alone.module(x).equal(net(x))
 
 
@@ -96,7 +96,7 @@ def test_bare_weights(tmp_path, digits, form):
 def test_weights_that_do_not_fit(tmp_path, digits, options, message):
     torch.save(build(SPEC).state_dict(), tmp_path / "w.pt")
     with pytest.raises(BadRequest, match=message):
-        load_entry(f"weights:{tmp_path}/w.pt{options}", digits)
+        load_reference(f"weights:{tmp_path}/w.pt{options}", digits)
 
 
 class Trap:
@@ -126,33 +126,33 @@ def test_files_that_are_no_weights(tmp_path, capsys):
 def test_a_random_start_is_seeded_and_knows_the_classes(digits):
     images = load("digits:test:4")
     text = "torchvision:squeezenet1_1"
-    first, again = load_entry(f"{text}[classes=7]"), load_entry(f"{text}[classes=7]")
-    other = load_entry(f"{text}[classes=7,seed=1]")
+    first, again = load_reference(f"{text}[classes=7]"), load_reference(f"{text}[classes=7]")
+    other = load_reference(f"{text}[classes=7,seed=1]")
     assert first.digest == again.digest != other.digest
     x = torch.rand(1, 3, 64, 64)
     assert first.module(x).shape == (1, 7)
-    assert load_entry(text, images).module(x).shape == (1, 10)
-    assert load_entry("timm:resnet10t", images).module(x).shape == (1, 10)
+    assert load_reference(text, images).module(x).shape == (1, 10)
+    assert load_reference("timm:resnet10t", images).module(x).shape == (1, 10)
     with pytest.raises(BadRequest, match="number of classes is missing"):
-        load_entry(text)
+        load_reference(text)
     with pytest.raises(BadRequest, match="did you mean 'resnet18'"):
-        load_entry("torchvision:resnet19[classes=10]")
+        load_reference("torchvision:resnet19[classes=10]")
     with pytest.raises(BadRequest, match="no timm network named"):
-        load_entry("timm:resnot[classes=10]")
+        load_reference("timm:resnot[classes=10]")
     with pytest.raises(BadRequest, match="no weights of resnet18 named 'IMAGENET'"):
-        load_entry("torchvision:resnet18/IMAGENET")
+        load_reference("torchvision:resnet18/IMAGENET")
 
 
 def test_library_weights_where_they_lie(tmp_path, monkeypatch):
     """A file with random weights under the library's own name, normalised as the library says."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     with pytest.raises(BadFile, match=r"no file .*squeezenet1_1-b8a52dc0.pth; put what https://"):
-        load_entry("torchvision:squeezenet1_1/IMAGENET1K_V1")
+        load_reference("torchvision:squeezenet1_1/IMAGENET1K_V1")
     torch.manual_seed(0)
     net = models.squeezenet1_1(weights=None).eval()
     (tmp_path / "checkpoints").mkdir()
     torch.save(net.state_dict(), tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
-    entry = load_entry("torchvision:squeezenet1_1/IMAGENET1K_V1")
+    entry = load_reference("torchvision:squeezenet1_1/IMAGENET1K_V1")
     x = torch.rand(1, 3, 64, 64)
     mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in KNOWN["imagenet"])
     assert torch.allclose(entry.module(x), net((x - mean) / std), atol=1e-4)
@@ -164,7 +164,7 @@ def test_timm_weights_of_a_file(tmp_path):
     torch.manual_seed(0)
     net = timm.create_model("resnet10t", num_classes=6).eval()
     torch.save({"state_dict": net.state_dict()}, tmp_path / "t.pth")
-    entry = load_entry(f"timm:resnet10t[checkpoint={tmp_path}/t.pth]")
+    entry = load_reference(f"timm:resnet10t[checkpoint={tmp_path}/t.pth]")
     x = torch.rand(1, 3, 64, 64)
     assert entry.module(x).equal(net(x))
 
@@ -174,9 +174,9 @@ def test_the_bundled_network_reaches_its_accuracy(data_root):
     from rstbench.attacks import PGD
     from rstbench.threat import Threat
 
-    entry, images = load_entry("bundled:autoattack-resnet18"), load("cifar10:test:100", data_root)
+    entry, images = load_reference("bundled:autoattack-resnet18"), load("cifar10:test:100", data_root)
     assert entry.resumable
-    assert load_entry("bundled:autoattack-resnet18").digest == entry.digest
+    assert load_reference("bundled:autoattack-resnet18").digest == entry.digest
     x, y = images.at(slice(None))
     with torch.no_grad():
         assert (entry.module(x).argmax(1) == y).float().mean() > 0.88
@@ -188,7 +188,7 @@ def test_the_bundled_network_reaches_its_accuracy(data_root):
 
 def test_no_other_bundled_network():
     with pytest.raises(BadRequest, match="no bundled model named 'resnet'"):
-        load_entry("bundled:resnet")
+        load_reference("bundled:resnet")
 
 
 class Expects(nn.Module):
@@ -203,8 +203,8 @@ class Expects(nn.Module):
 
 
 def test_a_likely_mistake_is_noticed(lesson):
-    from rstbench.tickets.recipe import recipe_for
-    from rstbench.tickets.train import train
+    from rstbench.tickets.checkpoint import train
+    from rstbench.training.recipe import recipe_for
 
     recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 8, "batch": 16, "adversary": "none"})
     inner = train(NetworkSpec("conv2", (1, 8, 8), 10, 0.1), lesson, recipe)[0].module()
@@ -217,7 +217,7 @@ def test_a_likely_mistake_is_noticed(lesson):
 
 def test_a_zoo_model_of_a_file(tmp_path, monkeypatch):
     """Random weights under a zoo name in RobustBench's model folder: nothing is fetched."""
-    from rstbench.adapters.sources.zoo import import_robustbench
+    from rstbench.models.sources.robustbench import import_robustbench
 
     zoo = import_robustbench()
     cifar = zoo.model_zoo.enums.BenchmarkDataset.cifar_10
@@ -228,18 +228,18 @@ def test_a_zoo_model_of_a_file(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     torch.save(net.state_dict(), folder / "Wong2020Fast.pt")
     monkeypatch.setenv("RSTBENCH_MODELS", str(tmp_path))
-    entry = load_entry("robustbench:cifar10/Linf/Wong2020Fast")
+    entry = load_reference("robustbench:cifar10/Linf/Wong2020Fast")
     x = torch.rand(2, 3, 32, 32)
     assert entry.module(x).equal(net(x))
     assert not any(parameter.requires_grad for parameter in entry.module.parameters())
     (folder / "Wong2020Fast.pt").write_bytes(b"<html>sign in</html>")
     with pytest.raises(BadFile, match=r"Wong2020Fast.pt does not load"):
-        load_entry("robustbench:cifar10/Linf/Wong2020Fast")
+        load_reference("robustbench:cifar10/Linf/Wong2020Fast")
     assert (folder / "Wong2020Fast.pt").exists()
     with pytest.raises(BadFile, match=r"Chen2020Adversarial.pt_m0.pt; put the zoo's checkpoint there"):
-        load_entry("robustbench:cifar10/Linf/Chen2020Adversarial")
+        load_reference("robustbench:cifar10/Linf/Chen2020Adversarial")
     with pytest.raises(BadFile, match="through timm; add --download"):
-        load_entry("robustbench:cifar10/Linf/Debenedetti2022Light_XCiT-S12")
+        load_reference("robustbench:cifar10/Linf/Debenedetti2022Light_XCiT-S12")
 
 
 def cached(root, repository, files):
@@ -271,7 +271,7 @@ def test_timm_networks_of_the_hub(tmp_path, monkeypatch):
     mean, std = (torch.tensor(config["pretrained_cfg"][key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     wanted = net((x - mean) / std)
     for reference in ("hub:timm/resnet10t.c3_in1k", "timm:resnet10t/c3_in1k"):
-        entry = load_entry(reference)
+        entry = load_reference(reference)
         assert torch.allclose(entry.module(x), wanted, atol=1e-4)
         assert entry.card.name == reference
 
@@ -298,12 +298,12 @@ def test_hub_repositories_that_cannot_be_used(tmp_path, monkeypatch, files, mess
     if files is not None:
         cached(tmp_path, "a/b", files)
     with pytest.raises(BadFile if "is vit" not in message else BadRequest, match=message):
-        load_entry("hub:a/b")
+        load_reference("hub:a/b")
 
 
 def test_hub_names_that_are_none():
     with pytest.raises(BadRequest, match="a hub model reads 'hub:OWNER/REPO'"):
-        load_entry("hub:a/b/c")
+        load_reference("hub:a/b/c")
 
 
 def graph(net, path, **settings):
@@ -322,7 +322,10 @@ def test_onnx_graphs_that_cannot_be_attacked(tmp_path):
 
     graph(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), tmp_path / "good.onnx", opset_version=20)
     digits = load("digits:test:4")
-    assert load_entry(f"onnx:{tmp_path}/good.onnx", digits).module(digits.at(slice(None))[0]).shape == (4, 3)
+    assert load_reference(f"onnx:{tmp_path}/good.onnx", digits).module(digits.at(slice(None))[0]).shape == (
+        4,
+        3,
+    )
     graph(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), tmp_path / "two.onnx", dynamic_shapes=None)
     graph(Odd(), tmp_path / "odd.onnx")
     (tmp_path / "cut.onnx").write_bytes((tmp_path / "good.onnx").read_bytes()[:200])
@@ -333,17 +336,17 @@ def test_onnx_graphs_that_cannot_be_attacked(tmp_path):
         ("gone", "no file"),
     ):
         with pytest.raises(BadRequest, match=message):
-            load_entry(f"onnx:{tmp_path}/{name}.onnx", digits)
-    color = load_entry(f"onnx:{tmp_path}/good.onnx")  # the file knows its shape
+            load_reference(f"onnx:{tmp_path}/{name}.onnx", digits)
+    color = load_reference(f"onnx:{tmp_path}/good.onnx")  # the file knows its shape
     assert color.module(torch.rand(1, 1, 8, 8)).shape == (1, 3)
 
 
 def test_a_normalisation_too_many_is_told(data_root):
-    entry = load_entry("bundled:autoattack-resnet18[normalize=cifar10]")
+    entry = load_reference("bundled:autoattack-resnet18[normalize=cifar10]")
     x, y = load("cifar10:test:60", data_root).at(slice(None))
     assert clearly_better(right_under(entry.module, x, y)) == "none"
     with pytest.raises(BadRequest, match="is for 2 channels, images have 3"):
-        load_entry("bundled:autoattack-resnet18[normalize=0.5+0.5/1]", load("cifar10:test:2", data_root))
+        load_reference("bundled:autoattack-resnet18[normalize=0.5+0.5/1]", load("cifar10:test:2", data_root))
 
 
 def test_chance_is_no_reason_for_a_flag():

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from rstbench.errors import BadFile, BadRequest
-from rstbench.harness.store import Store, write_whole
-from rstbench.harness.trial import Card, Record, Tally, Trial, crafting_seed
+from rstbench.evidence.store import Store
+from rstbench.evidence.trial import ModelInfo, ShardResult, Trial, TrialResult, crafting_seed
+from rstbench.files import write_whole
 
 TRIAL = Trial("a" * 64, "b" * 64, "pgd", "Linf:0.1", "d" * 64, 50, 0)
-CARDS = {"a" * 64: Card("left", "ticket", remaining=0.1), "b" * 64: Card("right", "trained")}
+CARDS = {"a" * 64: ModelInfo("left", "ticket", remaining=0.1), "b" * 64: ModelInfo("right", "trained")}
 
 
 def fill(store, *tallies):
@@ -43,18 +44,18 @@ def test_the_crafting_seed_ignores_the_judge():
 def test_what_was_added_is_read(tmp_path):
     store = Store(tmp_path)
     tallies = (
-        Tally(0, "011", {"pgd": "100"}, ("few-images",), 3, 2, 0.5, "cpu", 2, {"torch": "2"}),
-        Tally(3, "1"),
+        ShardResult(0, "011", {"pgd": "100"}, ("few-images",), 3, 2, 0.5, "cpu", 2, {"torch": "2"}),
+        ShardResult(3, "1"),
     )
     fill(store, *tallies)
-    assert store.read(TRIAL.key) == Record(TRIAL, CARDS, "digits:test", tallies)
+    assert store.read(TRIAL.key) == TrialResult(TRIAL, CARDS, "digits:test", tallies)
     assert store.read(TRIAL.key).bits == "0111"
     assert store.keys() == [TRIAL.key]
 
 
 def test_a_gap_ends_the_bits(tmp_path):
     store = Store(tmp_path)
-    fill(store, Tally(0, "01"), Tally(4, "11"))
+    fill(store, ShardResult(0, "01"), ShardResult(4, "11"))
     assert store.read(TRIAL.key).bits == "01"
     assert not store.read(TRIAL.key).covers(3)
 
@@ -62,34 +63,34 @@ def test_a_gap_ends_the_bits(tmp_path):
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_a_torn_last_line_is_ignored_and_written_over(tmp_path, cut):
     store = Store(tmp_path)
-    fill(store, Tally(0, "01"), Tally(2, "11"))
+    fill(store, ShardResult(0, "01"), ShardResult(2, "11"))
     path = store.path(TRIAL.key)
     path.write_bytes(path.read_bytes()[:-cut])
     assert store.read(TRIAL.key).bits == "01"
-    fill(store, Tally(2, "11"))
+    fill(store, ShardResult(2, "11"))
     assert store.read(TRIAL.key).bits == "0111"
 
 
 def test_a_torn_first_line_is_no_evidence(tmp_path):
     store = Store(tmp_path)
-    fill(store, Tally(0, "01"))
+    fill(store, ShardResult(0, "01"))
     path = store.path(TRIAL.key)
     path.write_bytes(path.read_bytes()[:40])
     assert store.read(TRIAL.key) is None
-    fill(store, Tally(0, "01"))
+    fill(store, ShardResult(0, "01"))
     assert store.read(TRIAL.key).bits == "01"
 
 
 def test_damage_and_contradiction_are_refused(tmp_path):
     store = Store(tmp_path)
-    fill(store, Tally(0, "01"), Tally(0, "11"))
+    fill(store, ShardResult(0, "01"), ShardResult(0, "11"))
     with pytest.raises(BadFile, match="two different answers"):
         store.read(TRIAL.key)
     store.path(TRIAL.key).write_bytes(b"no json\n")
     with pytest.raises(BadFile, match="damaged"):
         store.read(TRIAL.key)
     other = replace(TRIAL, seed=9)
-    store.add(other, Tally(0, "1"), CARDS, "digits:test")
+    store.add(other, ShardResult(0, "1"), CARDS, "digits:test")
     store.path(other.key).rename(store.path(TRIAL.key))
     with pytest.raises(BadFile, match="another question"):
         store.read(TRIAL.key)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from rstbench import BadRequest, Switch, shared_switch
-from rstbench.adapters.entry import load_entry
 from rstbench.errors import BadFile
+from rstbench.models.wrapper import load_reference
 from rstbench.tickets.ticket import Ticket
 
 
@@ -87,13 +87,13 @@ def test_a_plus_in_a_path_separates_nothing(ticket_files, tmp_path, monkeypatch)
         Path(folder).mkdir()
         shutil.copy(first, f"{folder}/a.safetensors")
     shutil.copy(second, "b.safetensors")
-    wanted = load_entry(f"switch:{first}+{second}").digest
+    wanted = load_reference(f"switch:{first}+{second}").digest
     for text in ("dir+x/a.safetensors+b.safetensors", "c++/a.safetensors+b.safetensors"):
-        assert load_entry(f"switch:{text}").digest == wanted
+        assert load_reference(f"switch:{text}").digest == wanted
     with pytest.raises(BadFile, match="no ticket file gone"):
-        load_entry("switch:dir+x/a.safetensors+gone")
+        load_reference("switch:dir+x/a.safetensors+gone")
     shutil.copy(first, "b")
     shutil.copy(first, "c")
     shutil.copy(first, "b+c")
     with pytest.raises(BadRequest, match="names b and c or b\\+c; rename one"):
-        load_entry("switch:b+c")
+        load_reference("switch:b+c")

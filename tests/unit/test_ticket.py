@@ -12,16 +12,16 @@ from torch.nn.utils import parametrize
 
 from rstbench.data import load
 from rstbench.errors import BadFile, ModelFault
-from rstbench.tickets.draw import edge_popup
-from rstbench.tickets.fit import Epoch, fit, hold_out, kept_epoch, learning_rate
+from rstbench.networks.network import NetworkSpec, build, prunable
+from rstbench.tickets.allocation import allocate
+from rstbench.tickets.checkpoint import Checkpoint, train
 from rstbench.tickets.init import random_weights, weights_digest
 from rstbench.tickets.mask import kept_count, parse_remaining, put_scores, random_scores
-from rstbench.tickets.networks import NetworkSpec, build, prunable
-from rstbench.tickets.pattern import plan
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.search import Search
+from rstbench.tickets.methods.edge_popup import edge_popup
+from rstbench.tickets.methods.search import Search
 from rstbench.tickets.ticket import Ticket
-from rstbench.tickets.train import Checkpoint, train
+from rstbench.training.epochs import Epoch, fit, hold_out, kept_epoch, learning_rate
+from rstbench.training.recipe import recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
 
@@ -31,7 +31,7 @@ def test_the_search_keeps_the_weights_and_the_export_its_logits(spec, weights, l
     dense_keys = list(net.state_dict())
     net.load_state_dict({**net.state_dict(), **weights})
     recipe = recipe_for(SMALL)
-    slots = plan({name: w.shape for name, w in weights.items()}, parse_remaining("0.3"), recipe)
+    slots = allocate({name: w.shape for name, w in weights.items()}, parse_remaining("0.3"), recipe)
     generator = Generator().manual_seed(0)
     popups = put_scores(net, slots, {n: random_scores(slot.units, generator) for n, slot in slots.items()})
     before = weights_digest(weights)

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rstbench.adapters.checkpoints.archive import read_archive
-from rstbench.adapters.checkpoints.csr import compressed
-from rstbench.adapters.checkpoints.foreign import read_foreign
-from rstbench.adapters.checkpoints.state import read_state
-from rstbench.adapters.entry import load_entry
 from rstbench.errors import BadFile, BadRequest
-from rstbench.tickets.networks import NetworkSpec, build
+from rstbench.models.checkpoints.csr import compressed
+from rstbench.models.checkpoints.foreign import read_foreign
+from rstbench.models.checkpoints.formats import read_archive
+from rstbench.models.checkpoints.state_dict import read_state
+from rstbench.models.wrapper import load_reference
+from rstbench.networks.network import NetworkSpec, build
 
 
 def test_timm_takes_the_average(tmp_path):
@@ -32,15 +32,15 @@ def test_timm_takes_the_average(tmp_path):
     theirs = timm.create_model("resnet10t", num_classes=10, checkpoint_path=f"{tmp_path}/l.pth")
     for text in (f"timm:resnet10t[checkpoint={tmp_path}/l.pth]",
                  f"weights:{tmp_path}/l.pth[arch=timm:resnet10t,classes=10]"):  # fmt: skip
-        found = load_entry(text)
+        found = load_reference(text)
         assert found.module.conv1[0].weight.equal(theirs.conv1[0].weight)
         assert "key=state_dict_ema" in found.card.name
-        plain = load_entry(f"{text[:-1]},key=state_dict]")
+        plain = load_reference(f"{text[:-1]},key=state_dict]")
         assert plain.module.conv1[0].weight.equal(raw.conv1[0].weight)
     with pytest.raises(BadRequest, match=r"goes with NAME\[checkpoint=FILE\]"):
-        load_entry("timm:resnet10t[key=state_dict]")
+        load_reference("timm:resnet10t[key=state_dict]")
     with pytest.raises(BadRequest, match="2 networks: state_dict, state_dict_ema"):
-        load_entry(f"weights:{tmp_path}/l.pth[arch=torchvision:resnet18,classes=10]")
+        load_reference(f"weights:{tmp_path}/l.pth[arch=torchvision:resnet18,classes=10]")
 
 
 def test_a_normalisation_in_timms_arguments_can_be_said(tmp_path):
@@ -53,10 +53,10 @@ def test_a_normalisation_in_timms_arguments_can_be_said(tmp_path):
     torch.save(content, tmp_path / "l.pth")
     text = f"timm:resnet10t[checkpoint={tmp_path}/l.pth"
     with pytest.raises(BadRequest, match=r"normalises by its args\.mean and args\.std") as refusal:
-        load_entry(f"{text}]")
+        load_reference(f"{text}]")
     more = re.search(r"add \[(.*?)\]", str(refusal.value))[1]
     x = torch.rand(2, 3, 64, 64)
-    assert torch.allclose(load_entry(f"{text},{more}]").module(x), net((x - 0.5) / 0.25), atol=1e-5)
+    assert torch.allclose(load_reference(f"{text},{more}]").module(x), net((x - 0.5) / 0.25), atol=1e-5)
 
 
 @pytest.mark.parametrize("wrap", ["module.", "_orig_mod.", "module._orig_mod."])
@@ -70,7 +70,7 @@ def test_wrappers_in_a_folder_of_the_hub(tmp_path, wrap):
     (tmp_path / "config.json").write_text(json.dumps(config))
     torch.save({wrap + n: t for n, t in net.state_dict().items()}, tmp_path / "pytorch_model.bin")
     x = torch.rand(2, 3, 64, 64)
-    assert torch.allclose(load_entry(f"hub:{tmp_path}").module(x), net((x - 0.5) / 0.25), atol=1e-5)
+    assert torch.allclose(load_reference(f"hub:{tmp_path}").module(x), net((x - 0.5) / 0.25), atol=1e-5)
 
 
 def test_masks_of_library_networks_are_counted(tmp_path):
@@ -84,7 +84,7 @@ def test_masks_of_library_networks_are_counted(tmp_path):
     net.fc.weight.data *= mask
     for text in (f"timm:resnet10t[checkpoint={tmp_path}/t.pth]",
                  f"weights:{tmp_path}/t.pth[arch=timm:resnet10t,classes=6]"):  # fmt: skip
-        found, x = load_entry(text), torch.rand(1, 3, 64, 64)
+        found, x = load_reference(text), torch.rand(1, 3, 64, 64)
         assert torch.allclose(found.module(x), net(x), atol=1e-6)
         assert found.card.total_weights - found.card.kept_weights == int((1 - mask).sum())
 
@@ -104,7 +104,7 @@ def test_quantised_weights_are_named(tmp_path):
 def test_options_of_our_networks_go_with_them(tmp_path):
     torch.save({}, tmp_path / "c.pt")
     with pytest.raises(BadRequest, match="width, bias go with networks of this tool"):
-        load_entry(f"weights:{tmp_path}/c.pt[arch=timm:resnet10t,width=0.5,bias=last,classes=10]")
+        load_reference(f"weights:{tmp_path}/c.pt[arch=timm:resnet10t,width=0.5,bias=last,classes=10]")
 
 
 def test_other_kinds_of_files(tmp_path):

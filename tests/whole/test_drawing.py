@@ -17,14 +17,14 @@ import torch
 import rstbench
 from rstbench.data import download, load
 from rstbench.errors import BadRequest
-from rstbench.tickets.draw import edge_popup
-from rstbench.tickets.fit import batches
+from rstbench.networks.network import NetworkSpec, build, prunable
+from rstbench.tickets.checkpoint import train
 from rstbench.tickets.init import random_weights
-from rstbench.tickets.networks import NetworkSpec, build, prunable
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.search import Search
+from rstbench.tickets.methods.edge_popup import edge_popup
+from rstbench.tickets.methods.search import Search
 from rstbench.tickets.ticket import Ticket
-from rstbench.tickets.train import train
+from rstbench.training.epochs import batches
+from rstbench.training.recipe import recipe_for
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 1, "batch": 32}
@@ -188,7 +188,7 @@ def test_the_seed_of_the_source_is_taken(cli, tmp_path):
     assert tuned.returncode == 0, tuned.stderr
     again = ["--from", "checkpoint:c/conv2.safetensors", "--data", "npz:d.npz", "--threat", "Linf:0.1"]
     assert cli("draw", *again, "--remaining", "0.5", *quick, "v").returncode == 0
-    from rstbench.tickets.train import Checkpoint
+    from rstbench.tickets.checkpoint import Checkpoint
 
     assert Checkpoint.load(tmp_path / "u" / "conv2-0.5-inherit.safetensors").recipe.seed == 7
     assert Ticket.load(tmp_path / "v" / "conv2-0.5.safetensors").recipe.seed == 7

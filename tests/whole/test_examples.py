@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import rstbench
-from rstbench.harness.adversarials import ExampleKeeper
-from rstbench.harness.examples import Examples
-from rstbench.reporters.evidence import Evidence
+from rstbench.evaluation.adversarials import ExampleWriter
+from rstbench.evidence.examples import Examples
+from rstbench.reports.lookup import Evidence
 
 ASKED = {"data": "digits:test:12", "threat": "Linf:0.1", "attacks": ["pgd:steps=3"]}
 
@@ -49,7 +49,7 @@ def test_what_is_kept_is_what_was_judged(tmp_path):
 def test_a_killed_run_loses_no_examples(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(ExampleKeeper, "collect", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(ExampleWriter, "collect", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "killed")
     assert not Examples.read(tmp_path / "killed").arrays

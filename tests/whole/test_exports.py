@@ -15,18 +15,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rstbench.adapters.checkpoints.csr import compressed, expanded
-from rstbench.adapters.entry import load_entry
-from rstbench.adapters.exports.parcel import Parcel
-from rstbench.adapters.exports.source import source_of
-from rstbench.adapters.exports.zoo import model_info
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
-from rstbench.study.parcels import export_model
+from rstbench.models.checkpoints.csr import compressed, expanded
+from rstbench.models.exports.bundle import ExportBundle
+from rstbench.models.exports.python_source import source_of
+from rstbench.models.exports.robustbench import model_info
+from rstbench.models.wrapper import load_reference
+from rstbench.networks.network import NetworkSpec, build, prunable
+from rstbench.study.export import export_model
 from rstbench.tickets.init import random_weights, weights_digest
-from rstbench.tickets.networks import NetworkSpec, build, prunable
-from rstbench.tickets.recipe import recipe_for
 from rstbench.tickets.ticket import Ticket
+from rstbench.training.recipe import recipe_for
 
 ALONE = """
 import sys
@@ -123,11 +123,11 @@ def test_programs_and_graphs_agree(made):
     )
     assert torch.allclose(found, logits, atol=1e-5)
     # And back in as a model that can be attacked.
-    module = load_entry(f"onnx:{folder}/net.onnx").module
+    module = load_reference(f"onnx:{folder}/net.onnx").module
     images = x.clone().requires_grad_()
     assert torch.allclose(module(images), logits, atol=1e-5)
     (mine,) = torch.autograd.grad(module(images).sum(), images)
-    (exact,) = torch.autograd.grad(load_entry(f"ticket:{path}").module(images).sum(), images)
+    (exact,) = torch.autograd.grad(load_reference(f"ticket:{path}").module(images).sum(), images)
     assert torch.allclose(mine, exact, atol=1e-4)
 
 
@@ -136,7 +136,7 @@ def test_hub_folders_run_alone_and_come_back(made):
     for fold in (False, True):
         export_model(str(path), "hub-folder", folder / "hub", fold=fold)
         found = alone(folder, "sys.path.insert(0, 'hub')\nfrom network import network\ny = network()(x)")
-        back = load_entry(f"hub:{folder}/hub")
+        back = load_reference(f"hub:{folder}/hub")
         assert torch.allclose(found, logits, atol=1e-4 * float(logits.abs().max()))
         assert back.module(x).equal(found)
         assert back.card.remaining == 0.25
@@ -153,7 +153,7 @@ def test_folding_tells_what_it_changed(made):
     export_model(str(path), "state_dict", folder / "f.pt", fold=True)
     found = alone(folder, "from f_network import network\ny = network()(x)")
     told = json.loads((folder / "f.pt.json").read_text())["fold"]
-    has_norms = any(isinstance(m, nn.BatchNorm2d) for m in load_entry(f"ticket:{path}").module.modules())
+    has_norms = any(isinstance(m, nn.BatchNorm2d) for m in load_reference(f"ticket:{path}").module.modules())
     assert torch.allclose(found, logits, atol=1e-4 * float(logits.abs().max()))
     assert (told["largest_logit_difference"] > 0) == has_norms
     assert told["largest_logit_difference"] < 1e-4 * float(logits.abs().max())
@@ -225,7 +225,7 @@ def test_a_checkpoint_is_exported_like_a_ticket(tmp_path, cli):
     assert (done.returncode, done.stdout.split()) == (0, ["c.onnx", "c.onnx.json"])
     x = torch.rand(2, 1, 8, 8)
     (logits,) = onnxruntime.InferenceSession(tmp_path / "c.onnx").run(None, {"images": x.numpy()})
-    exact = load_entry(f"checkpoint:{tmp_path}/c/conv2.safetensors").module(x)
+    exact = load_reference(f"checkpoint:{tmp_path}/c/conv2.safetensors").module(x)
     assert torch.allclose(torch.from_numpy(logits), exact, atol=1e-5)
 
 
@@ -301,7 +301,7 @@ def test_a_robustbench_folder_holds_all_its_files_whatever_its_name(tmp_path, na
 
 def test_only_test_images_make_model_info(tmp_path):
     ticket = ticket_of(NETWORKS["conv4"], data="cifar10:train", threat="Linf:8/255")
-    parcel = Parcel("a", ticket.module(), ticket)
+    parcel = ExportBundle("a", ticket.module(), ticket)
     row = {"threat": "Linf:8/255", "data": "cifar10:test", "images": 1000, "clean": 0.5, "autoattack": 0.25,
            "worst_low": 0.2, "worst_high": 0.3}  # fmt: skip
     others = [{**row, "data": "cifar10:train"}, {**row, "data": "npz:x"}, {**row, "threat": "L2:0.5"}]
@@ -341,7 +341,7 @@ def test_compressed_weights_come_back_in(tmp_path):
         path = tmp_path / f"{small}.safetensors"
         export_model(str(tmp_path / "t.safetensors"), "state_dict", path, compressed=small)
         sizes[small] = path.stat().st_size
-        entry = load_entry(f"weights:{path}[arch=conv4,width=0.1,norm=none,shape=3x32x32,classes=10]")
+        entry = load_reference(f"weights:{path}[arch=conv4,width=0.1,norm=none,shape=3x32x32,classes=10]")
         x = torch.rand(2, 3, 32, 32)
         assert entry.module(x).equal(ticket.module()(x))
     assert sizes[True] < 0.45 * sizes[False]  # a quarter of the weights, at six bytes instead of four

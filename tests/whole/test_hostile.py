@@ -13,18 +13,18 @@ from torch import nn
 
 import rstbench
 from rstbench import plugins
-from rstbench.adapters.entry import enter, load_entry
-from rstbench.adapters.identity import module_digest
 from rstbench.attacks import Crafted
 from rstbench.errors import BadFile, BadRequest, ModelFault
-from rstbench.harness.judge import answer
-from rstbench.harness.trial import Card
+from rstbench.evaluation.judge import answer
+from rstbench.evidence.trial import ModelInfo
+from rstbench.models.identity import module_digest
+from rstbench.models.wrapper import load_reference, wrap
+from rstbench.networks.network import NetworkSpec, build
 from rstbench.study.reading import parse_study, read_study
 from rstbench.study.run import Options, canonical_study, run_study
-from rstbench.tickets.networks import NetworkSpec, build
+from rstbench.tickets.checkpoint import Checkpoint
 from rstbench.tickets.switch import Switch
 from rstbench.tickets.ticket import Ticket
-from rstbench.tickets.train import Checkpoint
 
 SMALL = Path(__file__).parent / "small.toml"
 
@@ -191,12 +191,12 @@ def test_what_a_model_is_made_of_is_in_its_digest(tmp_path):
     )
     (tmp_path / "neighbour.py").write_text("sign = 1\n")
     texts = [f"file:{path}:{name}" for name in ("closure[scale=1]", "closure[scale=-1]", "L[k=1]", "L[k=-1]")]
-    digests = [load_entry(text).digest for text in texts]
+    digests = [load_reference(text).digest for text in texts]
     assert len(set(digests)) == 4
-    assert [load_entry(text).digest for text in texts] == digests
-    assert load_entry(texts[2]).resumable
+    assert [load_reference(text).digest for text in texts] == digests
+    assert load_reference(texts[2]).resumable
     (tmp_path / "neighbour.py").write_text("sign = -1\n")
-    edited = load_entry(texts[2])
+    edited = load_reference(texts[2])
     assert edited.digest != digests[2]
     assert float(edited.module(torch.ones(1, 1, 4, 4))[0, 0]) == -1
 
@@ -209,7 +209,7 @@ def test_neighbours_of_one_name_stay_apart(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "m.py").write_text(text)
         (tmp_path / name / "helper.py").write_text(f"K = {value}\n")
-        values.append(float(load_entry(f"file:{tmp_path / name}/m.py:net").module(torch.ones(1, 1))))
+        values.append(float(load_reference(f"file:{tmp_path / name}/m.py:net").module(torch.ones(1, 1))))
     assert values == [2.0, 3.0]
 
 
@@ -258,9 +258,9 @@ def test_saving_images_later_keeps_the_first_answer(tmp_path):
 
     plain = {"name": "x", "data": "digits:test:40", "threats": ["Linf:0.1"], "attacks": ["pgd:steps=1"]}
     study = parse_study({**plain, "model": [{"ref": "file:none"}]}, "x")
-    from rstbench.adapters.entry import Entry
+    from rstbench.models.wrapper import EvalModel
 
-    entry = Entry(Noisy(), Card("noisy", "external"), "0" * 64)
+    entry = EvalModel(Noisy(), ModelInfo("noisy", "external"), "0" * 64)
     first = run_study(study, Options(tmp_path, batch="40"), given=[entry]).tables["leaderboard"]
     again = run_study(study, Options(tmp_path, batch="40", save_adversarials=True), given=[entry])
     assert again.tables["leaderboard"]["worst"].equals(first["worst"])
@@ -334,8 +334,8 @@ def test_damage_anywhere_in_a_file_is_noticed(ticket_files, tmp_path):
 
 
 def test_damage_in_a_checkpoint_is_noticed(spec, lesson, tmp_path):
-    from rstbench.tickets.recipe import recipe_for
-    from rstbench.tickets.train import train
+    from rstbench.tickets.checkpoint import train
+    from rstbench.training.recipe import recipe_for
 
     recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 1, "batch": 32, "adversary": "none"})
     path = tmp_path / "c.safetensors"
@@ -391,7 +391,7 @@ def test_plain_archives_are_for_measuring_only(tmp_path, cli):
     ],
 )
 def test_odd_options(arguments, message, ticket_files, capsys):
-    from rstbench.cli import main
+    from rstbench.cli.commands import main
 
     assert main(["evaluate", f"ticket:{ticket_files[0]}", "--quiet", *arguments]) == 2
     assert message in capsys.readouterr().err
@@ -400,10 +400,10 @@ def test_odd_options(arguments, message, ticket_files, capsys):
 def test_user_code_that_exits_is_a_wrong_request(tmp_path):
     (tmp_path / "m.py").write_text("def net():\n    raise SystemExit(3)\n")
     with pytest.raises(BadRequest, match="cannot be made"):
-        load_entry(f"file:{tmp_path}/m.py:net")
+        load_reference(f"file:{tmp_path}/m.py:net")
     (tmp_path / "n.py").write_text("import sys\nsys.exit('bye')\n")
     with pytest.raises(BadRequest, match="does not run"):
-        load_entry(f"file:{tmp_path}/n.py:net")
+        load_reference(f"file:{tmp_path}/n.py:net")
 
 
 def test_nothing_to_evaluate():
@@ -416,7 +416,7 @@ def test_nothing_to_evaluate():
 def test_a_traced_network_that_raises_says_so_once(capsys):
     """torch.fx prints a traceback of its own."""
     net = build(NetworkSpec("resnet18", (3, 16, 16), 10, 0.1)).eval()
-    entry = enter(net, Card("resnet", "external"))
+    entry = wrap(net, ModelInfo("resnet", "external"))
     with pytest.raises(ModelFault, match=r"resnet raised on images of shape \(1, 8, 8\): RuntimeError"):
         answer(entry, torch.rand(2, 1, 8, 8), 10)
     assert capsys.readouterr().err == ""

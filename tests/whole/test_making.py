@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from rstbench.tickets.checkpoint import Checkpoint
 from rstbench.tickets.ticket import Ticket
-from rstbench.tickets.train import Checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--network", "conv2", "--width", "0.1", "--data", "digits:train:256", "--epochs", "2"]

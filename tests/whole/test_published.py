@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rstbench.cli import main
+from rstbench.cli.commands import main
 from rstbench.tickets.ticket import Ticket
 
 PUBLISHED = Path(__file__).parent.parent.parent / "leaderboards"

@@ -54,7 +54,8 @@ def test_benchmark_has_the_same_parameters():
     import inspect
 
     code = (
-        "import inspect; from rstbench.adapters.sources.zoo import import_robustbench; import_robustbench();"
+        "import inspect; from rstbench.models.sources.robustbench import import_robustbench;"
+        "import_robustbench();"
         "from robustbench.eval import benchmark;"
         "print([(n, p.default if isinstance(p.default, (int, str, bool, type(None))) else '')"
         " for n, p in inspect.signature(benchmark).parameters.items()])"
@@ -93,7 +94,7 @@ def test_evaluate_raises_what_failed():
 
 def test_robustbench_imports_in_a_fresh_interpreter():
     code = (
-        "from rstbench.adapters.sources.zoo import import_robustbench;"
+        "from rstbench.models.sources.robustbench import import_robustbench;"
         "zoo = import_robustbench();"
         "from robustbench.model_zoo import model_dicts;"
         "print(sum(len(m) for norms in model_dicts.values() for m in norms.values()))"

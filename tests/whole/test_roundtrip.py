@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from rstbench.adapters.entry import load_entry
 from rstbench.data import load
+from rstbench.models.wrapper import load_reference
+from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.plugins import BUILTIN
-from rstbench.study.parcels import export_model
-from rstbench.tickets.fit import Lesson
+from rstbench.study.export import export_model
+from rstbench.tickets.checkpoint import train
 from rstbench.tickets.init import random_weights
-from rstbench.tickets.networks import NetworkSpec, build, prunable
-from rstbench.tickets.recipe import recipe_for
-from rstbench.tickets.search import Search
-from rstbench.tickets.train import train
+from rstbench.tickets.methods.search import Search
+from rstbench.training.epochs import TrainSplit
+from rstbench.training.recipe import recipe_for
 
 WIDTHS = {"conv2": 0.1, "resnet18": 0.05}
 DATA = "digits:test:100"
@@ -32,7 +32,7 @@ def made_by_this_tool(kind, network, normalize, norm, lesson):
     spec = NetworkSpec(network, (1, 8, 8), 10, WIDTHS[network], norm, normalize=normalize)
     if kind == "checkpoint":
         return train(spec, lesson, recipe)[0]
-    from rstbench.tickets.draw import edge_popup
+    from rstbench.tickets.methods.edge_popup import edge_popup
 
     weights = random_weights(prunable(build(spec)), recipe.init, recipe.seed)
     return edge_popup(Search(spec, weights, "0.4", lesson, recipe))[0]
@@ -100,11 +100,11 @@ def test_what_is_exported_is_measured_as_itself(tmp_path, cli, lesson, kind, net
 
     images = load(DATA)
     x, y = images.at(slice(None))
-    logits = load_entry(own).module(x)
+    logits = load_reference(own).module(x)
     bits = "".join("1" if right else "0" for right in logits.argmax(1) == y)
     assert 0 < bits.count("1") < len(bits)  # images that tell models apart
     for reference, (_, exact) in found.items():
-        entry = load_entry(reference, images)
+        entry = load_reference(reference, images)
         again = entry.module(x)
         assert (
             again.equal(logits)
@@ -128,7 +128,7 @@ def test_a_robustbench_folder_is_measured_as_itself(tmp_path, cli):
     images = load(f"npz:{tmp_path}/d.npz")
     recipe = recipe_for({"network": "conv2", "width": 0.1, "data": "cifar10:train", "threat": "Linf:8/255",
                          "epochs": 1, "batch": 16, "adversary": "none"})  # fmt: skip
-    made = train(NetworkSpec("conv2", (3, 32, 32), 10, 0.1), Lesson(images, images), recipe)[0]
+    made = train(NetworkSpec("conv2", (3, 32, 32), 10, 0.1), TrainSplit(images, images), recipe)[0]
     made.save(tmp_path / "own.safetensors")
     export_model(str(tmp_path / "own.safetensors"), "robustbench", tmp_path / "zoo")
     references = f"checkpoint:{tmp_path}/own.safetensors", f"file:{tmp_path}/zoo/network.py:network"
@@ -136,7 +136,7 @@ def test_a_robustbench_folder_is_measured_as_itself(tmp_path, cli):
                "--threat", "Linf:8/255", "--out", "run", "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
     x, _ = images.at(slice(None))
-    one, other = (load_entry(reference).module(x) for reference in references)
+    one, other = (load_reference(reference).module(x) for reference in references)
     assert one.equal(other)
     measured = clean_bits(tmp_path / "run")
     assert len(measured) == 2

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rstbench.study.asking import LADDER
+from rstbench.study.questions import LADDER
 
 ROOT = Path(__file__).parent.parent.parent
 STUDY = Path(__file__).parent / "small.toml"

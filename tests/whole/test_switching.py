@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from rstbench import BadRequest, Switch, evaluate, load_model
-from rstbench.adapters.entry import load_entry
-from rstbench.cli import main
-from rstbench.reporters.evidence import Evidence
+from rstbench.cli.commands import main
+from rstbench.models.wrapper import load_reference
+from rstbench.reports.lookup import Evidence
 from rstbench.study.plan import BEST, EQUAL
 from rstbench.study.reading import parse_study
 
@@ -56,12 +56,12 @@ def test_the_best_weights_are_fitted_to_held_out_images_once(switch, tmp_path, c
 
 
 def test_best_weights_want_someone_who_fits_them(switch):
-    assert load_entry(f"{switch}[weights=best]").unfitted
+    assert load_reference(f"{switch}[weights=best]").unfitted
     assert not any(part.training for part in load_model(switch).modules())
     with pytest.raises(BadRequest, match="fitted by evaluate"):
         load_model(f"{switch}[weights=best]")
     with pytest.raises(BadRequest, match=r"read 0\.2\+0\.8 or best, got 'good'"):
-        load_entry(f"{switch}[weights=good]")
+        load_reference(f"{switch}[weights=good]")
 
 
 @pytest.mark.parametrize("shares", ["nan+nan", "nan+1", "inf+0", "-1+2", "0+0", "1", "0.5+0.5+0"])

@@ -1,0 +1,105 @@
+"""The probabilities with which a switch is hardest to attack: the defender's best case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ..threat import Threat
+from .spec import Attack
+
+DESCENT = 500  # steps on the simplex between two attacks; they cost no forward
+LEAST = 1e-3  # a member with a smaller share is left out
+
+
+@dataclass(frozen=True)
+class Odds:
+    """weights: of the members, summing to 1; error: their expected error, each image under the worst set of
+    images that was crafted for anyone; tried: (weights, the same error) of all that were attacked."""
+
+    weights: tuple[float, ...]
+    error: float
+    tried: tuple[tuple[tuple[float, ...], float], ...]
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A mixture of models under other weights than its own."""
+
+    members: Sequence[Callable[[Tensor], Tensor]]
+    weights: Sequence[float]
+
+
+def best_switch_weights(
+    members: Sequence[Callable[[Tensor], Tensor]],
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    attack: Attack,
+    generator: Generator,
+    *,
+    rounds: int = 5,
+) -> Odds:
+    """The probabilities of the members with the lowest expected error, as far as the attack can tell.
+
+    The attack is made for equal weights and for each member alone; then in each round for the weights that
+    are best against all outcomes so far, each image being judged by its worst one, which are found down the
+    sub-gradient of that error on the simplex. Of all weights that were attacked the best are returned, so
+    that no single member is better. x, y: held-out training images (n, c, h, w) and labels, never test ones.
+    Source: OSP of Dbouk and Shanbhag, ICML 2023, which follows the sub-gradient of the last attack alone.
+    """
+    outcomes, count = [_wrong(members, x, y)], len(members)
+    tried = [torch.full((count,), 1 / count, dtype=torch.float64), *torch.eye(count, dtype=torch.float64)]
+    for turn in range(len(tried) + rounds):
+        if turn == len(tried):
+            tried.append(descend(torch.stack(outcomes))[0])
+        images = attack(Weighted(members, tried[turn].tolist()), x, y, threat, generator).images  # type: ignore[arg-type]
+        outcomes.append(_wrong(members, images, y))
+    errors = [float(_errors(torch.stack(outcomes), weights).mean()) for weights in tried]
+    best = min(range(len(tried)), key=errors.__getitem__)
+    found = tuple(tuple(weights.tolist()) for weights in tried)
+    return Odds(found[best], errors[best], tuple(zip(found, errors, strict=True)))
+
+
+def descend(wrong: Tensor, steps: int = DESCENT) -> tuple[Tensor, float]:
+    """(weights, expected error) that are best against these outcomes, each image under its worst one.
+
+    wrong: (sets, members, images), 1 where a member is wrong. Sub-gradient descent from equal weights, in
+    steps that shrink with the root of their number, each followed by a projection onto the simplex.
+    """
+    weights = torch.full((wrong.shape[1],), 1 / wrong.shape[1], dtype=torch.float64)
+    best, lowest = weights, torch.inf
+    for step in range(1, steps + 1):
+        errors, worst = torch.einsum("m,smi->si", weights, wrong).max(0)
+        if float(errors.mean()) < lowest - 1e-9:
+            best, lowest = weights, float(errors.mean())
+        slope = wrong[worst, :, torch.arange(wrong.shape[2])].mean(0)
+        weights = onto_simplex(weights - slope / step**0.5)
+    best = torch.where(best < LEAST, 0.0, best)
+    best = best / best.sum()
+    return best, float(_errors(wrong, best).mean())
+
+
+def _errors(wrong: Tensor, weights: Tensor) -> Tensor:
+    """Expected error of each image under its worst set, (images,); wrong: (sets, members, images)."""
+    return torch.einsum("m,smi->si", weights, wrong).amax(0)
+
+
+def onto_simplex(values: Tensor) -> Tensor:
+    """The nearest probabilities, (n,): by sorting (Duchi et al., ICML 2008)."""
+    ordered = values.sort(descending=True).values
+    excess = ordered.cumsum(0) - 1
+    rank = torch.arange(1, len(values) + 1, dtype=values.dtype)
+    last = int((ordered * rank > excess).sum()) - 1
+    return (values - excess[last] / (last + 1)).clamp_min(0)
+
+
+def _wrong(members: Sequence[Callable[[Tensor], Tensor]], images: Tensor, y: Tensor) -> Tensor:
+    """(members, n), 1.0 where a member is wrong or says NaN."""
+    with torch.no_grad():
+        logits = torch.stack([member(images) for member in members])
+    right = (logits.argmax(2) == y) & logits.isfinite().all(2)
+    return 1 - right.double().cpu()

@@ -1,0 +1,292 @@
+"""The command line: text in, nouns out. Each verb builds what it names and calls one function."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadRequest, ModelFault, RstbenchError, unknown
+from ..plugins import BUILTIN, names
+from .arguments import make_parser
+
+if TYPE_CHECKING:
+    from ..models.wrapper import EvalModel
+    from ..progress import Progress
+    from ..study.plan import Study
+    from ..study.run import Options, Outcome
+
+DONE, FAULTS, REFUSED, INTERRUPTED = 0, 1, 2, 130
+WARNINGS_OF_OTHERS = (
+    # Third parties' warnings that say nothing to a user of this tool, by message.
+    "pkg_resources is deprecated",
+    "`torch.jit",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 done, 1 some model or attack failed, 2 refused."""
+    import warnings
+
+    for message in WARNINGS_OF_OTHERS:
+        warnings.filterwarnings("ignore", message=message)
+    try:
+        parsed = make_parser(VERBS).parse_args(arguments)
+        status: int = parsed.verb(parsed)
+        return status
+    except RstbenchError as error:
+        if os.environ.get("RSTBENCH_DEBUG"):
+            raise
+        _complain(error)
+        return REFUSED if isinstance(error, BadRequest) else FAULTS
+    except KeyboardInterrupt:
+        _complain("stopped; the same command continues where it stopped")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone
+        return DONE
+    except OSError as error:
+        if os.environ.get("RSTBENCH_DEBUG"):
+            raise
+        wrong_kind = isinstance(error, FileExistsError | NotADirectoryError)
+        what = "is not a folder; choose another --out" if wrong_kind else error.strerror or str(error)
+        _complain(f"{error.filename or 'the system'}: {what}")
+        return REFUSED
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Makes what a study names, attacks everything, writes the leaderboard."""
+    import dataclasses
+
+    from ..reports.tables import as_text
+    from ..study.run import run_study
+    from .tables import show
+
+    study, given = _study(args)
+    if args.seed is not None:
+        study = dataclasses.replace(study, seeds=(args.seed,))
+    outcome = run_study(study, _options(args, study.name), _progress(args), given)
+    show(outcome.tables, as_text)
+    return _finish(outcome)
+
+
+def transfer(args: argparse.Namespace) -> int:
+    """Crafts images against each model and lets every model judge them."""
+    from ..reports.tables import as_text
+    from ..study.transfer import run_transfer
+    from .tables import show
+
+    outcome = run_transfer(
+        args.models,
+        args.attack or ["pgd"],
+        args.threat or [],
+        args.data,
+        args.seed or 0,
+        args.early_stop,
+        _options(args, "transfer"),
+        _progress(args),
+    )
+    show(outcome.tables, as_text)
+    return _finish(outcome)
+
+
+def draw(args: argparse.Namespace) -> int:
+    """Draws tickets at several remaining ratios from one random network."""
+    from ..study.draw_train import draw_tickets
+
+    remaining = [part.strip() for part in args.remaining.split(",") if part.strip()]
+    made = draw_tickets(
+        _settings(args),
+        remaining,
+        _options(args, ""),
+        _progress(args),
+        start=args.start or "",
+        store=not args.no_weights,
+    )
+    return _made(*made)
+
+
+def train(args: argparse.Namespace) -> int:
+    """Adversarially trains a dense network, or the weights of a ticket with its mask fixed."""
+    from ..study.draw_train import train_network
+
+    made = train_network(
+        _settings(args),
+        _options(args, ""),
+        _progress(args),
+        start=args.start or "",
+        size_of=args.size_of or "",
+    )
+    return _made(*made)
+
+
+def export(args: argparse.Namespace) -> int:
+    """Writes a ticket or checkpoint in a form that needs no part of this tool."""
+    from ..study.export import export_model
+
+    files = export_model(
+        args.model,
+        args.to,
+        Path(args.out).expanduser(),
+        fold=args.fold,
+        compressed=args.compressed,
+        results=args.results,
+        data=args.data,
+        root=_root(args),
+    )
+    print("\n".join(map(str, files)))
+    return DONE
+
+
+def report(args: argparse.Namespace) -> int:
+    """Rebuilds tables, figures and pages from stored evidence alone; with --out, of all folders together."""
+    from ..evidence.merge import merge
+    from ..reports.formats import formats
+    from ..reports.lookup import Evidence
+    from ..reports.published import gather
+    from ..reports.report import runs_in, write_index, write_report
+    from ..reports.tables import as_text, write
+    from .progress import Notes
+    from .tables import show
+
+    folders = runs_in(args.folders)
+    formats(args.format or [])  # an unknown one is refused before anything is written
+    own = gather(Path(args.published).expanduser()) if args.published else None
+    if args.out:
+        out = Path(args.out).expanduser()
+        for line in merge(folders, out):
+            Notes().note(line)
+        folders = [out]
+    found = [(folder, Evidence.read(folder)) for folder in folders]  # all, before anything is written
+    reported = []
+    for folder, evidence in found:
+        frames = write(evidence, folder, args.format or [], own)
+        for note in write_report(evidence, frames, folder):
+            _complain(note)
+        show(frames, as_text)
+        reported.append((evidence, frames, folder))
+    if args.index:
+        print(write_index(reported))
+    return DONE
+
+
+def status(args: argparse.Namespace) -> int:
+    """Says how far runs are, their rate and when they end, from their folders alone."""
+    import time
+
+    from ..reports.status import look, status_text
+    from .tables import printable
+
+    for folder in map(Path, args.folders):
+        now = time.time()
+        print("\n".join(map(printable, status_text(look(folder, now), now))))
+    return DONE
+
+
+def list_names(args: argparse.Namespace) -> int:
+    """Prints what can be named, and which package offers it; settings of a recipe with their values."""
+    from ..study.reading import shipped
+    from ..training.recipe import CHOICES, FORMS, NAMED, Recipe
+
+    flags = {f.name: ("false", "true") for f in fields(Recipe) if f.type == "bool"}
+    own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES, **flags}
+    extra = {kind: [(name, "rstbench") for name in known if name] for kind, known in own.items()}
+    kinds = [*BUILTIN, *extra]
+    asked = (args.kind or "").replace("-", "_")
+    if asked and asked not in kinds:
+        raise unknown("kind of name", args.kind, [kind.replace("_", "-") for kind in kinds])
+    for kind in [asked] if asked else kinds:
+        for name, package in extra[kind] if kind in extra else names(kind):
+            print(f"{kind.replace('_', '-')}\t{name}\t{package}")
+    return DONE
+
+
+VERBS = {
+    "evaluate": evaluate,
+    "transfer": transfer,
+    "draw": draw,
+    "train": train,
+    "export": export,
+    "report": report,
+    "status": status,
+    "list": list_names,
+}
+
+
+def _study(args: argparse.Namespace) -> tuple[Study, list[EvalModel] | None]:
+    """What `evaluate` was given: one study, or models, which come loaded."""
+    from ..study.plan import narrowed
+    from ..study.reading import read_study
+    from ..study.run import adhoc
+
+    what = args.what or ["digits"]
+    studies = [text for text in what if text.endswith(".toml") or ":" not in text]
+    if not studies:
+        asked = (args.attack or [], args.threat or [], args.data, args.seed or 0)
+        return adhoc(what, *asked, _root(args), download=args.download)
+    if len(what) > 1:
+        raise BadRequest(f"one study at a time, or models only; got {' '.join(what)}")
+    return narrowed(read_study(what[0]), args.attack or [], args.threat or [], args.data), None
+
+
+def _options(args: argparse.Namespace, name: str) -> Options:
+    from ..study.run import Options
+
+    return Options(
+        out=Path(args.out or f"runs/{name}").expanduser(),
+        device=args.device,
+        batch=getattr(args, "batch_size", "auto"),
+        limit=getattr(args, "limit", 0),
+        root=_root(args),
+        save_adversarials=getattr(args, "save_adversarials", False),
+        download=args.download,
+        workers=getattr(args, "workers", 1),
+    )
+
+
+def _root(args: argparse.Namespace) -> Path:
+    from ..data import data_root
+
+    return data_root(args.data_root)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a recipe that were given."""
+    from ..training.recipe import Recipe
+
+    given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _progress(args: argparse.Namespace) -> Progress:
+    from .progress import Bars, Lines, Notes
+
+    if args.quiet:
+        return Notes()
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+def _finish(outcome: Outcome) -> int:
+    return _told(outcome.faults)
+
+
+def _made(made: Sequence[tuple[Path, str]], faults: Sequence[ModelFault]) -> int:
+    for path, summary in made:
+        print(f"{path}\t{summary}")
+    return _told(faults)
+
+
+def _told(faults: Sequence[ModelFault]) -> int:
+    for fault in faults:
+        _complain(fault)
+    return FAULTS if faults else DONE
+
+
+def _complain(error: object) -> None:
+    from .tables import printable
+
+    print(printable(f"rstbench: {' '.join(str(error).split())}"), file=sys.stderr)

@@ -1,0 +1,93 @@
+"""Progress for a person: bars on a terminal, a log line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from ..progress import Silent
+
+EVERY = 15.0  # seconds between two log lines
+
+
+class Notes(Silent):
+    """Single lines that one should read, only."""
+
+    def note(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class Bars:
+    """One bar a stage, with units per second, the remaining time and the figures so far."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self.out = out or sys.stderr
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[_Bar]:
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=name, unit=unit, file=self.out, dynamic_ncols=True) as bar:
+            yield _Bar(bar)
+
+    def note(self, line: str) -> None:
+        print(line, file=self.out)
+
+    remark = note
+
+
+class _Bar:
+    def __init__(self, bar: object) -> None:
+        self.bar = bar
+
+    def advance(self, count: int, **figures: float) -> None:
+        self.bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items()}, refresh=False)  # type: ignore[attr-defined]
+        self.bar.update(count)  # type: ignore[attr-defined]
+
+
+class Lines:
+    """A plain line at the start of a stage, every 15 seconds, and at its end."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self.out = out or sys.stderr
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[_Line]:
+        line = _Line(self, name, total, unit)
+        yield line
+        line.say()
+
+    def note(self, line: str) -> None:
+        print(line, file=self.out, flush=True)
+
+    remark = note
+
+
+class _Line:
+    def __init__(self, lines: Lines, name: str, total: int, unit: str) -> None:
+        self.lines, self.name, self.total, self.unit = lines, name, total, unit
+        self.done, self.fresh = 0, 0
+        self.began = self.said = time.monotonic()
+        self.figures: dict[str, float] = {}
+
+    def advance(self, count: int, **figures: float) -> None:
+        self.done += count
+        # What an earlier run finished comes without figures and must not count as speed.
+        self.fresh += count if figures else 0
+        self.figures = figures or self.figures
+        if time.monotonic() - self.said > EVERY and self.done < self.total:
+            self.say()
+
+    def say(self) -> None:
+        """`attack x: 100/150 images, 3.1/s, 16 s left, robust 0.83`."""
+        now = time.monotonic()
+        self.said = now
+        rate = self.fresh / max(1e-9, now - self.began)
+        parts = [f"{self.name}: {self.done}/{self.total} {self.unit}s", f"{rate:.3g}/s"]
+        if self.done < self.total and rate > 0:
+            parts.append(f"{(self.total - self.done) / rate:.0f} s left")
+        parts += [f"{name} {value:.3g}" for name, value in self.figures.items()]
+        self.lines.note(", ".join(parts))

@@ -1,0 +1,1 @@
+"""Images through attacks to answers: shards, judges, executors."""

@@ -1,0 +1,101 @@
+"""Keeping crafted images, shard by shard, and joining them into the form RobustBench accepts.
+
+RobustBench takes an external evaluation as one `.pt` tensor of adversarial images of the test set's
+size, in its order, float32 in [0, 1].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from pathlib import Path
+
+import torch
+
+from ..data import Images
+from ..evidence.examples import COUNT, FILE, PARTS, join_parts, name_of, wanted, write_part
+from ..evidence.manifest import Manifest
+from ..evidence.store import Store
+from ..evidence.trial import CLEAN, Trial
+from ..files import write_whole
+from .shard import Answer, Shard
+
+
+class AdversarialWriter:
+    """Writes `adversarials/parts/<key>-<start>.pt` as shards are done, and joins them at the end."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "adversarials"
+
+    def keep(self, shard: Shard, answer: Answer) -> None:
+        trial = shard.trials[0]
+        if answer.images is not None and trial.attack != CLEAN:
+            write_whole(self._part(trial, shard.start), _bytes(answer.images.float()))
+
+    def has(self, trial: Trial, start: int) -> bool:
+        """Whether the images of a shard are still there."""
+        return trial.attack == CLEAN or self._part(trial, start).exists()
+
+    def collect(self, request: Manifest, data: Images, batch: int) -> list[Path]:
+        """One `<model>-<attack>-<threat>-seed<seed>.pt` a crafting that is complete."""
+        written, store = [], Store(self.root)
+        for key in request.keys:
+            record = store.read(key)
+            if record is None or record.trial.attack == CLEAN:
+                continue
+            trial = record.trial
+            parts = [self._part(trial, start) for start in range(0, len(data), batch)]
+            if all(part.exists() for part in parts):
+                card = request.cards[trial.source]
+                name = f"{card.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
+                path = self.folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.pt"
+                images = torch.cat([torch.load(part, weights_only=True) for part in parts])
+                if path not in written:
+                    write_whole(path, _bytes(images[: len(data)]))
+                    written.append(path)
+        return written
+
+    def _part(self, trial: Trial, start: int) -> Path:
+        # Named by what crafted it: all judges of one crafting share the images.
+        crafting = Trial(**{**vars(trial), "target": trial.source}).key
+        return self.folder / "parts" / f"{crafting}-{start}.pt"
+
+
+class ExampleWriter:
+    """Keeps the first images of each model's own attacks, and of the data, for `examples.npz`."""
+
+    def __init__(self, root: Path, request: Manifest, data: Images) -> None:
+        self.root, self.data = root, data
+        channels, height, width = data.shape
+        self.wanted = wanted(request, 4 * channels * height * width)
+
+    def keep(self, shard: Shard, answer: Answer) -> None:
+        trial = shard.trials[0]
+        crafting = (trial.source, trial.attack, trial.threat, trial.seed)
+        rest = COUNT - shard.start
+        whole = answer.predicted is not None or shard.source.members  # else only others judged it again
+        if rest <= 0 or not whole or (trial.attack != CLEAN and crafting not in self.wanted):
+            return
+        name, arrays = name_of(crafting), {}
+        if trial.attack != CLEAN and answer.images is not None:
+            arrays[f"{name}/adversarial"] = answer.images[:rest].float().numpy()
+        if answer.predicted is not None:
+            arrays[f"{name}/predicted"] = answer.predicted[:rest].numpy()
+        write_part(self.root, hashlib.sha256(name.encode()).hexdigest(), shard.start, arrays)
+
+    def collect(self) -> None:
+        """Writes `examples.npz`: what it held, and what this run or one before it, perhaps killed, kept;
+        nothing where no image was crafted since they are kept."""
+        if not (self.root / FILE).exists() and not (self.root / PARTS).exists():
+            return
+        x, y = self.data.at(slice(0, COUNT))
+        digest = self.data.digest
+        join_parts(self.root, {f"{digest}/images": x.numpy(), f"{digest}/labels": y.numpy()})
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(tensor, buffer)
+    return buffer.getvalue()

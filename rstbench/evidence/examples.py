@@ -1,0 +1,106 @@
+"""The first images of each model, as they are and as they were crafted: `examples.npz`. No torch.
+
+Names in the file, with n at most `COUNT` images in the order of the data:
+`<data>/images` float32 (n, c, h, w) in [0, 1] and `<data>/labels` int64 (n,);
+`<model>/clean/predicted` int64 (n,): the class the model sees, -1 where its logits are not finite;
+`<model>/<attack>/<threat>/<seed>/adversarial` float32 (n, c, h, w) and `…/predicted` int64 (n,).
+Models and data stand there by their digests. A switch, which has no one answer, has no `predicted`.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BadFile
+from ..files import write_whole
+from .manifest import Manifest
+from .trial import CLEAN
+
+FILE = "examples.npz"
+PARTS = ".examples"  # of a run that is not finished
+COUNT = 8
+BUDGET = 16 * 2**20  # bytes before compression
+Crafting = tuple[str, str, str, int]  # source, attack, threat, seed
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What `examples.npz` holds, by name."""
+
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, root: Path) -> Examples:
+        """From a folder that `evaluate` wrote; empty where there are none. Raises BadFile."""
+        path = Path(root) / FILE
+        return cls(_arrays(path)) if path.exists() else cls()
+
+    def images(self, data: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """(images, labels) of a data set."""
+        images, labels = self.arrays.get(f"{data}/images"), self.arrays.get(f"{data}/labels")
+        return None if images is None or labels is None else (images, labels)
+
+    def crafted(self, crafting: Crafting) -> np.ndarray | None:
+        return self.arrays.get(f"{name_of(crafting)}/adversarial")
+
+    def predicted(self, crafting: Crafting) -> np.ndarray | None:
+        return self.arrays.get(f"{name_of(crafting)}/predicted")
+
+
+def name_of(crafting: Crafting) -> str:
+    """The clean images depend on no threat and no seed."""
+    source, attack, threat, seed = crafting
+    return f"{source}/{CLEAN}" if attack == CLEAN else f"{source}/{attack}/{threat}/{seed}"
+
+
+def wanted(request: Manifest, image_bytes: int) -> frozenset[Crafting]:
+    """The craftings of which images are kept: of every row its first attack, then the second, and so on
+    while `BUDGET` lasts."""
+    placed = [
+        (place, (row.model, attack, row.threat, row.seed))
+        for row in request.rows
+        for place, attack in enumerate(row.attacks)
+    ]
+    ordered = [crafting for _, crafting in sorted(placed, key=lambda item: item[0])]
+    room = BUDGET // (COUNT * image_bytes)
+    return frozenset(ordered[: max(room, len(request.rows))])
+
+
+def write_part(root: Path, name: str, start: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keeps the arrays of the images from `start` on until the run ends."""
+    write_whole(root / PARTS / f"{name}-{start}.npz", _bytes(arrays))
+
+
+def join_parts(root: Path, more: Mapping[str, np.ndarray]) -> None:
+    """Adds the parts, and `more`, to what `examples.npz` holds."""
+    joined = dict(Examples.read(root).arrays) | dict(more)
+    parts = {path: int(path.stem.rpartition("-")[2]) for path in (root / PARTS).glob("*.npz")}
+    for path, start in sorted(parts.items(), key=lambda item: item[1]):
+        for name, array in _arrays(path).items():
+            before = joined.get(name, array[:0])[:start]
+            if len(before) == start:
+                joined[name] = np.concatenate([before, array])
+    if joined:
+        write_whole(root / FILE, _bytes(dict(sorted(joined.items()))))
+    shutil.rmtree(root / PARTS, ignore_errors=True)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise BadFile(f"{path} is damaged ({error}); delete it") from error
+
+
+def _bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()

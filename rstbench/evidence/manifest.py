@@ -1,0 +1,101 @@
+"""What one run asked for, as `study.toml` keeps it: which evidence its tables show. No torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadFile
+from ..files import write_whole
+from .store import as_plain
+from .trial import ModelInfo
+
+FILE = "study.toml"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the leaderboard: a model (its digest), a threat, a seed, and the attacks asked of it."""
+
+    model: str
+    threat: str
+    seed: int
+    attacks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """study: the resolved study; run: versions, device, threads, batch; images: how many were asked
+    about; groups: models (digests) whose images were judged by one another, with the attacks used;
+    keys: all trials of this request; labels: the true classes of the images, none in older folders."""
+
+    study: Mapping[str, Any]
+    run: Mapping[str, Any]
+    images: int
+    cards: Mapping[str, ModelInfo]
+    rows: tuple[Row, ...]
+    groups: tuple[tuple[str, ...], ...] = ()
+    keys: tuple[str, ...] = ()
+    failures: tuple[str, ...] = field(default=())
+    labels: tuple[int, ...] = ()
+
+    def save(self, root: Path) -> None:
+        """Writes `root/study.toml`."""
+        write_whole(root / FILE, self.file())
+
+    def file(self) -> bytes:
+        """The request as the file that `load` reads."""
+        import tomli_w
+
+        plain = {
+            **self.study,
+            "run": {**self.run, "images": self.images, "failures": list(self.failures)},
+            "evidence": {
+                "groups": [list(group) for group in self.groups],
+                "keys": sorted(self.keys),
+                "labels": " ".join(map(str, self.labels)),  # a line, where TOML's list takes one for each
+                "rows": [as_plain(row) | {"attacks": list(row.attacks)} for row in self.rows],
+                "cards": {digest: as_plain(card) for digest, card in sorted(self.cards.items())},
+            },
+        }
+        return tomli_w.dumps(_lists(plain)).encode()
+
+    @classmethod
+    def load(cls, root: Path) -> Manifest:
+        """Reads `root/study.toml`. Raises BadFile."""
+        path = Path(root) / FILE
+        try:
+            plain = tomllib.loads(path.read_text(encoding="utf-8"))
+            run, evidence = plain.pop("run"), plain.pop("evidence")
+            return cls(
+                study=plain,
+                run=run,
+                images=run["images"],
+                cards={digest: ModelInfo.of(card) for digest, card in evidence["cards"].items()},
+                rows=tuple(Row(**{**row, "attacks": tuple(row["attacks"])}) for row in evidence["rows"]),
+                groups=tuple(tuple(group) for group in evidence["groups"]),
+                keys=tuple(evidence["keys"]),
+                failures=tuple(run["failures"]),
+                labels=_labels(evidence.get("labels", ""), run["images"]),
+            )
+        except FileNotFoundError:
+            raise BadFile(f"no {FILE} in {root}; name a folder that `evaluate` wrote") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise BadFile(f"{path} is not what `evaluate` writes: {what}") from error
+
+
+def _labels(text: str, images: int) -> tuple[int, ...]:
+    labels = tuple(map(int, text.split()))
+    if labels and len(labels) != images:
+        raise ValueError(f"{len(labels)} labels for {images} images")
+    return labels
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value

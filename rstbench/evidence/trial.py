@@ -1,0 +1,140 @@
+"""One question, its identity, and the pieces its answer comes in. No torch.
+
+A `Trial` asks: how many images does `target` still get right once `attack`, within `threat`, has
+crafted them against `source`? It is answered shard by shard; a `ShardResult` is the answer for one shard
+and a `TrialResult` all of them together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+TRIAL_VERSION = 1
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a table says of a model. It takes no part in the identity of a result.
+
+    family: what it shares with the same thing at other ratios and seeds, ratio: at which of them, as it
+    was written; each '' where there is none. made_seconds, made_mib: wall clock and peak memory of the
+    making, where it was measured.
+    """
+
+    name: str
+    kind: str  # ticket, switch, trained, external
+    method: str = ""
+    network: str = ""
+    remaining: float | None = None
+    kept_weights: int | None = None
+    total_weights: int | None = None
+    flags: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()  # digests, for a switch
+    weights: tuple[float, ...] = ()  # probabilities of the members, for a switch
+    family: str = ""
+    ratio: str = ""
+    made_seconds: float | None = None
+    made_mib: float | None = None
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> ModelInfo:
+        """The card written as JSON or TOML by `asdict`."""
+        known = {f.name for f in fields(cls)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One question. source, target and data are digests; names and paths are not part of it.
+
+    attack is the canonical text ('pgd', 'pgd:restarts=5', 'clean'), threat that of `Threat` (empty
+    for 'clean'), batch the span of one shard, seed the seed of the crafting.
+    """
+
+    source: str
+    target: str
+    attack: str
+    threat: str
+    data: str
+    batch: int
+    seed: int
+    version: int = TRIAL_VERSION
+
+    @property
+    def key(self) -> str:
+        """sha256 of the canonical JSON of the question, 64 hexadecimal digits."""
+        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
+
+
+def crafting_seed(trial: Trial, start: int) -> int:
+    """The seed for crafting one shard, below 2**31.
+
+    From the crafting fields only, never from the target, so that adding a judge changes no image.
+    """
+    crafting = [trial.source, trial.attack, trial.threat, trial.data, trial.batch, trial.seed, start]
+    return int.from_bytes(hashlib.sha256(canonical(crafting).encode()).digest()[:4], "big") >> 1
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """The answer for the images [start, start + len(bits)): '1' where the target was still right.
+
+    stages maps a part of the attack to the images it broke, as bits ('apgd-ce': '0100'); only
+    where source and target are one. forwards and backwards count images passed through the source.
+    """
+
+    start: int
+    bits: str
+    stages: dict[str, str] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+    device: str = ""
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> ShardResult:
+        if not set(plain["bits"]) <= {"0", "1"} or not plain["bits"]:
+            raise ValueError(f"bits are 0 and 1, got {plain['bits'][:20]!r}")
+        return cls(**{**plain, "flags": tuple(plain.get("flags", ()))})
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """The whole answer to a trial as far as it is known: tallies by their first image."""
+
+    trial: Trial
+    cards: dict[str, ModelInfo]
+    data: str  # the data set's name, for the table
+    tallies: tuple[ShardResult, ...]
+
+    def covers(self, images: int) -> bool:
+        """Whether the shards from image 0 on reach `images` without a gap."""
+        return len(self.bits) >= images
+
+    @property
+    def bits(self) -> str:
+        """The bits from image 0 up to the first gap."""
+        found = ""
+        for tally in sorted(self.tallies, key=lambda tally: tally.start):
+            if tally.start != len(found):
+                break
+            found += tally.bits
+        return found
+
+    def within(self, images: int) -> Iterable[ShardResult]:
+        """The shards among the first `images` images."""
+        return (tally for tally in self.tallies if tally.start < images)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: one text for one value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,67 @@
+"""Write files and folders whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import BadRequest
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name, then renames it: it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        error.filename = str(path)  # the temporary name says nothing to a user
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def refuse_foreign(path: Path, beside: Path) -> None:
+    """Raises BadRequest where `path` is there and was not written by this tool, as `beside` would tell."""
+    if path.is_dir() or (path.exists() and not beside.exists()):
+        raise BadRequest(f"{path} exists and is no earlier export; choose another --out")
+
+
+def write_folder(path: Path, files: Mapping[str, bytes], marker: str) -> None:
+    """Writes a folder of files: a new one, or one where the JSON file `marker` names this tool, as an earlier
+    export does. Raises BadRequest for any other folder with files in it."""
+    is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if not is_free and not _is_ours(path / marker):
+        raise BadRequest(f"{path} exists and is no earlier export; choose another --out")
+    fill_folder(path, files)
+
+
+def fill_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files into a folder. A new one is written under a temporary name, then renamed: it is there
+    whole or not at all; one with files in it gets them one by one in this order, and keeps what it has."""
+    if path.exists() and any(path.iterdir()):
+        for name, content in files.items():
+            write_whole(path / name, content)
+        return
+    draft = path.resolve().with_name(f".{path.resolve().name}.{os.getpid()}.part")
+    try:
+        for name, content in files.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_bytes(content)
+        os.replace(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_ours(marker: Path) -> bool:
+    try:
+        return "rstbench" in json.loads(marker.read_text())
+    except (OSError, ValueError, TypeError):
+        return False

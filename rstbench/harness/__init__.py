@@ -1,1 +1,0 @@
-"""Questions and answers: trials, shards, tallies, and the evidence they leave on disk."""

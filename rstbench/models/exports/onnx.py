@@ -1,0 +1,54 @@
+"""`onnx`: an ONNX graph."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import BadRequest
+from .bundle import ExportBundle, check, write_file
+
+OPSET = 18  # what torch's exporter writes without conversion
+INPUT, OUTPUT = "images", "logits"
+
+
+def onnx(parcel: ExportBundle, path: Path) -> list[Path]:
+    """`path`, input `images` (n, c, h, w), output `logits` (n, classes), any n; and `<path>.json`.
+
+    Raises BadRequest without the packages of the extra `onnx`, or where torch cannot translate the network.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch's exporter writes with it
+    except ImportError as error:
+        raise BadRequest(
+            f"export to ONNX needs {error.name}; install the extra: pip install 'rstbench[onnx]'"
+        ) from None
+    content = _translated(parcel)
+    session = onnxruntime.InferenceSession(content)
+    (logits,) = session.run(None, {INPUT: parcel.example.numpy()})
+    check(parcel, "the ONNX graph", torch.from_numpy(logits))
+    return write_file(parcel, path, content)
+
+
+def _translated(parcel: ExportBundle) -> bytes:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's about itself
+            program: Any = torch.onnx.export(
+                parcel.module,
+                (parcel.example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+                verbose=False,
+            )
+        content: bytes = program.model_proto.SerializeToString()
+    except Exception as error:  # of whatever the exporter meets in a network
+        raise BadRequest(f"ONNX cannot express the network: {str(error).splitlines()[0]}") from error
+    return content

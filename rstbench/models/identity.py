@@ -1,0 +1,184 @@
+"""What a module is: one digest of all that defines its answers."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+import types
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .contents import Unreadable, hidden_from_torch, hooks_of, parts, source_file
+from .plain import is_plain, is_wholly_plain, of_library
+from .settings import describe, plain_text
+
+
+def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = "") -> tuple[str, bool]:
+    """(sha256, whether everything that defines the module could be read).
+
+    Covers all parameters and buffers (names, types, shapes, bytes), tensors and settings held as attributes,
+    however deep in lists, dictionaries, tuples, sets, dataclasses and other objects, modules that torch does
+    not know of, functions (their text and what they close over), `repr(module)`, the code of traced modules,
+    how the module was made (`made_by`), and the text of `files` and of the files that define classes and
+    functions of the user's. Globals, and files read inside `forward`, cannot be seen. Where something cannot
+    be read (a class from nowhere, a hook of the user's, an open file) the digest is one of its own, so that
+    nothing is mistaken for this model's answer.
+    """
+    text, reader = repr(module), _Reader()
+    digest = hashlib.sha256(f"{text}|{made_by}".encode())
+    for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
+        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode() + tensor_bytes(tensor))
+    for name, part in module.named_modules():
+        code = getattr(part, "code", "")  # first, for TorchScript adds an attribute when it is asked
+        told = f"|{name}|{describe(part)}|{code}"
+        digest.update(told.encode())
+        text += told
+    reader.readable &= _ADDRESS.search(text) is None
+    for name, content in reader.beyond(module):
+        digest.update(f"|{name}|".encode() + content)
+    texts = {Path(file) for file in files} | reader.files
+    for content in sorted(hashlib.sha256(path.read_bytes()).digest() for path in texts):
+        digest.update(content.hex().encode())
+    if not reader.readable:
+        digest.update(uuid.uuid4().bytes)
+    return digest.hexdigest(), reader.readable
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The values of a tensor of any layout; of a quantised one with its scales. Raises RuntimeError for one
+    without values, such as a lazy module's before its first images."""
+    if tensor.is_meta:
+        raise RuntimeError("its weights are on the meta device: they have no values")
+    if tensor.is_quantized:
+        return f"{tensor!r}".encode() + tensor_bytes(tensor.int_repr()) + tensor_bytes(tensor.dequantize())
+    if tensor.layout != torch.strided:
+        return f"{tensor.layout}".encode() + tensor_bytes(tensor.to_dense())
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+    for name, part in module.named_modules():
+        for key, value in vars(part).items():
+            if isinstance(value, Tensor):
+                yield f"{name}.{key} (attribute)", value
+
+
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6}")  # another in each run: of an object without a text of its own
+
+
+class _Reader:
+    """Digests of values by what they hold. files: that define the classes and functions met on the way;
+    readable: whether all that was met could be read."""
+
+    def __init__(self) -> None:
+        self.files: set[Path] = set()
+        self.readable = True
+        self._known: dict[int, tuple[bytes, Any]] = {}  # the value is kept, or its id might be used again
+        self._open: dict[int, int] = {}  # values that are being read, by their depth
+
+    def beyond(self, module: nn.Module) -> Iterator[tuple[str, bytes]]:
+        """What decides the answers of a module beside registered and plain attributes; nothing for an
+        ordinary module of torch's own layers."""
+        self._open[id(module)] = 0
+        for name, part in module.named_modules():
+            self._read_class(type(part))
+            self._read_hooks(part)
+            for key, value in sorted(hidden_from_torch(part), key=lambda pair: pair[0]):
+                if key.startswith("_") or not is_wholly_plain(value):
+                    yield f"{name}.{key}", self.of(value)
+            for cls in type(part).__mro__:
+                if not is_plain(cls) and any(True for _ in parts(cls)):
+                    yield f"{name}.{cls.__qualname__}", self.of(cls)
+        for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
+            if vars(tensor):
+                yield f"{name} holds", self.of(vars(tensor))
+
+    def of(self, value: Any) -> bytes:
+        """The digest of any value."""
+        if is_plain(value):
+            return hashlib.sha256(plain_text(value).encode()).digest()
+        if id(value) in self._open:  # it holds itself
+            return b"held by the one before" + str(len(self._open) - self._open[id(value)]).encode()
+        if id(value) in self._known:
+            return self._known[id(value)][0]
+        self._open[id(value)] = len(self._open)
+        try:
+            digest = hashlib.sha256(self._head(value) + b"".join(self._inside(value)))
+        except (Unreadable, RecursionError):
+            self.readable = False
+            digest = hashlib.sha256(type(value).__qualname__.encode())
+        finally:
+            del self._open[id(value)]
+        self._known[id(value)] = digest.digest(), value
+        return digest.digest()
+
+    def _inside(self, value: Any) -> list[bytes]:
+        found = [(f"|{label}|".encode(), self.of(inner)) for label, inner in parts(value)]
+        if isinstance(value, set | frozenset):
+            return sorted(content for _, content in found)
+        # Elements keep their order; attributes have none.
+        found = found if isinstance(value, list | tuple | dict) else sorted(found)
+        return [label + content for label, content in found]
+
+    def _head(self, value: Any) -> bytes:
+        """What a value is beside its parts."""
+        head = type(value).__qualname__
+        if isinstance(value, Tensor):
+            # One without values serves as a pattern for `functional_call`.
+            content = b"" if value.is_meta else tensor_bytes(value)
+            return f"tensor {value.dtype} {tuple(value.shape)}|".encode() + content
+        if isinstance(value, torch.Generator):
+            return f"{head} {value.device}".encode() + tensor_bytes(value.get_state())
+        if isinstance(value, nn.Module):
+            self._read_class(type(value))
+            self._read_hooks(value)
+            code = getattr(value, "code", "")
+            return f"{head}|{describe(value)}|{code}".encode()
+        if isinstance(value, type | types.FunctionType):
+            self._read_file(value)
+            return value.__qualname__.encode()
+        if isinstance(value, types.CodeType):
+            names = (value.co_names, value.co_varnames, value.co_freevars)
+            consts = b"".join(self.of(const) for const in value.co_consts)
+            return value.co_code + repr(names).encode() + consts
+        if isinstance(value, types.ModuleType):
+            file = vars(value).get("__file__")
+            self.readable &= file is not None
+            self.files |= {Path(file)} if file else set()
+        if isinstance(value, enum.Enum | PurePath | types.ModuleType):
+            return f"{head} {value.name if isinstance(value, enum.Enum) else plain_name(value)}".encode()
+        if isinstance(value, np.ndarray):
+            return f"{head} {value.shape}".encode()
+        self._read_class(type(value))
+        return head.encode()
+
+    def _read_class(self, kind: type) -> None:
+        for cls in kind.__mro__:
+            if not is_plain(cls):
+                self._read_file(cls)
+
+    def _read_hooks(self, part: nn.Module) -> None:
+        # A hook of the user's may keep state anywhere, and change with the run.
+        for hook in hooks_of(part):
+            known = hook if isinstance(hook, types.FunctionType | types.MethodType) else type(hook)
+            self.readable &= of_library(known)
+
+    def _read_file(self, thing: type | types.FunctionType) -> None:
+        path = source_file(thing)
+        self.readable &= path is not None
+        self.files |= {path} if path else set()
+
+
+def plain_name(value: types.ModuleType | PurePath) -> str:
+    """A Python module by its last name, for a file of the user's has another first name each time; a path."""
+    return value.__name__.rpartition(".")[2] if isinstance(value, types.ModuleType) else str(value)

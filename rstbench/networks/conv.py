@@ -1,0 +1,54 @@
+"""Conv2, Conv4 and Conv6 (Frankle and Carbin, ICLR 2019): VGG-like stacks with three dense layers.
+
+Blocks of two 3x3 convolutions and a 2x2 max-pool with 64, 128 and 256 channels, then 256, 256 and
+the classes; no biases. The papers use no norm; here a norm follows every hidden layer by default.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..errors import BadRequest
+from .network import NetworkSpec, normalisation, scaled
+
+BLOCKS = (64, 128, 256)
+HIDDEN = 256
+
+
+def conv2(spec: NetworkSpec) -> nn.Sequential:
+    """One block: 64, 64, pool."""
+    return _stack(spec, 1)
+
+
+def conv4(spec: NetworkSpec) -> nn.Sequential:
+    """Two blocks: 64, 64, pool, 128, 128, pool."""
+    return _stack(spec, 2)
+
+
+def conv6(spec: NetworkSpec) -> nn.Sequential:
+    """Three blocks: 64, 64, pool, 128, 128, pool, 256, 256, pool."""
+    return _stack(spec, 3)
+
+
+def _stack(spec: NetworkSpec, blocks: int) -> nn.Sequential:
+    channels, height, width = spec.shape
+    if min(height, width) < 2**blocks:
+        raise BadRequest(f"{spec.name} halves the image {blocks} times; {height}x{width} is too small")
+    layers: list[nn.Module] = []
+    for base in BLOCKS[:blocks]:
+        for _ in range(2):
+            wide = scaled(base, spec)
+            layers += [
+                nn.Conv2d(channels, wide, 3, padding=1, bias=False),
+                *normalisation(wide, spec),
+                nn.ReLU(),
+            ]
+            channels = wide
+        layers.append(nn.MaxPool2d(2))
+    layers.append(nn.Flatten())
+    features = channels * (height >> blocks) * (width >> blocks)
+    for _ in range(2):
+        wide = scaled(HIDDEN, spec)
+        layers += [nn.Linear(features, wide, bias=False), *normalisation(wide, spec, flat=True), nn.ReLU()]
+        features = wide
+    return nn.Sequential(*layers, nn.Linear(features, spec.classes, bias=False))

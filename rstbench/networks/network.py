@@ -1,0 +1,141 @@
+"""Random networks, one family a file. A family is a callable `(spec) -> nn.Module` without biases."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadRequest, unknown
+from ..plugins import find
+from .choices import BIASES, NORMS, SHORTCUTS
+from .normalise import layer, parse_normalisation
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network without its weights.
+
+    name: 'conv4'; width: multiplier of every hidden width; norm: 'batch' (batch norm without affine
+    parameters, the default), 'affine' or 'none'; last_norm: batch norm without affine parameters on the
+    logits, as in Liu et al. (NeurIPS 2022) for weights of +-1; normalize: a first layer for [0, 1] pixels
+    (see `normalise`), '' for none; shape: (channels, height, width) of an image; bias: 'none', or 'last' for
+    one on the last layer, as trained networks of other projects have it; shortcut: 'input' or 'activated',
+    as networks of `SHORTCUTS` of other projects have it, '' for the network's own.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    classes: int
+    width: float = 1.0
+    norm: str = "batch"
+    last_norm: bool = False
+    normalize: str = ""
+    bias: str = "none"
+    shortcut: str = ""
+
+    def __post_init__(self) -> None:
+        if self.shortcut:
+            self._check_shortcut()
+        if self.bias not in BIASES:
+            raise unknown("bias", self.bias, BIASES)
+        if self.norm not in NORMS:
+            raise unknown("norm", self.norm, NORMS)
+        if not self.width > 0:
+            raise BadRequest(f"width is a positive multiplier, got {self.width}")
+        if self.normalize:
+            channels = max(map(len, parse_normalisation(self.normalize)))
+            if channels not in (1, self.shape[0]):
+                raise BadRequest(
+                    f"normalize {self.normalize} is for {channels} channels, images have {self.shape[0]}"
+                )
+
+    def _check_shortcut(self) -> None:
+        if self.name not in SHORTCUTS:
+            raise BadRequest(f"shortcut goes with {', '.join(SHORTCUTS)}, not with {self.name}")
+        if self.shortcut not in SHORTCUTS.values():
+            raise unknown("shortcut", self.shortcut, SHORTCUTS.values())
+        if self.shortcut == SHORTCUTS[self.name]:
+            object.__setattr__(self, "shortcut", "")  # one network, one spec
+
+    def __str__(self) -> str:
+        options = [f"width={self.width:g}"] if self.width != 1 else []
+        options += [f"norm={self.norm}"] if self.norm != "batch" else []
+        options += ["last-norm"] if self.last_norm else []
+        options += [f"normalize={self.normalize}"] if self.normalize else []
+        options += [f"bias={self.bias}"] if self.bias != "none" else []
+        options += [f"shortcut={self.shortcut}"] if self.shortcut else []
+        return f"{self.name}[{','.join(options)}]" if options else self.name
+
+    def plain(self) -> dict[str, Any]:
+        """The spec as files hold it: without `bias` and `shortcut` where they say nothing, as before there
+        were such."""
+        nothing = {"bias": "none", "shortcut": ""}
+        return {k: v for k, v in asdict(self).items() if k not in nothing or v != nothing[k]}
+
+
+def build(spec: NetworkSpec) -> nn.Module:
+    """A fresh module of torch classes, weights of torch's own default. Raises BadRequest."""
+    # What no mask chooses from, such as the attention of a transformer, must not depend on global state.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: nn.Module = find("networks", spec.name.partition(":")[0])(spec)
+    if spec.bias == "last":
+        _add_bias(module, spec)
+    if spec.last_norm:
+        module = nn.Sequential(module, nn.BatchNorm1d(spec.classes, affine=False))
+    return nn.Sequential(layer(*parse_normalisation(spec.normalize)), module) if spec.normalize else module
+
+
+def _add_bias(module: nn.Module, spec: NetworkSpec) -> None:
+    """Puts a bias of zeros on the last layer, in place. Raises BadRequest where that does not give the
+    logits."""
+    layers = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    if not layers or len(layers[-1].weight) != spec.classes:
+        raise BadRequest(
+            f"{spec.name} does not end in a layer of {spec.classes} classes that could have a bias"
+        )
+    layers[-1].bias = nn.Parameter(layers[-1].weight.new_zeros(spec.classes))
+
+
+def count(spec: NetworkSpec) -> int:
+    """How many weights a ticket of this network chooses among."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in prunable(build(spec)).values())
+
+
+def narrowed(spec: NetworkSpec, weights: int) -> NetworkSpec:
+    """The same network at the width, in ten-thousandths, whose number of weights is nearest to `weights`.
+
+    Raises BadRequest for a network whose widths are fixed.
+    """
+    low, high = 0, round(spec.width * 10_000)  # counts grow with the width; low is below, high at or above
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(replace(spec, width=middle / 10_000)) < weights else (low, middle)
+    options = [replace(spec, width=step / 10_000) for step in (low, high) if step]
+    return min(options, key=lambda option: abs(count(option) - weights))
+
+
+def scaled(base: int, spec: NetworkSpec) -> int:
+    """A hidden width under the spec's multiplier, at least 1."""
+    return max(1, round(base * spec.width))
+
+
+def normalisation(channels: int, spec: NetworkSpec, *, flat: bool = False) -> list[nn.Module]:
+    """The norm layer after a hidden layer, or none."""
+    if spec.norm == "none":
+        return []
+    layer = nn.BatchNorm1d if flat else nn.BatchNorm2d
+    return [layer(channels, affine=spec.norm == "affine")]
+
+
+def prunable(module: nn.Module) -> dict[str, Tensor]:
+    """The weights a ticket chooses among: of every convolution and linear layer, by state-dict name."""
+    return {
+        f"{name}.weight" if name else "weight": layer.weight
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    }

@@ -1,0 +1,133 @@
+"""The first images of a model: as they are, as they were crafted, and what was added."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...evidence.examples import Crafting, Examples
+from ...evidence.trial import CLEAN
+from ..lookup import Evidence
+from .style import SERIES, SIZE, Drawing, file_name, label
+
+CELL, GAP, LINE = 0.66, 0.08, 0.2  # inches
+MOST_PIXELS = 96  # across an image: of larger ones, every second pixel or fewer is shown
+RIGHT, WRONG = SERIES[2], SERIES[1]
+
+
+def draw_examples(evidence: Evidence, board: pd.DataFrame | None, examples: Examples) -> Iterator[Drawing]:
+    """One figure a threat: of the best ticket that images were kept of, else of the best model."""
+    if board is None:
+        return
+    for threat, part in board.groupby("threat", sort=False):
+        order = pd.concat([part[part["kind"] == "ticket"], part[part["kind"] != "ticket"]])
+        asked = (_asked(evidence, line) for line in order.to_dict("records"))
+        kept = (crafting for row in asked for crafting in row if examples.crafted(crafting) is not None)
+        crafting = next(kept, None)
+        figure = None if crafting is None else grid(evidence, examples, crafting)
+        if crafting is None or figure is None:
+            continue
+        name = evidence.card(crafting[0]).name
+        yield Drawing(
+            file_name("examples", threat),
+            f"Images crafted against {name}",
+            f"The first images as they are, as {crafting[1]} at {threat} left them, and the difference; "
+            f"above the label, below what the model sees.",
+            figure,
+        )
+
+
+def _asked(evidence: Evidence, line: dict[str, object]) -> Sequence[Crafting]:
+    """What was crafted against the model of a line of the leaderboard, in the study's order."""
+    mine = (line["model"], line["threat"], line["seed"])
+    return [
+        (row.model, attack, row.threat, row.seed)
+        for row in evidence.request.rows
+        if (evidence.card(row.model).name, row.threat, row.seed) == mine
+        for attack in row.attacks
+    ]
+
+
+def grid(evidence: Evidence, examples: Examples, crafting: Crafting) -> Figure | None:
+    """Three rows of images of one crafting, or None where they were not kept."""
+    source, attack, threat, _ = crafting
+    found = examples.images(str(evidence.request.run.get("data_digest")))
+    crafted = examples.crafted(crafting)
+    if found is None or crafted is None:
+        return None
+    n = min(len(crafted), len(found[0]))
+    images, labels, crafted = found[0][:n], found[1][:n], crafted[:n]
+    added = crafted - images
+    times = amplification(added)
+    rows = [("as it is", images), ("crafted", crafted), (f"added ×{times:g}", 0.5 + times * added)]
+    left, above, down = 0.85, 0.62, CELL + GAP + LINE
+    width, height = left + n * (CELL + GAP), above + 2 * down + CELL + GAP
+    figure = Figure((width, height))
+    axes = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
+    for row, (name, pictures) in enumerate(rows):
+        top = above + row * down
+        axes.text(0.05, top + CELL / 2, name, va="center")
+        for column, picture in enumerate(pictures):
+            x = left + column * (CELL + GAP)
+            _show(axes, picture, x, top)
+            if row == 0:
+                axes.text(x + CELL / 2, top - 0.1, str(labels[column]), ha="center", va="center")
+            if row < 2:
+                asked = (source, CLEAN, "", 0) if row == 0 else crafting
+                text, good = _seen(evidence, examples, asked, column, int(labels[column]))
+                colour = RIGHT if good else WRONG
+                axes.text(x + CELL / 2, top + CELL + 0.1, text, ha="center", va="center", color=colour)
+        if row < 2:
+            axes.text(0.05, top + CELL + 0.1, "sees", va="center")
+    axes.text(0.05, above - 0.1, "label", va="center")
+    title = f"{label(evidence.card(source).name)}: {attack} at {threat}"
+    axes.text(0.05, 0.14, title, va="center", fontweight="bold", fontsize=SIZE + 0.5)
+    axes.set(xlim=(0, width), ylim=(height, 0))  # inches, from the upper left corner
+    return figure
+
+
+def amplification(added: np.ndarray) -> float:
+    """A round factor that makes the largest change of a pixel about half the range; 1 without a change."""
+    largest = float(np.abs(added).max())
+    if largest == 0:
+        return 1.0
+    factor = 0.5 / largest
+    step = 10 ** math.floor(math.log10(factor))
+    return float(max(part * step for part in (1, 2, 5) if part * step <= factor * (1 + 1e-6)))
+
+
+def _seen(
+    evidence: Evidence, examples: Examples, crafting: Crafting, place: int, label: int
+) -> tuple[str, bool]:
+    """(what the model makes of an image, whether that is right). Of a switch, how often it is right; where
+    only the bits are known, no class."""
+    predicted = examples.predicted(crafting)
+    if predicted is not None and place < len(predicted):
+        good = int(predicted[place]) == label
+        return f"{'?' if predicted[place] < 0 else predicted[place]} {'✓' if good else '✗'}", good
+    right = evidence.robust(*crafting)
+    if right is None or place >= len(right):
+        return "", False
+    share = float(right[place])
+    return ("✓" if share else "✗") if share in (0, 1) else f"{100 * share:.0f} %", share >= 0.5
+
+
+def _show(axes: Axes, picture: np.ndarray, x: float, y: float) -> None:
+    """An image (c, h, w) in [0, 1] at a place; other numbers of channels than three as their mean."""
+    grey = len(picture) != 3
+    every = -(-max(picture.shape[1:]) // MOST_PIXELS)
+    pixels = (picture.mean(0) if grey else picture.transpose(1, 2, 0))[::every, ::every]
+    axes.imshow(
+        np.clip(pixels, 0, 1),
+        cmap="gray" if grey else None,
+        vmin=0,
+        vmax=1,
+        interpolation="none",
+        aspect="auto",
+        extent=(x, x + CELL, y + CELL, y),
+    )

@@ -1,0 +1,41 @@
+"""Renders the page of several folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import pandas as pd
+
+from ...files import write_whole
+from ..lookup import Evidence
+from .template import FILE, distinct, template
+
+BEST = 3
+
+
+def write_index_page(
+    reported: Sequence[tuple[Evidence, Mapping[str, pd.DataFrame], Path]], root: Path
+) -> Path:
+    """Writes `root/index.html`: a link to the page of each folder below it, and its best rows."""
+    studies = []
+    for evidence, frames, folder in reported:
+        request, board = evidence.request, frames.get("leaderboard")
+        ranked = None if board is None else board[board["rank"].notna()]
+        best = None if ranked is None else ranked.groupby("threat", sort=False).head(BEST)
+        inside = folder.resolve().relative_to(root.resolve()).as_posix()
+        studies.append(
+            {
+                "title": inside,
+                "name": str(request.study.get("name") or inside),
+                "link": quote(f"{inside}/{FILE}"),
+                "data": str(request.run["data"]),
+                "images": request.images,
+                "models": 0 if board is None else board["model"].nunique(),
+                "threats": distinct(board, "threat"),
+                "best": [] if best is None else best.to_dict("records"),
+            }
+        )
+    write_whole(root / FILE, template("index.html").render(studies=studies).encode())
+    return root / FILE

@@ -1,0 +1,98 @@
+"""What is to be looked at: the figures and the page of a folder, and the page of several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ..errors import BadFile, BadRequest
+from ..evidence.examples import Examples
+from ..evidence.manifest import FILE
+from ..files import write_whole
+from .figures.points import points
+from .leaderboard import attacks_of, lines_of
+from .lookup import Evidence
+from .page.inline import Picture, inline
+
+FOLDER = "figures"
+LIST = ".written"  # names of the figures there that are this tool's
+Reported = tuple[Evidence, Mapping[str, pd.DataFrame], Path]
+
+
+def write_report(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[str]:
+    """Writes `folder/figures/*` and `folder/index.html`; returns what a user should know.
+
+    frames: what `tables.write` returned.
+    """
+    notes, pictures = [], []
+    try:
+        pictures = _draw(evidence, frames, folder)
+    except ImportError as error:
+        notes.append(f"no figures for {folder}: matplotlib cannot be loaded ({error})")
+    try:
+        from .page.write import write_page
+
+        write_page(evidence, frames, attacks_of(evidence), pictures, folder)
+    except ImportError as error:
+        notes.append(f"no page for {folder}: jinja2 cannot be loaded ({error})")
+    return notes
+
+
+def _draw(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Picture]:
+    """Writes the figures, and takes away those of an earlier request."""
+    from .figures.all import draw_all
+    from .figures.style import styled
+
+    attacks, root = attacks_of(evidence), folder / FOLDER
+    averaged = points(lines_of(evidence), attacks)
+    pictures, written = [], set()
+    with styled():
+        for drawing in draw_all(evidence, frames, averaged, attacks, Examples.read(folder)):
+            svg = drawing.svg()
+            for kind, content in (("svg", svg), ("png", drawing.png())):
+                write_whole(root / f"{drawing.name}.{kind}", content)
+                written.add(f"{drawing.name}.{kind}")
+            file = f"{FOLDER}/{drawing.name}.svg"
+            pictures.append(Picture(drawing.title, drawing.alt, inline(svg, drawing.name), file))
+    listed = root / LIST
+    before = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    for name in {Path(line).name for line in before} - {"", *written}:
+        (root / name).unlink(missing_ok=True)
+    if written or before:
+        write_whole(listed, "".join(f"{name}\n" for name in sorted(written)).encode())
+    return pictures
+
+
+def write_index(reported: Sequence[Reported]) -> Path:
+    """Writes `index.html` beside the folders, linking the page of each. Raises BadRequest where they have
+    nothing in common."""
+    folders = [folder.resolve() for _, _, folder in reported]
+    try:
+        root = Path(os.path.commonpath(folders))
+    except ValueError:
+        raise BadRequest("--index wants folders with a common parent") from None
+    root = root.parent if root in folders else root
+    if root == Path(root.anchor):
+        raise BadRequest("--index wants folders with a common parent")
+    from .page.index import write_index_page
+
+    return write_index_page(reported, root)
+
+
+def runs_in(paths: Sequence[str]) -> list[Path]:
+    """The folders that `evaluate` wrote among these paths and, where one is none itself, below it; files are
+    passed over, so that `leaderboards/*` may be given. Raises BadFile for files alone."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise BadFile(f"no folder {path}")
+        if path.is_dir() and not (path / FILE).exists():
+            found += sorted(inner.parent for inner in path.rglob(FILE)) or [path]
+        elif not path.is_file():
+            found.append(path)
+    if not found:
+        raise BadFile(f"no {FILE} in {' '.join(paths)}; name a folder that `evaluate` wrote")
+    return list(dict.fromkeys(found))

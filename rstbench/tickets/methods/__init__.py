@@ -1,0 +1,1 @@
+"""Methods that choose a mask: one family a file."""

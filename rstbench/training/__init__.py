@@ -1,0 +1,1 @@
+"""Training loops for scores and for weights, their inner adversaries and recipes."""
