@@ -141,7 +141,7 @@ def _by_every_name(table: pd.DataFrame, entries: Sequence[EvalModel]) -> pd.Data
     import pandas as pd
 
     first: dict[str, str] = {}
-    names = {entry.card.name: first.setdefault(entry.digest, entry.card.name) for entry in entries}
+    names = {entry.info.name: first.setdefault(entry.digest, entry.info.name) for entry in entries}
     more = [
         table[table["model"] == known].assign(model=name) for name, known in names.items() if name != known
     ]
@@ -235,7 +235,7 @@ def _entry(name: str, model: nn.Module | str) -> EvalModel:
     name = str(name)
     if isinstance(model, str):
         entry = load_reference(model)
-        return replace(entry, card=replace(entry.card, name=name))
+        return replace(entry, info=replace(entry.info, name=name))
     return wrap(model, ModelInfo(name, "external"))
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong, as types.
+"""Exceptions of this package, and the wording of their messages.
 
 RstbenchError
 ├── BadRequest      asked for something that cannot be: found before any work      exit status 2
@@ -37,13 +37,18 @@ class OutsideBall(ModelFault):
 
 
 def listed(names: Iterable[str], most: int = MOST_NAMED) -> str:
-    """The first few of many names, each once, on one line whatever they hold."""
-    shown = [name if name.isprintable() else ascii(name) for name in dict.fromkeys(names)]
-    return ", ".join(shown[:most]) + (", …" if len(shown) > most else "")
+    """Join the first few of many names, each once, on one line whatever they hold."""
+    printable = [name if name.isprintable() else ascii(name) for name in dict.fromkeys(names)]
+    return ", ".join(printable[:most]) + (", …" if len(printable) > most else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text, or its repr where there is none."""
+    return (str(error).strip().splitlines() or [repr(error)])[0][:200]
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> BadRequest:
-    """The error for a name nobody offers, with the nearest known one."""
+    """Make the error for an unknown name, with the nearest known one."""
     known = sorted(filter(None, known))
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -20,7 +20,7 @@ from rstbench.evidence.examples import join_parts
 from rstbench.evidence.manifest import Manifest, Row
 from rstbench.evidence.store import Store
 from rstbench.evidence.trial import ModelInfo, ShardResult, Trial
-from rstbench.models.sources.native import ticket_entry
+from rstbench.models.sources.native import ticket_model
 from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.reports.lookup import Evidence
 from rstbench.tickets.init import random_weights
@@ -75,7 +75,7 @@ def ticket_files(small_tickets, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_entries(small_tickets):
-    return [ticket_entry(ticket, f"t{ticket.remaining}") for ticket in small_tickets]
+    return [ticket_model(ticket, f"t{ticket.remaining}") for ticket in small_tickets]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from ..errors import BadRequest, ModelFault
 from ..evidence import run_log
 from ..evidence.store import Store
 from ..evidence.trial import CLEAN, Trial
-from ..models.normalise import OWN, better_by_pairs
+from ..models.normalise import AS_IS, better_by_mcnemar
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
 from ..threat import Threat
@@ -37,7 +37,7 @@ class Question:
 
     @property
     def name(self) -> str:
-        return " ".join(filter(None, (self.source.card.name, self.attack, str(self.threat or ""))))
+        return " ".join(filter(None, (self.source.info.name, self.attack, str(self.threat or ""))))
 
     def trials(self, data: Images, batch: int) -> tuple[Trial, ...]:
         """One trial a target. Clean images depend on no threat and no seed."""
@@ -181,7 +181,7 @@ class _Asking:
                 stage.advance(len(shard.images), **score[place].add(shard, answer))
         for place, question in enumerate(open_questions):
             if text := score[place].doubt():
-                self.progress.note(f"{question.source.card.name}: {text}")
+                self.progress.note(f"{question.source.info.name}: {text}")
 
     def _fail(self, fault: ModelFault, question: Question) -> None:
         if question.attack == CLEAN:
@@ -193,7 +193,7 @@ class _Asking:
     def _write(self, shard: Shard, answer: Answer, question: Question) -> None:
         for keep in self.keep:
             keep(shard, answer)
-        cards = {entry.digest: entry.card for entry in (question.source, *question.targets)}
+        cards = {entry.digest: entry.info for entry in (question.source, *question.targets)}
         for trial in (trial for trial in shard.trials if trial.key in answer.tallies):
             tally = answer.tallies[trial.key]
             both = {trial.source: cards[trial.source], trial.target: cards[trial.target]}
@@ -205,7 +205,7 @@ class _Score:
     """The accuracy of a question so far, for the eye, and under other normalisations, for the doubt."""
 
     def __init__(self, question: Question) -> None:
-        card = question.source.card
+        card = question.source.info
         self.label = "clean" if question.attack == CLEAN else "robust"
         self.weights = dict(zip(card.members, card.weights, strict=True)) or {question.source.digest: 1.0}
         self.right = self.seen = 0.0
@@ -226,13 +226,13 @@ class _Score:
             return ""
         known = set.intersection(*(set(under) for under in self.right_under))
         joined = {name: torch.cat([under[name] for under in self.right_under]) for name in sorted(known)}
-        name = better_by_pairs(joined)
+        name = better_by_mcnemar(joined)
         if not name:
             return ""
-        own, other = (f"{100 * float(joined[key].float().mean()):.1f} %" for key in (OWN, name))
+        own, other = (f"{100 * float(joined[key].float().mean()):.1f} %" for key in (AS_IS, name))
         how = "without normalisation" if name == "none" else f"with [normalize={name}]"
         return (
-            f"right on {own} of {len(joined[OWN])} clean images as it stands, on {other} {how}; "
+            f"right on {own} of {len(joined[AS_IS])} clean images as it stands, on {other} {how}; "
             f"was it trained on other pixels?"
         )
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelFault
-from ..models.frozen import frozen_eval, untouched
+from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.normalise import clearly_better, right_under
 from ..models.wrapper import EvalModel
 
@@ -44,12 +44,12 @@ def judge(
     model's, and for logits of another shape, or not finite on clean images.
     """
     try:
-        with seeded(seed), untouched(target.module, target.card.name):
+        with seeded(seed), weights_unchanged(target.module, target.info.name):
             return _judge(target, x, y, classes, exact, clean_from)
     except ModelFault:
         raise
     except (Exception, SystemExit) as error:
-        raise ModelFault(f"{target.card.name} raised {one_line(error)}") from error
+        raise ModelFault(f"{target.info.name} raised {one_line(error)}") from error
 
 
 def _judge(
@@ -63,7 +63,7 @@ def _judge(
     if clean_from is None:
         return Verdict(seen, frozenset() if bool(finite.all()) else frozenset({"non-finite-logits"}))
     if not bool(finite.all()):
-        raise ModelFault(f"{target.card.name} gives non-finite logits on clean images")
+        raise ModelFault(f"{target.info.name} gives non-finite logits on clean images")
     flags = set()
     if _apart(answer(target, x, classes, exact=exact), logits) > SAME:
         flags.add("random-output")
@@ -72,7 +72,7 @@ def _judge(
     if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
         flags.add("probabilities-not-logits")
     right = {}
-    if target.card.kind == "external" and clean_from < NORMALISATIONS:
+    if target.info.kind == "external" and clean_from < NORMALISATIONS:
         right = right_under(target.module, x, y)
         if clean_from == 0 and clearly_better(right):
             flags.add("normalisation-doubtful")
@@ -120,14 +120,14 @@ def answer(entry: EvalModel, x: Tensor, classes: int, *, exact: bool = True) -> 
                 logits = entry.module(x.clone())  # a model may write into its input
         except (Exception, SystemExit) as error:
             raise ModelFault(
-                f"{entry.card.name} raised on images of shape {tuple(x.shape[1:])}: {one_line(error)}"
+                f"{entry.info.name} raised on images of shape {tuple(x.shape[1:])}: {one_line(error)}"
             ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelFault(f"{entry.card.name}: wanted logits of shape ({len(x)}, {classes}), got {got}")
+        raise ModelFault(f"{entry.info.name}: wanted logits of shape ({len(x)}, {classes}), got {got}")
     if logits.shape[1] < classes or (exact and logits.shape[1] != classes):
         least = "" if exact else "at least "
-        raise ModelFault(f"{entry.card.name} has {logits.shape[1]} classes, the data {least}{classes}")
+        raise ModelFault(f"{entry.info.name} has {logits.shape[1]} classes, the data {least}{classes}")
     return logits.float()
 
 

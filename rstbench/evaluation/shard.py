@@ -19,9 +19,9 @@ from ..attacks import Attack, Crafted, mean_log_probability
 from ..data import Images
 from ..errors import ModelFault
 from ..evidence.trial import ShardResult, Trial, crafting_seed
-from ..models.contents import is_of_libraries
+from ..models.contents import uses_only_libraries
 from ..models.fast_copy import crafting_copy
-from ..models.frozen import frozen_eval, untouched
+from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.wrapper import EvalModel
 from ..threat import Threat
 from .judge import Verdict, graphs_hushed, judge, one_line, seeded, why_no_gradient
@@ -45,13 +45,13 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return f"{self.source.card.name}, {self.trials[0].attack}"
+        return f"{self.source.info.name}, {self.trials[0].attack}"
 
     @property
     def portable(self) -> bool:
         """Whether another process would run the same models: code of a user's may read what it set up in
         this one, which no copy brings along."""
-        return all(is_of_libraries(entry.module) for entry in (self.source, *self.targets))
+        return all(uses_only_libraries(entry.module) for entry in (self.source, *self.targets))
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _Resting:
         try:
             yield
         except ModelFault as fault:
-            said, name = str(fault), entry.card.name
+            said, name = str(fault), entry.info.name
             own = fault if said.startswith(name) else type(fault)(f"{name}: {said}")
             self.faults.setdefault(entry.digest, own)
 
@@ -166,7 +166,7 @@ class _Resting:
 def _craft(shard: Shard, attack: Attack, cost: Cost, x: Tensor, y: Tensor, seed: int) -> Crafted:
     """The attack's images, once they are known to be allowed. It gets copies of images and labels."""
     try:
-        with seeded(seed), untouched(shard.source.module), graphs_hushed():
+        with seeded(seed), weights_unchanged(shard.source.module), graphs_hushed():
             model = cost.counted(shard.source, x)
             generator = Generator().manual_seed(seed)
             crafted = attack(model, x.clone(), y.clone(), shard.threat, generator)
@@ -200,7 +200,7 @@ class Cost:
         """
         if entry.members:
             members = [self.counted(member, x) for member in entry.members]
-            return _CountedSwitch(members, entry.card.weights)
+            return _CountedSwitch(members, entry.info.weights)
         return _Counted(crafting_copy(entry.module, x) if entry.recipe else entry.module, self)
 
 

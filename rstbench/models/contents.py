@@ -1,7 +1,7 @@
-"""What a value is, and what it holds: containers, objects, functions and modules taken apart.
+"""Traverse the contents of any value: containers, objects, functions and modules.
 
-The one place that knows how to look into a model beyond what torch registers: a mask in a list, a network in
-a dictionary, a grey level in a private attribute, a tensor that a lambda closes over.
+This reaches what torch does not register: a mask in a list, a network in a dictionary, a constant in a
+private attribute, a tensor that a lambda closes over.
 """
 
 from __future__ import annotations
@@ -25,35 +25,41 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .plain import BUILTIN_FUNCTIONS, bookkeeping, is_plain, is_workings, is_written, of_library
+from .plain import (
+    BUILTIN_FUNCTIONS,
+    is_library,
+    is_plain,
+    is_python_class,
+    is_torch_internal,
+    library_attributes,
+)
 
-_OF_EVERY_CLASS = ("_abc_impl", "_is_protocol", "_is_runtime_protocol")
-_OF_OTHERS = ("timm", "robustbench", "onnx2torch", "functools", "typing", "abc", "enum", "collections")
+_CLASS_BOOKKEEPING = ("_abc_impl", "_is_protocol", "_is_runtime_protocol")
+_OTHER_LIBRARIES = ("timm", "robustbench", "onnx2torch", "functools", "typing", "abc", "enum", "collections")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# What leads from any value to the whole program.
-_OF_THE_PROGRAM = (type, types.ModuleType, types.FunctionType, types.FrameType, types.CodeType)
-Parts = Iterator[tuple[str, Any]]
+# References to these lead from any value to the whole program.
+_PROGRAM_TYPES = (type, types.ModuleType, types.FunctionType, types.FrameType, types.CodeType)
+Children = Iterator[tuple[str, Any]]  # (label, value)
 
 
 class Unreadable(Exception):
-    """A value that cannot be taken apart: an open file, a lock, an object of torch's own workings."""
+    """A value whose contents cannot be read: an open file, a lock, an internal object of torch."""
 
 
-def parts(value: Any) -> Parts:
-    """Everything directly inside a value, each with a label. Raises Unreadable.
+def children(value: Any) -> Children:
+    """Yield what a value directly holds, each with a label. Raises Unreadable.
 
-    Where order means nothing, as in sets, the order is any. Weights and buffers of a module come before its
-    other attributes.
+    Sets come in any order; weights and buffers of a module before its other attributes.
     """
     if isinstance(value, nn.Module):
-        yield from _of_module(value)
-        yield from _of_class(type(value))
+        yield from _children_of_module(value)
+        yield from _user_classes(type(value))
     elif isinstance(value, Tensor):
         yield from vars(value).items()
     elif isinstance(value, type):
-        yield from _of_type(value)
+        yield from _children_of_class(value)
     elif isinstance(value, types.FunctionType):
-        yield from _of_function(value)
+        yield from _children_of_function(value)
     elif isinstance(value, types.MethodType):
         yield from (("function", value.__func__), ("self", value.__self__))
     elif isinstance(value, functools.partial):
@@ -71,67 +77,68 @@ def parts(value: Any) -> Parts:
         yield "mapping", dict(value)
     elif isinstance(value, enum.Enum):
         yield "value", value.value
-        yield from _of_class(type(value))
+        yield from _user_classes(type(value))
     elif type(value) is np.ndarray:
-        yield from enumerated(value.tolist())
+        yield from _indexed(value.tolist())
     elif not isinstance(value, types.ModuleType | PurePath | torch.Generator | types.CodeType):
-        yield from _of_object(value)
+        yield from _children_of_object(value)
 
 
-def enumerated(values: Any) -> Parts:
-    """Values labelled by their places."""
-    return ((str(place), value) for place, value in enumerate(values))
+def _indexed(values: Any) -> Children:
+    return ((str(index), value) for index, value in enumerate(values))
 
 
-def walk(value: Any) -> Parts:
-    """Everything that a value holds, itself first, each once and with the path that led to it.
+def walk(root: Any) -> Children:
+    """Yield (path, value) of everything reachable from a value, itself first and each once.
 
-    Of what cannot be taken apart it looks into what the garbage collector sees.
+    Of values that cannot be read it follows the references that the garbage collector knows.
     """
     seen: dict[int, Any] = {}  # the values are kept, or their ids might be used again
-    waiting = [("", value)]
-    while waiting:
-        path, one = waiting.pop()
-        if id(one) in seen or is_plain(one):
+    stack = [("", root)]
+    while stack:
+        path, value = stack.pop()
+        if id(value) in seen or is_plain(value):
             continue
-        seen[id(one)] = one
-        yield path, one
+        seen[id(value)] = value
+        yield path, value
         try:
-            inside = list(parts(one))
+            held = list(children(value))
         except Unreadable:
-            inside = [] if is_workings(one) else [("?", found) for found in _referents(one)]
-        waiting += [(f"{path}.{label}".lstrip("."), found) for label, found in reversed(inside)]
+            held = [] if is_torch_internal(value) else [("?", inner) for inner in _referents(value)]
+        stack += [(f"{path}.{label}".lstrip("."), inner) for label, inner in reversed(held)]
 
 
-def is_of_libraries(module: nn.Module) -> bool:
-    """Whether a model is of torch's, torchvision's, timm's and this tool's code alone."""
-    for _, one in walk(module):
-        known = one if isinstance(one, type | types.FunctionType) else type(one)
-        if isinstance(one, nn.Module | type | types.FunctionType) and not of_library(known):
-            name = (
-                one.__globals__.get("__name__") if isinstance(one, types.FunctionType) else known.__module__
-            )
-            if str(name).partition(".")[0] not in _OF_OTHERS:
+def uses_only_libraries(module: nn.Module) -> bool:
+    """Whether all code of a model is of torch, torchvision, timm and this package."""
+    for _, value in walk(module):
+        owner = value if isinstance(value, type | types.FunctionType) else type(value)
+        if isinstance(value, nn.Module | type | types.FunctionType) and not is_library(owner):
+            name = owner.__module__
+            if isinstance(value, types.FunctionType):  # whatever name a decorator has given it
+                name = value.__globals__.get("__name__", "")
+            if str(name).partition(".")[0] not in _OTHER_LIBRARIES:
                 return False
     return True
 
 
 def _referents(value: Any) -> list[Any]:
-    found = [one for one in gc.get_referents(value) if not isinstance(one, _OF_THE_PROGRAM)]
-    return [one for one in found if not (isinstance(one, dict) and "__builtins__" in one)]
+    referents = [inner for inner in gc.get_referents(value) if not isinstance(inner, _PROGRAM_TYPES)]
+    return [inner for inner in referents if not (isinstance(inner, dict) and "__builtins__" in inner)]
 
 
-def hidden_from_torch(part: nn.Module) -> Parts:
-    """The attributes of one module, torch's own bookkeeping aside, that are neither registered nor plain
-    tensors: what `parameters()`, `buffers()` and `modules()` do not tell."""
-    if hooks := hooks_of(part):
+def unregistered_attributes(part: nn.Module) -> Children:
+    """Yield the attributes of one module that `parameters()`, `buffers()` and `modules()` do not return.
+
+    Plain tensors and the attributes that torch itself gives to every module are left out.
+    """
+    if hooks := module_hooks(part):
         yield "_hooks", hooks
     kind: type = type(part)
-    own = bookkeeping(kind)
+    own = library_attributes(kind)
     graph = str(getattr(part, "code", "")) if isinstance(part, torch.fx.GraphModule) else None
     if "_packed_params" in vars(part) and hasattr(part, "_weight_bias"):
         yield "_packed_params", list(part._weight_bias())  # type: ignore[operator]  # lies in C
-    internal = of_library(kind) and not kind.__module__.startswith(("torch.nn.", "torchvision.", "rstbench."))
+    internal = is_library(kind) and not kind.__module__.startswith(("torch.nn.", "torchvision.", "rstbench."))
     compiled = kind.__module__.startswith("torch._dynamo")  # another way to run what it holds
     for name, value in () if compiled else vars(part).items():
         if name == "training" or isinstance(value, Tensor | torch.ScriptMethod):
@@ -142,52 +149,51 @@ def hidden_from_torch(part: nn.Module) -> Parts:
         named = graph is None or name == "forward" or re.search(rf"\bself\.{re.escape(name)}\b", graph)
         if not named:
             continue
-        if internal and is_workings(value):
+        if internal and is_torch_internal(value):
             continue
         yield name, value
     if isinstance(part, torch.jit.ScriptModule):
-        yield from _of_script(part)
+        yield from _children_of_script(part)
 
 
 def _is_opaque(part: nn.Module, name: str) -> bool:
-    """Whether an attribute is an object of TorchScript whose content nothing tells."""
+    """Whether an attribute is a TorchScript object whose contents cannot be read."""
     value = vars(part)[name]
     is_object = isinstance(value, torch.ScriptObject) and not isinstance(value, torch._C.ScriptModule)
     return is_object and not (name == "_packed_params" and hasattr(part, "_weight_bias"))
 
 
-def hooks_of(part: nn.Module) -> list[Any]:
-    """What is called before and after a module, forwards and backwards."""
+def module_hooks(part: nn.Module) -> list[Any]:
+    """Return the forward and backward hooks of a module."""
     return [hook for kind in _HOOKS for hook in (getattr(part, kind, None) or {}).values()]
 
 
-def source_file(thing: Any) -> Path | None:
-    """The file that defines a class or function; None where there is none to read."""
-    if isinstance(thing, types.FunctionType):
-        name: str | None = thing.__code__.co_filename
+def source_file(definition: Any) -> Path | None:
+    """Return the file that defines a class or function, None where there is none to read."""
+    if isinstance(definition, types.FunctionType):
+        name: str | None = definition.__code__.co_filename
     else:
-        defined_in = sys.modules.get(thing.__module__)
-        name = getattr(defined_in, "__file__", None)
+        name = getattr(sys.modules.get(definition.__module__), "__file__", None)
         if name is None:
             try:
-                name = inspect.getsourcefile(thing)
+                name = inspect.getsourcefile(definition)
             except (TypeError, OSError):
                 return None
     path = Path(name) if name else None
     return path if path and path.is_file() else None
 
 
-def _of_module(module: nn.Module) -> Parts:
+def _children_of_module(module: nn.Module) -> Children:
     for registered in (module._parameters, module._buffers, module._modules):
         yield from registered.items()
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
             yield name, value
-    yield from hidden_from_torch(module)
+    yield from unregistered_attributes(module)
 
 
-def _of_script(part: torch.jit.ScriptModule) -> Parts:
-    """What the code of a scripted or traced module names beside its registered parts, and its constants."""
+def _children_of_script(part: torch.jit.ScriptModule) -> Children:
+    """Yield the constants of a scripted or traced module, and the attributes that its code names."""
     for method in part._c._method_names():
         code, constants = part._c._get_method(method).code_with_constants
         yield "code", code
@@ -199,45 +205,47 @@ def _of_script(part: torch.jit.ScriptModule) -> Parts:
                     yield name, value
 
 
-def _of_class(kind: type) -> Parts:
-    """What a user's class holds itself, inherited too: it is the same for all its objects."""
+def _user_classes(kind: type) -> Children:
+    """Yield the user's classes that a class inherits from, itself first."""
     for cls in kind.__mro__:
-        if not of_library(cls) and is_written(cls):
+        if not is_library(cls) and is_python_class(cls):
             yield f"class {cls.__qualname__}", cls
 
 
-def _of_type(cls: type) -> Parts:
+def _children_of_class(cls: type) -> Children:
     for name, value in vars(cls).items():
-        if name in _OF_EVERY_CLASS or (name.startswith("__") and not isinstance(value, types.FunctionType)):
+        if name in _CLASS_BOOKKEEPING or (
+            name.startswith("__") and not isinstance(value, types.FunctionType)
+        ):
             continue
-        if _is_given(value, cls):
+        if _is_generated(value, cls):
             continue
         if isinstance(value, types.FunctionType) and value.__qualname__ == f"{cls.__qualname__}.{name}":
             # Its text is in the file of the class; what it closes over is not.
-            inside = _closed_over(value)
+            inside = _closure_of(value)
             yield from ((f"{name}.{label}", inner) for label, inner in inside if inner is not cls)
         else:
             yield name, value
 
 
-def _is_given(value: Any, cls: type) -> bool:
-    """Whether an attribute of a class is Python's own: a slot, or a method that `dataclass` or `namedtuple`
-    wrote."""
+def _is_generated(value: Any, cls: type) -> bool:
+    """Whether Python made an attribute of a class: a slot, or a method of `dataclass` or `namedtuple`."""
     if isinstance(value, types.FunctionType):
-        made = dataclasses.is_dataclass(cls) or hasattr(cls, "_fields")
-        return made and value.__code__.co_filename in ("<string>", dataclasses.__file__)
-    described = isinstance(value, property | staticmethod | classmethod)
-    return hasattr(type(value), "__get__") and not described and not is_written(type(value))
+        generates = dataclasses.is_dataclass(cls) or hasattr(cls, "_fields")
+        return generates and value.__code__.co_filename in ("<string>", dataclasses.__file__)
+    is_wrapper = isinstance(value, property | staticmethod | classmethod)
+    return hasattr(type(value), "__get__") and not is_wrapper and not is_python_class(type(value))
 
 
-def _of_function(function: types.FunctionType) -> Parts:
+def _children_of_function(function: types.FunctionType) -> Children:
     yield "code", function.__code__
-    yield from _closed_over(function)
+    yield from _closure_of(function)
     yield from vars(function).items()
 
 
-def _closed_over(function: types.FunctionType) -> Parts:
-    yield from enumerated(function.__defaults__ or ())  # computed when it was defined, not told by its text
+def _closure_of(function: types.FunctionType) -> Children:
+    """Yield the default values of a function, which its code does not hold, and its closure."""
+    yield from _indexed(function.__defaults__ or ())
     yield from (function.__kwdefaults__ or {}).items()
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -246,36 +254,37 @@ def _closed_over(function: types.FunctionType) -> Parts:
             continue
 
 
-def _of_object(value: Any) -> Parts:
-    if is_workings(value):
+def _children_of_object(value: Any) -> Children:
+    if is_torch_internal(value):
         raise Unreadable(type(value).__qualname__)
     kind = type(value)
     if isinstance(value, dict):
-        for place, (key, inner) in enumerate(value.items()):
-            yield from ((f"key {place}", key), (str(key) if isinstance(key, str) else str(place), inner))
+        for index, (key, inner) in enumerate(value.items()):
+            yield from ((f"key {index}", key), (str(key) if isinstance(key, str) else str(index), inner))
         if isinstance(value, collections.defaultdict):
             yield "default", value.default_factory
     elif isinstance(value, list | tuple | set | frozenset | collections.deque):
-        yield from enumerated(value)
-    elif _lives_in_c(value):
-        yield from _reduced(value)
+        yield from _indexed(value)
+    elif _is_c_object(value):
+        yield from _pickled(value)
     yield from (getattr(value, "__dict__", None) or {}).items()
     for cls in kind.__mro__:
         for name, slot in vars(cls).items():
-            if isinstance(slot, types.MemberDescriptorType) and is_written(cls):
+            if isinstance(slot, types.MemberDescriptorType) and is_python_class(cls):
                 with suppress(AttributeError):  # not filled
                     yield name, slot.__get__(value)
-    yield from _of_class(kind)
+    yield from _user_classes(kind)
 
 
-def _lives_in_c(value: Any) -> bool:
+def _is_c_object(value: Any) -> bool:
+    """Whether an object keeps state that no Python attribute shows."""
     kind = type(value)
-    written = hasattr(value, "__dict__") or any("__slots__" in vars(cls) for cls in kind.__mro__)
-    return not written or not all(map(is_written, kind.__mro__[:-1]))
+    has_attributes = hasattr(value, "__dict__") or any("__slots__" in vars(cls) for cls in kind.__mro__)
+    return not has_attributes or not all(map(is_python_class, kind.__mro__[:-1]))
 
 
-def _reduced(value: Any) -> Parts:
-    """An object whose state lies in C, as pickle would write it."""
+def _pickled(value: Any) -> Children:
+    """Yield the parts of an object as pickle would write them."""
     try:
         reduced = value.__reduce_ex__(4)
     except Exception as error:  # of whatever class it is; most say that they cannot be pickled
@@ -287,4 +296,4 @@ def _reduced(value: Any) -> Parts:
         return
     function, arguments, *rest = reduced
     yield from (("function", function), ("arguments", arguments), ("state", rest[0] if rest else None))
-    yield from enumerated(list(inner) if inner is not None else None for inner in rest[1:3])
+    yield from _indexed(list(inner) if inner is not None else None for inner in rest[1:3])

@@ -1,4 +1,4 @@
-"""A faster copy of a network for crafting. It never judges: the exact module does.
+"""A faster copy of a network for crafting adversarial images; the exact module judges them.
 
 Batch norm in eval mode is an affine map, so it folds into the layer before it; convolutions run in
 channels-last order. Logits differ from the exact ones by rounding.
@@ -18,21 +18,21 @@ AGREE = 1e-4  # largest difference of logits, relative to the largest logit, for
 
 
 def crafting_copy(module: nn.Module, x: Tensor) -> nn.Module:
-    """A folded channels-last copy of a network that this tool built; the module itself where it cannot
-    be traced, or where the copy's logits on `x` (n, c, h, w) disagree.
+    """Return a folded channels-last copy of a network that is in eval mode and frozen.
 
-    module: in eval mode, frozen. Gradients for images come back contiguous.
+    The module itself is returned where it cannot be traced, or where the copy's logits on x (n, c, h, w)
+    differ. Gradients for images come back contiguous.
     """
     with torch.no_grad():
         exact = module(x)
     try:
         fast = ChannelsLast(folded(torch.fx.symbolic_trace(copy.deepcopy(module))))
         with torch.no_grad():
-            near = fast(x)
+            approximate = fast(x)
     except (torch.fx.proxy.TraceError, RuntimeError, TypeError, ValueError):
         return module
-    same = exact.argmax(1).equal(near.argmax(1))
-    close = (exact - near).abs().max() <= AGREE * exact.abs().max()
+    same = exact.argmax(1).equal(approximate.argmax(1))
+    close = (exact - approximate).abs().max() <= AGREE * exact.abs().max()
     return fast if same and bool(close) else module
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 
 def folded(traced: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """The traced network with each batch norm that alone follows a layer folded into it, in place."""
+    """Fold each batch norm into the layer that only it follows, in place; return the traced network."""
     layers = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
         before = node.args[0] if node.op == "call_module" and node.args else None
@@ -31,7 +31,7 @@ def folded(traced: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 
 def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> nn.Module:
-    """One layer that does both: w' = s w, b' = (b - mean) s + shift, s = scale / sqrt(var + eps)."""
+    """Return the fused layer: w' = s w, b' = (b - mean) s + shift with s = scale / sqrt(var + eps)."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     fused = copy.deepcopy(layer)

@@ -1,7 +1,6 @@
-"""Models at rest: in eval mode, frozen, on one device, and given back as they came.
+"""Freeze models in eval mode on one device, and restore them afterwards.
 
-All of a model counts: networks in lists, dictionaries, objects and closures, which torch does not see, as
-much as registered ones.
+All networks of a model count, registered ones and those in lists, dictionaries, objects and closures.
 """
 
 from __future__ import annotations
@@ -20,85 +19,85 @@ from torch import Generator, Tensor, nn
 from ..errors import ModelFault
 from .contents import walk
 from .identity import tensor_bytes
-from .plain import bookkeeping, of_library
+from .plain import is_library, library_attributes
 
-_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes an element
 
 
 @contextmanager
 def frozen_eval(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The module in eval mode, frozen, on the device; modes, gradients, buffers and attributes as before
-    afterwards, so that what is measured depends on nothing that was measured before.
+    """Put the module in eval mode, frozen, on the device; restore modes, gradients, buffers and attributes.
 
-    Raises ModelFault where some part cannot be put at rest, naming it, and where weights appear meanwhile:
-    they are no part of the model that was asked about.
+    So no evaluation depends on another. Raises ModelFault, naming the part, where one cannot be put in eval
+    mode or frozen, and where new weights appear meanwhile, which are no part of the identified model.
     """
-    with _blamed("cannot be looked into"):
-        held = list(walk(module))
-        modules = [(path, part) for path, part in held if isinstance(part, nn.Module)]
+    with _as_model_fault("cannot be looked into"):
+        contents = list(walk(module))
+        modules = [(path, part) for path, part in contents if isinstance(part, nn.Module)]
         modes = [(part, part.training) for _, part in modules if hasattr(part, "training")]
-        weights = {id(one) for _, one in held if isinstance(one, nn.Parameter)}
+        parameters = {id(value) for _, value in contents if isinstance(value, nn.Parameter)}
     for path, part in modules:
-        with _blamed(f"{_named(path)}cannot be put into eval mode on {device}"):
-            if not any(one.is_meta for one in (*part.parameters(), *part.buffers())):
+        with _as_model_fault(f"{_prefix(path)}cannot be put into eval mode on {device}"):
+            if not any(tensor.is_meta for tensor in (*part.parameters(), *part.buffers())):
                 part.to(device)
-            _rest(part)
-    with _blamed("cannot be frozen"):
-        held = list(walk(module))  # anew: a buffer on another device is another tensor
-        owned = _owned(part for _, part in modules)
-        before = [_Before.of(value, owned) for _, value in held]
-        learnt = [one for _, one in held if isinstance(one, Tensor) and one.is_leaf and one.requires_grad]
-        for weight in learnt:
-            weight.requires_grad_(False)
+            _set_eval(part)
+    with _as_model_fault("cannot be frozen"):
+        contents = list(walk(module))  # anew: a buffer on another device is another tensor
+        containers = _user_containers(part for _, part in modules)
+        snapshots = [_Snapshot.of(value, containers) for _, value in contents]
+        tensors = [value for _, value in contents if isinstance(value, Tensor)]
+        trainable = [tensor for tensor in tensors if tensor.is_leaf and tensor.requires_grad]
+        for tensor in trainable:
+            tensor.requires_grad_(False)
     try:
         yield module
     finally:
-        fresh = _fresh_weights(module, weights)
-        with _blamed("cannot be put back as it came"):
-            for state in before:
-                state.put_back()
+        new_path = _new_parameters(module, parameters)
+        with _as_model_fault("cannot be put back as it came"):
+            for snapshot in snapshots:
+                snapshot.restore()
             for part, training in modes:
                 part.training = training
-            for weight in learnt:
-                weight.requires_grad_(True)
-    if fresh:
+            for tensor in trainable:
+                tensor.requires_grad_(True)
+    if new_path:
         raise ModelFault(
-            f"it made new weights when it was asked ({fresh}); run it on one image before it is handed over"
+            f"it made new weights when it was asked ({new_path}); run it on one image before it is handed "
+            f"over"
         )
 
 
 def eval_mode(module: nn.Module) -> nn.Module:
-    """The module, all of it in eval mode. Raises ModelFault, naming the part that cannot be."""
+    """Put all of a module in eval mode and return it. Raises ModelFault that names the part at fault."""
     for path, part in walk(module):
         if isinstance(part, nn.Module):
-            with _blamed(f"{_named(path)}cannot be put into eval mode"):
-                _rest(part)
+            with _as_model_fault(f"{_prefix(path)}cannot be put into eval mode"):
+                _set_eval(part)
     return module
 
 
 @contextmanager
-def untouched(module: nn.Module, who: str = "the attack") -> Iterator[None]:
-    """Raises ModelFault, with the parameters put back, where they were changed meanwhile."""
-    held = [one for _, one in walk(module)]
+def weights_unchanged(module: nn.Module, who: str = "the attack") -> Iterator[None]:
+    """Restore parameters that are changed meanwhile, and raise ModelFault where any was."""
+    contents = [value for _, value in walk(module)]
+    modules = [value for value in contents if isinstance(value, nn.Module)]
     # Parameters of TorchScript cannot be replaced.
-    parts = [part for part in held if isinstance(part, nn.Module) and isinstance(part._parameters, dict)]
-    places = [(part, dict(part._parameters)) for part in parts]
-    before = [
-        (one, one.detach().clone()) for one in held if isinstance(one, nn.Parameter) and not one.is_meta
-    ]
+    registered = [(part, dict(part._parameters)) for part in modules if isinstance(part._parameters, dict)]
+    parameters = [value for value in contents if isinstance(value, nn.Parameter) and not value.is_meta]
+    copies = [parameter.detach().clone() for parameter in parameters]
     yield
-    changed = [(now, then) for now, then in before if not same_values(now, then)]
+    changed = [pair for pair in zip(parameters, copies, strict=True) if not same_values(*pair)]
     replaced = [
-        (part, name, weight)
-        for part, own in places
-        for name, weight in own.items()
-        if part._parameters.get(name) is not weight
+        (part, name, parameter)
+        for part, own in registered
+        for name, parameter in own.items()
+        if part._parameters.get(name) is not parameter
     ]
     with torch.no_grad():
-        for now, then in changed:
-            now.copy_(then)
-    for part, name, weight in replaced:
-        part._parameters[name] = weight
+        for parameter, copy in changed:
+            parameter.copy_(copy)
+    for part, name, original in replaced:
+        part._parameters[name] = original
     if changed or replaced:
         raise ModelFault(
             f"{who} changed the weights of the model (where it does so in its first pass only, run it on one "
@@ -107,94 +106,91 @@ def untouched(module: nn.Module, who: str = "the attack") -> Iterator[None]:
 
 
 def same_values(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same bits: NaN equals itself."""
-    if (one.shape, one.dtype, one.layout, one.device) != (
-        other.shape,
-        other.dtype,
-        other.layout,
-        other.device,
-    ):
+    """Whether two tensors hold the same bits, so that NaN equals itself."""
+    if any(getattr(one, fact) != getattr(other, fact) for fact in ("shape", "dtype", "layout", "device")):
         return False
     if one.layout != torch.strided or one.is_quantized:
         return tensor_bytes(one) == tensor_bytes(other)
-    bits = _WHOLE.get(one.element_size(), torch.uint8)  # comparing bytes takes several times as long
-    plain = [part.detach().resolve_conj().resolve_neg().contiguous() for part in (one, other)]
-    return torch.equal(*(part.reshape(-1).view(bits) for part in plain))
+    integers = _INTEGERS.get(one.element_size(), torch.uint8)  # comparing bytes takes several times as long
+    plain = [tensor.detach().resolve_conj().resolve_neg().contiguous() for tensor in (one, other)]
+    return torch.equal(*(tensor.reshape(-1).view(integers) for tensor in plain))
 
 
-def _rest(part: nn.Module) -> None:
+def _set_eval(part: nn.Module) -> None:
     with suppress(NotImplementedError):  # a program of torch.export has no mode to set
         part.eval()
     if getattr(part, "training", False):
         part.training = False  # whatever a `train` of its own does
 
 
-def _fresh_weights(module: nn.Module, known: set[int]) -> str:
-    """The path to weights that were not there before, '' where there are none."""
-    found = (path for path, one in walk(module) if isinstance(one, nn.Parameter) and id(one) not in known)
-    return next(found, "")
+def _new_parameters(module: nn.Module, known: set[int]) -> str:
+    """Return the path to a parameter whose id is not known, '' where there is none."""
+    parameters = ((path, value) for path, value in walk(module) if isinstance(value, nn.Parameter))
+    return next((path for path, parameter in parameters if id(parameter) not in known), "")
 
 
-def _owned(modules: Iterable[nn.Module]) -> set[int]:
-    """The ids of containers that users' modules hold as attributes, however deep in one another."""
-    mine = [part for part in modules if not of_library(type(part))]
-    waiting = [value for part in mine for _, value in _entries(part)]
-    found: dict[int, Any] = {}
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, _CONTAINERS) and id(one) not in found:
-            found[id(one)] = one
-            waiting += one.values() if isinstance(one, dict) else one
-    return set(found)
+def _user_containers(modules: Iterable[nn.Module]) -> set[int]:
+    """Return the ids of the containers, nested ones too, that users' modules hold as attributes."""
+    users = [part for part in modules if not is_library(type(part))]
+    stack = [value for part in users for _, value in _entries(part)]
+    containers: dict[int, Any] = {}
+    while stack:
+        value = stack.pop()
+        if isinstance(value, _CONTAINERS) and id(value) not in containers:
+            containers[id(value)] = value
+            stack += value.values() if isinstance(value, dict) else value
+    return set(containers)
 
 
 @dataclass(frozen=True)
-class _Before:
-    """What one value held before a model ran. entries: its attributes or elements; copies: the values of
-    those of them that can change in place; whole: whether other entries than tensors are put back too."""
+class _Snapshot:
+    """The state of one value before a model runs.
+
+    entries: its attributes or elements; copies: of the entries that can change in place; every_entry:
+    whether entries other than tensors and arrays are restored too.
+    """
 
     value: Any
     entries: dict[Any, Any]
     copies: dict[Any, Any]
-    whole: bool = False
+    every_entry: bool = False
 
     @classmethod
-    def of(cls, value: Any, owned: set[int]) -> _Before:
-        if isinstance(value, tuple(_STATES)):
-            return cls(value, {}, {"state": _STATES[_kind(value)][0](value)})
+    def of(cls, value: Any, user_containers: set[int]) -> _Snapshot:
+        if isinstance(value, tuple(_GENERATORS)):
+            return cls(value, {}, {"state": _GENERATORS[_generator_type(value)][0](value)})
         entries = dict(_entries(value))
-        copies = {key: _copy(one) for key, one in entries.items() if _is_state(one)}
-        own = isinstance(value, nn.Module) and not of_library(type(value))
-        return cls(value, entries, copies, own or id(value) in owned)
+        copies = {key: _copy(entry) for key, entry in entries.items() if _is_mutable(entry)}
+        of_user = isinstance(value, nn.Module) and not is_library(type(value))
+        return cls(value, entries, copies, of_user or id(value) in user_containers)
 
-    def put_back(self) -> None:
-        if isinstance(self.value, tuple(_STATES)):
-            _STATES[_kind(self.value)][1](self.value, self.copies["state"])
+    def restore(self) -> None:
+        if isinstance(self.value, tuple(_GENERATORS)):
+            _GENERATORS[_generator_type(self.value)][1](self.value, self.copies["state"])
             return
         now = dict(_entries(self.value))
         changed = [
             key
             for key in {**now, **self.entries}
-            if now.get(key, _ABSENT) is not self.entries.get(key, _ABSENT)
-            and (self.whole or _is_state(now.get(key)) or _is_state(self.entries.get(key)))
+            if now.get(key, _MISSING) is not self.entries.get(key, _MISSING)
+            and (self.every_entry or _is_mutable(now.get(key)) or _is_mutable(self.entries.get(key)))
         ]
         if changed and isinstance(self.value, _REFILLED):
             self.value.clear()
-            getattr(self.value, "extend" if hasattr(self.value, "extend") else "update")(
-                self.entries.values()
-            )
+            getattr(self.value, "update" if isinstance(self.value, set) else "extend")(self.entries.values())
         else:
             for key in changed:
-                _put(self.value, key, self.entries.get(key, _ABSENT))
+                _set_entry(self.value, key, self.entries.get(key, _MISSING))
         for key, copy in self.copies.items():
-            if not _write(self.entries[key], copy):
-                _put(self.value, key, copy)
+            if not _copy_back(self.entries[key], copy):
+                _set_entry(self.value, key, copy)
 
 
-_ABSENT = object()
+_MISSING = object()
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
-_REFILLED = (list, set, deque)
-_STATES: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
+_REFILLED = (list, set, deque)  # restored by emptying and filling them
+# (read the state, write it) of each type of random generator.
+_GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     Generator: (Generator.get_state, Generator.set_state),
     random.Random: (random.Random.getstate, random.Random.setstate),
     np.random.RandomState: (np.random.RandomState.get_state, np.random.RandomState.set_state),
@@ -205,12 +201,12 @@ _STATES: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
 }
 
 
-def _kind(source: Any) -> type:
-    """Which kind of source of random numbers a value is."""
-    return next(kind for kind in _STATES if isinstance(source, kind))
+def _generator_type(generator: Any) -> type:
+    return next(kind for kind in _GENERATORS if isinstance(generator, kind))
 
 
-def _is_state(value: Any) -> bool:
+def _is_mutable(value: Any) -> bool:
+    """Whether a value is an array or a tensor, parameters aside, which a model may write into."""
     array = isinstance(value, np.ndarray) and value.dtype != object
     return array or (isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not value.is_meta)
 
@@ -219,8 +215,8 @@ def _copy(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value.detach().clone()
 
 
-def _write(value: Any, copy: Any) -> bool:
-    """Writes what a tensor or array held back into it, where that changed; False where it cannot be."""
+def _copy_back(value: Any, copy: Any) -> bool:
+    """Write the copy of a tensor or array back into it where it changed; False where that cannot be done."""
     try:
         if isinstance(value, np.ndarray):
             if value.tobytes() != copy.tobytes():
@@ -234,18 +230,15 @@ def _write(value: Any, copy: Any) -> bool:
 
 
 def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
-    """What can be put back one by one: elements of a container; buffers and attributes of a module;
-    attributes of another object."""
+    """Yield (key, value) of what can be restored: buffers, attributes, elements of a container."""
     if isinstance(value, nn.Module):
         yield from ((("buffer", name), buffer) for name, buffer in value._buffers.items())
         kind: type = type(value)
-        own = bookkeeping(kind)
-        yield from (
-            (name, one) for name, one in vars(value).items() if name != "training" and name not in own
-        )
-        yield from ((n, one) for n, one in vars(value).items() if n in own and isinstance(one, Tensor))
+        own = library_attributes(kind)
+        yield from ((n, held) for n, held in vars(value).items() if n != "training" and n not in own)
+        yield from ((n, held) for n, held in vars(value).items() if n in own and isinstance(held, Tensor))
     elif isinstance(value, set | frozenset):
-        yield from ((id(one), one) for one in value)
+        yield from ((id(element), element) for element in value)
     elif isinstance(value, list | tuple | deque):
         yield from enumerate(value)
     elif isinstance(value, MutableMapping):
@@ -254,28 +247,29 @@ def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from vars(value).items() if hasattr(value, "__dict__") else ()
 
 
-def _put(holder: Any, key: Any, value: Any) -> None:
-    """One entry as it was; away with it where there was none."""
+def _set_entry(holder: Any, key: Any, value: Any) -> None:
+    """Set one entry of a container or object, or remove it where it was missing."""
     if isinstance(holder, nn.Module) and isinstance(key, tuple):
         holder, key = holder._buffers, key[1]
     if isinstance(holder, list):
         holder[key] = value
     elif not isinstance(holder, tuple | set | frozenset | deque):
-        place = holder if isinstance(holder, MutableMapping) else vars(holder)
-        if value is _ABSENT:
-            place.pop(key, None)
+        mapping = holder if isinstance(holder, MutableMapping) else vars(holder)
+        if value is _MISSING:
+            mapping.pop(key, None)
         else:
-            place[key] = value
+            mapping[key] = value
 
 
 @contextmanager
-def _blamed(what: str) -> Iterator[None]:
-    """Any exception of a model's own code as its fault."""
+def _as_model_fault(problem: str) -> Iterator[None]:
+    """Raise any exception of a model's own code as a ModelFault."""
     try:
         yield
     except (Exception, SystemExit) as error:
-        raise ModelFault(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        text = " ".join(str(error).split())[:300]
+        raise ModelFault(f"{problem}: {type(error).__name__}: {text}") from error
 
 
-def _named(path: str) -> str:
+def _prefix(path: str) -> str:
     return f"its {path} " if path else ""

@@ -1,4 +1,7 @@
-"""What a module is: one digest of all that defines its answers."""
+"""The identity of a model: one digest of all that defines its outputs.
+
+Change here, and in `settings_text` for attributes, what makes two models the same.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +18,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .contents import Unreadable, hidden_from_torch, hooks_of, parts, source_file
-from .plain import is_plain, is_wholly_plain, of_library
-from .settings import describe, plain_text
+from .contents import Unreadable, children, module_hooks, source_file, unregistered_attributes
+from .plain import is_deeply_plain, is_library, is_plain
+from .settings import plain_text, settings_text
 
 
 def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = "") -> tuple[str, bool]:
-    """(sha256, whether everything that defines the module could be read).
+    """Return (sha256, whether everything that defines the module could be read).
 
-    Covers all parameters and buffers (names, types, shapes, bytes), tensors and settings held as attributes,
-    however deep in lists, dictionaries, tuples, sets, dataclasses and other objects, modules that torch does
-    not know of, functions (their text and what they close over), `repr(module)`, the code of traced modules,
-    how the module was made (`made_by`), and the text of `files` and of the files that define classes and
-    functions of the user's. Globals, and files read inside `forward`, cannot be seen. Where something cannot
-    be read (a class from nowhere, a hook of the user's, an open file) the digest is one of its own, so that
-    nothing is mistaken for this model's answer.
+    Covers all parameters and buffers (names, types, shapes, bytes), tensors and settings held as attributes
+    in however nested containers and objects, unregistered modules, functions (their text and closures),
+    `repr(module)`, the code of traced modules, how the module was made (`made_by`), and the text of `files`
+    and of the files that define the user's classes and functions. Globals, and files read inside `forward`,
+    are not covered. Where something cannot be read (a class without a file, a user's hook, an open file) the
+    digest is random, so that no stored answer is taken for this model's.
     """
-    text, reader = repr(module), _Reader()
+    text, reader = repr(module), _ContentDigest()
     digest = hashlib.sha256(f"{text}|{made_by}".encode())
     for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
         digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode() + tensor_bytes(tensor))
     for name, part in module.named_modules():
         code = getattr(part, "code", "")  # first, for TorchScript adds an attribute when it is asked
-        told = f"|{name}|{describe(part)}|{code}"
-        digest.update(told.encode())
-        text += told
+        settings = f"|{name}|{settings_text(part)}|{code}"
+        digest.update(settings.encode())
+        text += settings
     reader.readable &= _ADDRESS.search(text) is None
-    for name, content in reader.beyond(module):
+    for name, content in reader.unregistered(module):
         digest.update(f"|{name}|".encode() + content)
     texts = {Path(file) for file in files} | reader.files
     for content in sorted(hashlib.sha256(path.read_bytes()).digest() for path in texts):
@@ -52,8 +54,10 @@ def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = 
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
-    """The values of a tensor of any layout; of a quantised one with its scales. Raises RuntimeError for one
-    without values, such as a lazy module's before its first images."""
+    """Return the values of a tensor of any layout, of a quantized one with its scales.
+
+    Raises RuntimeError for a tensor without values, such as a lazy module's before its first images.
+    """
     if tensor.is_meta:
         raise RuntimeError("its weights are on the meta device: they have no values")
     if tensor.is_quantized:
@@ -76,9 +80,11 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6}")  # another in each run: of an object without a text of its own
 
 
-class _Reader:
-    """Digests of values by what they hold. files: that define the classes and functions met on the way;
-    readable: whether all that was met could be read."""
+class _ContentDigest:
+    """Digests of values by their contents.
+
+    files: that define the classes and functions met so far; readable: whether all values could be read.
+    """
 
     def __init__(self) -> None:
         self.files: set[Path] = set()
@@ -86,25 +92,27 @@ class _Reader:
         self._known: dict[int, tuple[bytes, Any]] = {}  # the value is kept, or its id might be used again
         self._open: dict[int, int] = {}  # values that are being read, by their depth
 
-    def beyond(self, module: nn.Module) -> Iterator[tuple[str, bytes]]:
-        """What decides the answers of a module beside registered and plain attributes; nothing for an
-        ordinary module of torch's own layers."""
+    def unregistered(self, module: nn.Module) -> Iterator[tuple[str, bytes]]:
+        """Yield (name, digest) of what is neither registered nor a plain attribute.
+
+        A module of torch's own layers has nothing of the kind.
+        """
         self._open[id(module)] = 0
         for name, part in module.named_modules():
             self._read_class(type(part))
             self._read_hooks(part)
-            for key, value in sorted(hidden_from_torch(part), key=lambda pair: pair[0]):
-                if key.startswith("_") or not is_wholly_plain(value):
+            for key, value in sorted(unregistered_attributes(part), key=lambda pair: pair[0]):
+                if key.startswith("_") or not is_deeply_plain(value):
                     yield f"{name}.{key}", self.of(value)
             for cls in type(part).__mro__:
-                if not is_plain(cls) and any(True for _ in parts(cls)):
+                if not is_plain(cls) and any(True for _ in children(cls)):
                     yield f"{name}.{cls.__qualname__}", self.of(cls)
         for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
             if vars(tensor):
                 yield f"{name} holds", self.of(vars(tensor))
 
     def of(self, value: Any) -> bytes:
-        """The digest of any value."""
+        """Return the digest of any value."""
         if is_plain(value):
             return hashlib.sha256(plain_text(value).encode()).digest()
         if id(value) in self._open:  # it holds itself
@@ -113,7 +121,7 @@ class _Reader:
             return self._known[id(value)][0]
         self._open[id(value)] = len(self._open)
         try:
-            digest = hashlib.sha256(self._head(value) + b"".join(self._inside(value)))
+            digest = hashlib.sha256(self._header(value) + b"".join(self._contents(value)))
         except (Unreadable, RecursionError):
             self.readable = False
             digest = hashlib.sha256(type(value).__qualname__.encode())
@@ -122,28 +130,28 @@ class _Reader:
         self._known[id(value)] = digest.digest(), value
         return digest.digest()
 
-    def _inside(self, value: Any) -> list[bytes]:
-        found = [(f"|{label}|".encode(), self.of(inner)) for label, inner in parts(value)]
+    def _contents(self, value: Any) -> list[bytes]:
+        digests = [(f"|{label}|".encode(), self.of(inner)) for label, inner in children(value)]
         if isinstance(value, set | frozenset):
-            return sorted(content for _, content in found)
+            return sorted(digest for _, digest in digests)
         # Elements keep their order; attributes have none.
-        found = found if isinstance(value, list | tuple | dict) else sorted(found)
-        return [label + content for label, content in found]
+        digests = digests if isinstance(value, list | tuple | dict) else sorted(digests)
+        return [label + digest for label, digest in digests]
 
-    def _head(self, value: Any) -> bytes:
-        """What a value is beside its parts."""
-        head = type(value).__qualname__
+    def _header(self, value: Any) -> bytes:
+        """Return what defines a value besides its contents."""
+        kind = type(value).__qualname__
         if isinstance(value, Tensor):
             # One without values serves as a pattern for `functional_call`.
             content = b"" if value.is_meta else tensor_bytes(value)
             return f"tensor {value.dtype} {tuple(value.shape)}|".encode() + content
         if isinstance(value, torch.Generator):
-            return f"{head} {value.device}".encode() + tensor_bytes(value.get_state())
+            return f"{kind} {value.device}".encode() + tensor_bytes(value.get_state())
         if isinstance(value, nn.Module):
             self._read_class(type(value))
             self._read_hooks(value)
             code = getattr(value, "code", "")
-            return f"{head}|{describe(value)}|{code}".encode()
+            return f"{kind}|{settings_text(value)}|{code}".encode()
         if isinstance(value, type | types.FunctionType):
             self._read_file(value)
             return value.__qualname__.encode()
@@ -156,11 +164,12 @@ class _Reader:
             self.readable &= file is not None
             self.files |= {Path(file)} if file else set()
         if isinstance(value, enum.Enum | PurePath | types.ModuleType):
-            return f"{head} {value.name if isinstance(value, enum.Enum) else plain_name(value)}".encode()
+            name = value.name if isinstance(value, enum.Enum) else module_or_path_name(value)
+            return f"{kind} {name}".encode()
         if isinstance(value, np.ndarray):
-            return f"{head} {value.shape}".encode()
+            return f"{kind} {value.shape}".encode()
         self._read_class(type(value))
-        return head.encode()
+        return kind.encode()
 
     def _read_class(self, kind: type) -> None:
         for cls in kind.__mro__:
@@ -169,16 +178,16 @@ class _Reader:
 
     def _read_hooks(self, part: nn.Module) -> None:
         # A hook of the user's may keep state anywhere, and change with the run.
-        for hook in hooks_of(part):
-            known = hook if isinstance(hook, types.FunctionType | types.MethodType) else type(hook)
-            self.readable &= of_library(known)
+        for hook in module_hooks(part):
+            is_function = isinstance(hook, types.FunctionType | types.MethodType)
+            self.readable &= is_library(hook if is_function else type(hook))
 
-    def _read_file(self, thing: type | types.FunctionType) -> None:
-        path = source_file(thing)
+    def _read_file(self, definition: type | types.FunctionType) -> None:
+        path = source_file(definition)
         self.readable &= path is not None
         self.files |= {path} if path else set()
 
 
-def plain_name(value: types.ModuleType | PurePath) -> str:
-    """A Python module by its last name, for a file of the user's has another first name each time; a path."""
+def module_or_path_name(value: types.ModuleType | PurePath) -> str:
+    """Return a path, or the last part of a Python module's name, for a user's file has no fixed package."""
     return value.__name__.rpartition(".")[2] if isinstance(value, types.ModuleType) else str(value)

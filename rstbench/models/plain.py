@@ -1,4 +1,4 @@
-"""What needs no taking apart: plain values, and what libraries make for their own use."""
+"""Classify values that need no traversal: plain values, and what libraries make for their own use."""
 
 from __future__ import annotations
 
@@ -30,87 +30,87 @@ BUILTIN_FUNCTIONS = (
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that a Python statement made
 
 
-def of_library(thing: Any) -> bool:
+def is_library(value: Any) -> bool:
     """Whether a class, function or module is of a package whose version is in the record."""
-    if isinstance(thing, types.FunctionType):  # whatever name a decorator has given it
-        name = thing.__globals__.get("__name__")
+    if isinstance(value, types.FunctionType):  # whatever name a decorator has given it
+        name = value.__globals__.get("__name__")
     else:
-        name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
     return str(name or "").split(".")[0] in LIBRARIES
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is told whole by its text: numbers, words, torch's settings, libraries' functions."""
+    """Whether text defines a value: numbers, strings, torch's settings, functions of libraries."""
     if isinstance(value, _PLAIN):
-        return type(value) in _PLAIN or of_library(type(value)) or isinstance(value, np.generic)
+        return type(value) in _PLAIN or is_library(type(value)) or isinstance(value, np.generic)
     if isinstance(value, _ARRAYS):
         return bool(value.dtype != object) and type(value).__module__.partition(".")[0] == "numpy"
     if isinstance(value, type | types.ModuleType):
-        return of_library(value) or (isinstance(value, type) and not is_written(value))
+        return is_library(value) or (isinstance(value, type) and not is_python_class(value))
     if isinstance(value, types.FunctionType):
-        return of_library(value) and value.__closure__ is None
+        return is_library(value) and value.__closure__ is None
     if isinstance(value, BUILTIN_FUNCTIONS):
         owner = getattr(value, "__self__", None)
         return is_plain(owner) if isinstance(owner, type) else isinstance(owner, types.ModuleType | None)
     return False
 
 
-def is_wholly_plain(value: Any) -> bool:
-    """Whether a value, or every element of a container however deep, is plain, and its order is told too."""
+def is_deeply_plain(value: Any) -> bool:
+    """Whether a value, or every element of nested containers, is plain and in the order that text shows."""
     try:
-        return _wholly_plain(value)
+        return _deeply_plain(value)
     except RecursionError:  # nested without end, or in itself
         return False
 
 
-def _wholly_plain(value: Any) -> bool:
+def _deeply_plain(value: Any) -> bool:
     if type(value) not in _CONTAINERS:
         return is_plain(value)
     if not isinstance(value, dict):
-        return all(map(_wholly_plain, value))
-    if not all(_wholly_plain(one) for one in (*value, *value.values())):
+        return all(map(_deeply_plain, value))
+    if not all(map(_deeply_plain, (*value, *value.values()))):
         return False
-    # A module's text lists the items sorted.
+    # The text of a module lists the items sorted.
     return [id(key) for key in value] == [id(key) for key, _ in sorted(value.items(), key=repr)]
 
 
-def is_written(cls: type) -> bool:
-    """Whether a class statement made a class, as opposed to C code, which its package's version tells."""
+def is_python_class(cls: type) -> bool:
+    """Whether a class is written in Python and not in C."""
     file = str(getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
     compiled = cls.__module__ in sys.builtin_module_names or file.endswith((".so", ".pyd"))
     return bool(cls.__flags__ & _HEAP_TYPE) and not compiled
 
 
-def is_workings(value: Any) -> bool:
-    """Whether a value is an object of torch's own workings, such as a compiler's context or an optimizer:
-    its state lies where nothing outside torch should look. Distributions, generators and contexts such as
-    `no_grad`, which are all told by their attributes, are not."""
+def is_torch_internal(value: Any) -> bool:
+    """Whether a value is an internal object of torch, such as a compiler's context or an optimizer.
+
+    Distributions, generators and contexts such as `no_grad` are not: their attributes define them.
+    """
     kind = value if isinstance(value, types.FunctionType) else type(value)
     name = str(getattr(kind, "__module__", None) or "")
     if name.split(".")[0] != "torch" or isinstance(value, nn.Module | Tensor | type | torch.Generator):
         return False
     settings = getattr(value, "__dict__", None)
-    told = settings is not None and not isinstance(value, types.FunctionType) and is_wholly_plain(settings)
-    return not (name.startswith("torch.distributions") or is_plain(value) or told)
+    is_defined = settings is not None and not isinstance(value, types.FunctionType)
+    is_defined = is_defined and is_deeply_plain(settings)
+    return not (name.startswith("torch.distributions") or is_plain(value) or is_defined)
 
 
 @functools.cache
-def bookkeeping(kind: type) -> frozenset[str]:
-    """The attributes that torch, torchvision or this package gives to a module of this class."""
+def library_attributes(kind: type) -> frozenset[str]:
+    """Return the attributes that the code of libraries gives to a module of this class."""
     names = set(vars(nn.Module()))
     for cls in kind.__mro__:
-        if of_library(cls) and cls not in (nn.Module, object):
-            for value in vars(cls).values():
-                names |= (
-                    _names_in(getattr(inspect.unwrap(value), "__code__", None)) if callable(value) else set()
-                )
+        if is_library(cls) and cls not in (nn.Module, object):
+            for method in filter(callable, vars(cls).values()):
+                names |= _names_in_code(getattr(inspect.unwrap(method), "__code__", None))
     return frozenset(names)
 
 
-def _names_in(code: types.CodeType | None) -> set[str]:
+def _names_in_code(code: types.CodeType | None) -> set[str]:
     if code is None:
         return set()
     names = {*code.co_names, *(const for const in code.co_consts if isinstance(const, str))}
     for const in code.co_consts:
-        names |= _names_in(const) if isinstance(const, types.CodeType) else set()
+        names |= _names_in_code(const) if isinstance(const, types.CodeType) else set()
     return names

@@ -1,4 +1,4 @@
-"""A module's settings as text: what it holds besides tensors and other modules."""
+"""Write a module's settings as text: what it holds besides tensors and other modules."""
 
 from __future__ import annotations
 
@@ -15,24 +15,36 @@ _FIRST_MODULES = {
     "rstbench.tickets.switch.shared_switch": "rstbench.tickets.shared.shared_switch",
     "rstbench.reports.csv_io.read_table": "rstbench.reporters.cells.read_table",
 }
-_WRITTEN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, slice)
+_PRIMITIVES = (
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bool,
+    type(None),
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    slice,
+)
 
 
-def describe(part: nn.Module) -> str:
-    """The public settings of one module without its children: `self.scale = 2` changes no weight, but changes
-    the model. What is too deep for text (see `contents`) stands there by its type alone.
+def settings_text(part: nn.Module) -> str:
+    """Write the public attributes of one module without its children: `self.scale = 2` is another model.
 
-    The text is part of the keys of evidence: it does not change.
+    Objects that text cannot define (see `contents`) appear as their type. The text is part of the keys of
+    evidence: it must not change.
     """
-    words = []
-    for key, value in sorted(vars(part).items()):
-        if key != "training" and not key.startswith("_"):
-            words.append(f"{key}={_words(value, ())}")
-    return ";".join(words)
+    return ";".join(
+        f"{name}={_text(value, ())}"
+        for name, value in sorted(vars(part).items())
+        if name != "training" and not name.startswith("_")
+    )
 
 
 def plain_text(value: Any) -> str:
-    """A plain value as text."""
+    """Write a plain value as text."""
     if isinstance(value, np.ndarray | np.generic):
         return f"{value.dtype}{value.shape}{value.tobytes().hex()}"
     if isinstance(value, types.ModuleType):
@@ -44,26 +56,27 @@ def plain_text(value: Any) -> str:
     return f"{type(value).__name__}:{value!r}"
 
 
-def _words(value: Any, around: tuple[int, ...]) -> str:
+def _text(value: Any, parents: tuple[int, ...]) -> str:
+    """Write a value; parents: the ids of the containers that hold it."""
     if isinstance(value, Tensor | nn.Module):
-        return ""  # counted among the tensors and modules
-    if isinstance(value, _WRITTEN):
+        return ""  # digested as tensors and modules
+    if isinstance(value, _PRIMITIVES):
         return plain_text(value)
     if isinstance(value, np.ndarray | np.generic):
         return plain_text(value) if value.dtype != object else type(value).__qualname__
-    if id(value) in around:  # it holds itself
+    if id(value) in parents:  # it holds itself
         return type(value).__qualname__
-    around = (*around, id(value))
+    parents = (*parents, id(value))
     if isinstance(value, Mapping):
-        return _joined((part for pair in sorted(value.items(), key=repr) for part in pair), around)
+        return _list_text((part for pair in sorted(value.items(), key=repr) for part in pair), parents)
     if isinstance(value, Set):
-        return _joined(sorted(value, key=repr), around)
+        return _list_text(sorted(value, key=repr), parents)
     if isinstance(value, list | tuple):
-        return _joined(value, around)
+        return _list_text(value, parents)
     if isinstance(value, type) or callable(value):
         return plain_text(value)
     return type(value).__qualname__
 
 
-def _joined(values: Any, around: tuple[int, ...]) -> str:
-    return "[" + ",".join(_words(value, around) for value in values) + "]"
+def _list_text(values: Any, parents: tuple[int, ...]) -> str:
+    return "[" + ",".join(_text(value, parents) for value in values) + "]"

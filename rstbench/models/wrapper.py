@@ -1,4 +1,7 @@
-"""A model that takes part: an ordinary module, its card for the tables, and its digest."""
+"""The evaluated model: an ordinary module with its info for the tables and its digest.
+
+What makes two models the same is `module_digest` in identity.py, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,20 @@ from .normalise import normalised
 
 @dataclass(frozen=True)
 class EvalModel:
-    """module: images in [0, 1] to logits; digest: its identity; resumable: whether all that defines
-    it could be read; made: the ticket or checkpoint it is, where that is known; members: for a switch;
-    unfitted: its probabilities are still to be fitted to held-out images, equal ones until then; fault: why
-    nothing can be asked of it, '' where it can; notes: what was assumed about it, for a person to read."""
+    """A model under evaluation.
+
+    module: images in [0, 1] to logits; info: its name and counts in the tables; digest: its identity;
+    resumable: whether all that defines it could be read; artifact: the ticket or checkpoint behind it, where
+    that is known; members: the members of a switch; unfitted: whether its probabilities are still to be
+    fitted to held-out images (equal ones until then); fault: why it cannot be evaluated, '' where it can;
+    notes: what was assumed about it, for a person to read.
+    """
 
     module: nn.Module
-    card: ModelInfo
+    info: ModelInfo
     digest: str
     resumable: bool = True
-    made: Ticket | Checkpoint | None = None
+    artifact: Ticket | Checkpoint | None = None
     members: tuple[EvalModel, ...] = ()
     unfitted: bool = False
     fault: str = ""
@@ -44,88 +51,88 @@ class EvalModel:
 
     @property
     def recipe(self) -> Recipe | None:
-        """How it was made; of a switch, its first member."""
-        made = self.members[0].made if self.members else self.made
-        return made.recipe if made else None
+        """The recipe of the model, or of a switch's first member."""
+        artifact = self.members[0].artifact if self.members else self.artifact
+        return artifact.recipe if artifact else None
 
 
 def wrap(
     module: nn.Module,
-    card: ModelInfo,
+    info: ModelInfo,
     *,
     files: Iterable[Path] = (),
     made_by: str = "",
-    made: Ticket | Checkpoint | None = None,
+    artifact: Ticket | Checkpoint | None = None,
     notes: Iterable[str] = (),
 ) -> EvalModel:
-    """An entry for any module; `files` are the user's files that made it, `made_by` the options given,
-    `notes` what was assumed about it.
+    """Wrap any module for evaluation; a `Switch` together with its members.
 
-    A `Switch` enters with its members. One that cannot be read enters with its fault. Raises BadRequest where
-    it is no `nn.Module`.
+    files: the user's files that define it; made_by: the options it was made with (both enter the digest). A
+    module that cannot be read is wrapped with its fault. Raises BadRequest for anything but an `nn.Module`.
     """
     if not isinstance(module, nn.Module):
-        raise BadRequest(f"{card.name}: wanted an nn.Module that returns logits, got {type(module).__name__}")
+        raise BadRequest(f"{info.name}: wanted an nn.Module that returns logits, got {type(module).__name__}")
     if isinstance(module, Switch):
         members = [
-            wrap(member, ModelInfo(f"{card.name}-{place}", card.kind), files=files, made_by=made_by)
-            for place, member in enumerate(module.members)
+            wrap(member, ModelInfo(f"{info.name}-{index}", info.kind), files=files, made_by=made_by)
+            for index, member in enumerate(module.members)
         ]
-        return wrap_switch(members, card.name, module)
+        return wrap_switch(members, info.name, module)
     try:
         digest, resumable = module_digest(module, files, made_by)
     except (Exception, SystemExit) as error:  # of a model's own code, or of weights that do not exist yet
-        what = " ".join(str(error).split())[:300] or type(error).__name__
-        fault = f"{card.name} cannot be read: {what}"
-        digest, resumable = hashlib.sha256(uuid.uuid4().bytes).hexdigest(), False
-        return EvalModel(module, card, digest, resumable, made, fault=fault)
-    return EvalModel(module, card, digest, resumable, made, notes=tuple(notes))
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        fault = f"{info.name} cannot be read: {reason}"
+        digest = hashlib.sha256(uuid.uuid4().bytes).hexdigest()
+        return EvalModel(module, info, digest, False, artifact, fault=fault)
+    return EvalModel(module, info, digest, resumable, artifact, notes=tuple(notes))
 
 
-def wrap_switch(members: Sequence[EvalModel], name: str, made: Switch | None = None) -> EvalModel:
-    """A switch of these members: the one given, or a uniform one.
+def wrap_switch(members: Sequence[EvalModel], name: str, switch: Switch | None = None) -> EvalModel:
+    """Wrap the given switch of these members, or a uniform one.
 
-    Raises BadRequest for fewer than two, for two alike, and for one that is a switch itself."""
+    Raises BadRequest for fewer than two members, for two equal ones, and for one that is a switch itself.
+    """
     if any(member.members for member in members):
         raise BadRequest(f"{name}: the members of a switch are single networks, not switches")
     if len({member.digest for member in members}) < len(members):
         raise BadRequest(f"{name}: two members of the switch are the same model")
-    module = made or Switch([member.module for member in members])
+    module = switch or Switch([member.module for member in members])
     digests = tuple(member.digest for member in members)
-    methods, networks = {m.card.method for m in members}, {m.card.network for m in members}
-    kept = [member.card.kept_weights or 0 for member in members]
-    card = ModelInfo(
+    methods, networks = {m.info.method for m in members}, {m.info.network for m in members}
+    kept = [member.info.kept_weights or 0 for member in members]
+    info = ModelInfo(
         name=name,
         kind="switch",
         method=methods.pop() if len(methods) == 1 else "",
         network=networks.pop() if len(networks) == 1 else "",
         kept_weights=sum(kept) if all(kept) else None,
-        total_weights=members[0].card.total_weights,
-        flags=tuple(sorted({flag for member in members for flag in member.card.flags})),
+        total_weights=members[0].info.total_weights,
+        flags=tuple(sorted({flag for member in members for flag in member.info.flags})),
         members=digests,
         weights=module.weights,
     )
     digest = hashlib.sha256(repr(("switch", digests, module.weights)).encode()).hexdigest()
     resumable = all(member.resumable for member in members)
     fault = next((member.fault for member in members if member.fault), "")
-    return EvalModel(module, card, digest, resumable, None, tuple(members), fault=fault)
+    return EvalModel(module, info, digest, resumable, None, tuple(members), fault=fault)
 
 
 def load_reference(text: str, images: Images | None = None, *, download: bool = False) -> EvalModel:
-    """`source:id[options]` as an entry. Raises BadRequest for what cannot be named, found or built.
+    """Load `source:id[options]`; `[normalize=…]` puts a normalisation before any model.
 
-    images: what it will be asked about; download: whether what is missing may be fetched. Sources that want
-    to know `classes`, `shape` or `download` are told.
-    `[normalize=…]` behind any reference puts the normalisation before the model.
+    images: what it will be evaluated on; sources with parameters `classes`, `shape` or `download` receive
+    them. download: whether missing files may be fetched. Raises BadRequest for what cannot be named, found
+    or built.
     """
     reference = parse_reference(text)
     source: Callable[..., Any] = find("models", reference.source)
-    options: dict[str, Any] = {**_hints(source, images, download), **reference.options}
+    options: dict[str, Any] = {**_data_options(source, images, download), **reference.options}
     # Sources of networks that this tool builds put it in themselves: it becomes part of a recipe.
-    own = "normalize" in inspect.signature(source).parameters
-    normalisation = "" if own else options.pop("normalize", "")
+    normalises_itself = "normalize" in inspect.signature(source).parameters
+    normalisation = "" if normalises_itself else options.pop("normalize", "")
     try:
-        found = source(reference.id, **options)
+        loaded = source(reference.id, **options)
     except TypeError as error:
         # Only a refused signature is the request's fault; deeper ones belong to the source.
         if reference.options and "unexpected keyword argument" in str(error):
@@ -135,37 +142,38 @@ def load_reference(text: str, images: Images | None = None, *, download: bool = 
         raise
     except (Exception, SystemExit) as error:
         raise BadRequest(f"{text!r} cannot be made: {error!r}") from error
-    entry = found if isinstance(found, EvalModel) else wrap(found, ModelInfo(text, "external"))
-    return _behind(normalisation, entry, images) if normalisation else entry
+    model = loaded if isinstance(loaded, EvalModel) else wrap(loaded, ModelInfo(text, "external"))
+    return _with_normalisation(model, normalisation, images) if normalisation else model
 
 
-def _hints(source: Callable[..., Any], images: Images | None, download: bool) -> dict[str, Any]:
-    wanted = inspect.signature(source).parameters
-    told: dict[str, Any] = {"download": download}
+def _data_options(source: Callable[..., Any], images: Images | None, download: bool) -> dict[str, Any]:
+    """Return the facts about the data that a source has parameters for."""
+    parameters = inspect.signature(source).parameters
+    facts: dict[str, Any] = {"download": download}
     if images is not None:
-        told |= {"classes": images.classes, "shape": images.shape}
-    return {name: value for name, value in told.items() if name in wanted}
+        facts |= {"classes": images.classes, "shape": images.shape}
+    return {name: value for name, value in facts.items() if name in parameters}
 
 
-def _behind(normalisation: str, entry: EvalModel, images: Images | None) -> EvalModel:
-    """The entry with a normalisation as its first layer; another model than without."""
+def _with_normalisation(model: EvalModel, normalisation: str, images: Images | None) -> EvalModel:
+    """Put a normalisation before a model, which makes it another model."""
     channels = max(map(len, parse_normalisation(normalisation)))
-    shape = entry.made.spec.shape if entry.made else images.shape if images else None
+    shape = model.artifact.spec.shape if model.artifact else images.shape if images else None
     if shape and channels not in (1, shape[0]):
         raise BadRequest(
-            f"{entry.card.name}: normalize={normalisation} is for {channels} channels, images have {shape[0]}"
+            f"{model.info.name}: normalize={normalisation} is for {channels} channels, images have {shape[0]}"
         )
-    if entry.members:
-        raise BadRequest(f"{entry.card.name}: the members of a switch are networks of [0, 1] pixels")
-    card = replace(entry.card, name=f"{entry.card.name}[normalize={normalisation}]")
-    made = wrap(normalised(entry.module, normalisation), card, made_by=entry.digest)
-    return replace(made, resumable=made.resumable and entry.resumable, notes=entry.notes)
+    if model.members:
+        raise BadRequest(f"{model.info.name}: the members of a switch are networks of [0, 1] pixels")
+    info = replace(model.info, name=f"{model.info.name}[normalize={normalisation}]")
+    wrapped = wrap(normalised(model.module, normalisation), info, made_by=model.digest)
+    return replace(wrapped, resumable=wrapped.resumable and model.resumable, notes=model.notes)
 
 
-def named_apart(entries: list[tuple[str, EvalModel]]) -> list[EvalModel]:
-    """Entries whose names are unique: where two share one, each takes the text it was asked by."""
-    names = [entry.card.name for _, entry in entries]
+def with_unique_names(models: list[tuple[str, EvalModel]]) -> list[EvalModel]:
+    """Return the models of (reference, model) pairs, those that share a name under their references."""
+    names = [model.info.name for _, model in models]
     return [
-        replace(entry, card=replace(entry.card, name=text)) if names.count(entry.card.name) > 1 else entry
-        for text, entry in entries
+        replace(model, info=replace(model.info, name=text)) if names.count(model.info.name) > 1 else model
+        for text, model in models
     ]

@@ -14,7 +14,7 @@ from ..data import Images, load, parse
 from ..errors import BadFile, BadRequest
 from ..evidence.manifest import FILE
 from ..models.exports.bundle import ExportBundle, folded_bundle
-from ..models.sources.native import checkpoint_entry, ticket_entry
+from ..models.sources.native import checkpoint_model, ticket_model
 from ..models.wrapper import EvalModel, load_reference
 from ..plugins import find
 from ..reports.leaderboard import rows_of
@@ -48,11 +48,11 @@ def export_model(
     if compressed and format not in COMPRESSED:
         raise BadRequest(f"--compressed goes with --to {', '.join(COMPRESSED)}; {format} holds dense weights")
     entry = _loaded(model, load(data, root) if data else None, out.stem)
-    assert entry.made is not None
+    assert entry.artifact is not None
     file = _file_of(model) if isinstance(model, str) else None
     if file and out.exists() and out.samefile(file):
         raise BadRequest(f"{out} is the model's own file; choose another --out")
-    parcel = ExportBundle(entry.card.name, entry.module, entry.made, compressed=compressed)
+    parcel = ExportBundle(entry.info.name, entry.module, entry.artifact, compressed=compressed)
     parcel = replace(parcel, rows=_rows(entry, file, results))
     if fold:
         parcel = folded_bundle(parcel, *_images(parcel, root))
@@ -63,9 +63,9 @@ def export_model(
 def _loaded(model: str | Network, images: Images | None, name: str) -> EvalModel:
     """What is given, or named by a reference or by a bare path to a file of this tool."""
     if isinstance(model, Ticket):
-        return ticket_entry(model, name)
+        return ticket_model(model, name)
     if isinstance(model, Checkpoint):
-        return checkpoint_entry(model, name)
+        return checkpoint_model(model, name)
     if ":" not in model or not model.partition(":")[0].isidentifier():
         try:
             return load_reference(f"ticket:{model}")
@@ -74,7 +74,7 @@ def _loaded(model: str | Network, images: Images | None, name: str) -> EvalModel
                 raise
             return load_reference(f"checkpoint:{model}")
     entry = load_reference(model, images)
-    if entry.made is None:
+    if entry.artifact is None:
         raise BadRequest(f"{model} is neither a ticket nor a checkpoint")
     return entry
 
@@ -94,13 +94,13 @@ def _rows(entry: EvalModel, file: Path | None, results: str | None) -> Sequence[
     folder = folders[0]
     rows = rows_of(Evidence.read(folder), entry.digest)
     if results and not rows:
-        raise BadRequest(f"{folder} has no answer about {entry.card.name}; choose other --results")
+        raise BadRequest(f"{folder} has no answer about {entry.info.name}; choose other --results")
     return rows
 
 
 def _images(parcel: ExportBundle, root: Path) -> tuple[Tensor, str]:
     """Images to measure on, and what they are: test images of its data where they can be read."""
-    source, name, _, _ = parse(parcel.made.recipe.data)
+    source, name, _, _ = parse(parcel.artifact.recipe.data)
     text = ":".join(filter(None, (source, name, "test")))
     try:
         images = load(text, root).first(IMAGES)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..data import Images
 from ..errors import ModelFault
-from ..models.sources.native import checkpoint_entry, ticket_entry
-from ..models.wrapper import EvalModel, load_reference, named_apart, wrap_switch
+from ..models.sources.native import checkpoint_model, ticket_model
+from ..models.wrapper import EvalModel, load_reference, with_unique_names, wrap_switch
 from ..progress import Progress
 from ..tickets.ticket import Ticket
 from ..training.costs import FILE, read_costs
@@ -42,9 +42,9 @@ def given_models(study: Study, images: Images | None = None, *, download: bool =
     found = []
     for name, reference in study.models:
         entry = load_reference(reference, images, download=download)
-        card = replace(entry.card, name=name) if name else entry.card
-        found.append((reference, replace(entry, card=card)))
-    return named_apart(found)
+        card = replace(entry.info, name=name) if name else entry.info
+        found.append((reference, replace(entry, info=card)))
+    return with_unique_names(found)
 
 
 def make_field(
@@ -74,7 +74,7 @@ def make_field(
             groups.append(tuple(family))
             if study.switch and len(family) == len(together):
                 whole = wrap_switch(family, f"switch-{name}{mark}")
-                whole = replace(whole, card=replace(whole.card, family=f"switch-{name}"))
+                whole = replace(whole, info=replace(whole.info, family=f"switch-{name}"))
                 entries += [_weighted(whole, text, shop, out) for text in study.switch_weights]
     given = [fitted(entry, shop, out) if entry.unfitted else entry for entry in given]
     if seed == study.seeds[0]:
@@ -92,10 +92,10 @@ def tell_notes(entries: Iterable[EvalModel], progress: Progress) -> None:
     """What was assumed about the models, and of which nothing is resumed."""
     for entry in entries:
         for note in entry.notes:
-            progress.note(f"{entry.card.name}: {note}")
+            progress.note(f"{entry.info.name}: {note}")
         if not entry.resumable and not entry.fault:
             progress.note(
-                f"{entry.card.name}: the code that defines it cannot be read, so nothing of it is resumed"
+                f"{entry.info.name}: the code that defines it cannot be read, so nothing of it is resumed"
             )
 
 
@@ -103,8 +103,8 @@ def _weighted(equal: EvalModel, weights: str, shop: Builder, out: Path) -> EvalM
     """The switch of equal probabilities as it is, or with those that suit it best."""
     if weights == EQUAL:
         return equal
-    card = replace(equal.card, name=f"{equal.card.name}-{BEST}", family=f"{equal.card.family}-{BEST}")
-    return fitted(replace(equal, card=card), shop, out)
+    card = replace(equal.info, name=f"{equal.info.name}-{BEST}", family=f"{equal.info.family}-{BEST}")
+    return fitted(replace(equal, info=card), shop, out)
 
 
 def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
@@ -116,13 +116,13 @@ def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
 
 
 def _entry(made: Network, job: Job, mark: str) -> EvalModel:
-    wrap = ticket_entry if isinstance(made, Ticket) else checkpoint_entry
+    wrap = ticket_model if isinstance(made, Ticket) else checkpoint_model
     entry = wrap(made, job.name + mark)  # type: ignore[arg-type]
-    card = replace(entry.card, family=job.family, ratio=job.ratio)
+    card = replace(entry.info, family=job.family, ratio=job.ratio)
     cost = read_costs(job.path.parent / FILE).get(job.path.stem)
     if cost and not cost.resumed:
         card = replace(card, made_seconds=cost.seconds, made_mib=cost.peak_mib)
-    return replace(entry, card=card)
+    return replace(entry, info=card)
 
 
 def apart(entries: Iterable[EvalModel], progress: Progress) -> tuple[EvalModel, ...]:
@@ -131,5 +131,5 @@ def apart(entries: Iterable[EvalModel], progress: Progress) -> tuple[EvalModel, 
     for entry in entries:
         first = found.setdefault(entry.digest, entry)
         if first is not entry:
-            progress.note(f"{entry.card.name} is the same model as {first.card.name}: it is listed once")
+            progress.note(f"{entry.info.name} is the same model as {first.info.name}: it is listed once")
     return tuple(found.values())

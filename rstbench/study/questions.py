@@ -99,9 +99,9 @@ def as_request(
 ) -> Manifest:
     """What this run asks for; without `rows` there is no leaderboard, only the matrix."""
     trials = [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
-    cards = {e.digest: e.card for q in questions for e in (q.source, *q.targets)}
+    cards = {e.digest: e.info for q in questions for e in (q.source, *q.targets)}
     # A model that is a member of a switch too has its own name.
-    cards |= {entry.digest: entry.card for field in fields for entry in field.entries}
+    cards |= {entry.digest: entry.info for field in fields for entry in field.entries}
     return Manifest(
         study=study.as_toml(),
         run={

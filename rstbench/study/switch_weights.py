@@ -37,7 +37,7 @@ def fitted(entry: EvalModel, shop: Builder, folder: Path) -> EvalModel:
     """
     recipe = entry.recipe
     if recipe is None or not all(member.recipe for member in entry.members):
-        raise BadRequest(f"{entry.card.name}: best weights want members whose training images are known")
+        raise BadRequest(f"{entry.info.name}: best weights want members whose training images are known")
     held = _held_out(recipe.data, recipe.seed, shop)
     asked = {
         "members": [member.digest for member in entry.members],
@@ -50,8 +50,8 @@ def fitted(entry: EvalModel, shop: Builder, folder: Path) -> EvalModel:
     path = folder / f"{entry.digest[:16]}.json"
     weights = _read(path, asked) if path.exists() else _fit(entry, held, asked, shop, path)
     made = Switch([member.module for member in entry.members], weights)
-    chosen = wrap_switch(entry.members, entry.card.name, made)
-    return replace(chosen, card=replace(chosen.card, family=entry.card.family))
+    chosen = wrap_switch(entry.members, entry.info.name, made)
+    return replace(chosen, info=replace(chosen.info, family=entry.info.family))
 
 
 def _held_out(data: str, seed: int, shop: Builder) -> Images:
@@ -64,7 +64,7 @@ def _held_out(data: str, seed: int, shop: Builder) -> Images:
 
 def _fit(entry: EvalModel, held: Images, asked: Mapping[str, Any], shop: Builder, path: Path) -> list[float]:
     shop.progress.note(
-        f"{entry.card.name}: fitting its weights on {len(held)} held-out training images at {asked['threat']}"
+        f"{entry.info.name}: fitting its weights on {len(held)} held-out training images at {asked['threat']}"
     )
     x, y = (part.to(shop.device) for part in held.at(slice(None)))
     modules = [member.module for member in entry.members]

@@ -202,7 +202,7 @@ def test_what_it_looks_like(browser, folder, tmp_path):
         browser.shot(tmp_path / f"{name}.png")
         seen[name] = browser.eval("getComputedStyle(document.body).backgroundColor")
     browser.open(folder.parent / "index.html")
-    assert browser.eval("document.querySelector('.card a').getAttribute('href')") == "hand/index.html"
+    assert browser.eval("document.querySelector('.info a').getAttribute('href')") == "hand/index.html"
     browser.shot(tmp_path / "index.png")
     assert seen["light"] == seen["narrow"] != seen["dark"]
     assert all(path.stat().st_size > 10_000 for path in tmp_path.glob("*.png"))

@@ -8,7 +8,7 @@ import torch
 from rstbench.data import load
 from rstbench.evaluation.evaluate import EvalSetting, Question, clean, run_questions
 from rstbench.evidence.store import Store
-from rstbench.models.sources.native import ticket_entry
+from rstbench.models.sources.native import ticket_model
 from rstbench.reports.statistics import wilson
 from rstbench.threat import Threat
 from rstbench.tickets.methods.edge_popup import edge_popup
@@ -37,7 +37,7 @@ def drawn(spec, weights, lesson):
 
 def measure(tickets, attack, device, folder):
     """Right answers of the two tickets, own and crossed, after one attack."""
-    entries = tuple(ticket_entry(ticket, ticket.remaining) for ticket in tickets)
+    entries = tuple(ticket_model(ticket, ticket.remaining) for ticket in tickets)
     data = load("digits:test:100")
     setting, store = EvalSetting(data, 100, torch.device(device)), Store(folder)
     questions = [clean(entry) for entry in entries]

@@ -344,7 +344,7 @@ def test_wrappers_anywhere(tmp_path, wrap, kind):
     text = f"weights:{tmp_path}/w.{kind}[arch=resnet18,width=0.125,norm=affine,classes=10,shape=1x8x8"
     found = load_reference(f"{text}]")
     agree(found, NET)
-    assert found.card.flags == ()
+    assert found.info.flags == ()
 
 
 def test_names_that_wrappers_keep_apart(entry):

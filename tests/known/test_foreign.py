@@ -92,7 +92,7 @@ def test_rst_checkpoints(tmp_path, digits, pattern, dims, parallel):
     entry = load_reference(f"weights:{tmp_path}/rst.pth[arch=conv2,width=0.1,remaining=0.3]", digits)
     x, _ = digits.at(slice(None))
     assert torch.allclose(entry.module(x), net(x), atol=1e-5)
-    assert entry.card.remaining == pytest.approx(KEPT, abs=0.02)
+    assert entry.info.remaining == pytest.approx(KEPT, abs=0.02)
     assert {type(part).__module__.split(".")[0] for part in entry.module.modules()} == {"torch"}
 
 
@@ -115,7 +115,7 @@ def test_pruned_by_torch(tmp_path, digits):
     entry = load_reference(f"weights:{tmp_path}/p.pt[arch=conv2,width=0.1]", digits)
     x, _ = digits.at(slice(None))
     assert entry.module(x).equal(net(x))
-    assert entry.card.remaining == pytest.approx(0.4, abs=0.01)
+    assert entry.info.remaining == pytest.approx(0.4, abs=0.01)
 
 
 def test_a_plain_sparse_state_dict_tells_what_is_kept(tmp_path, digits):
@@ -125,7 +125,7 @@ def test_a_plain_sparse_state_dict_tells_what_is_kept(tmp_path, digits):
             layer.weight.data.flatten()[::2] = 0
     torch.save(net.state_dict(), tmp_path / "s.pt")
     entry = load_reference(f"weights:{tmp_path}/s.pt[arch=conv2,width=0.1]", digits)
-    assert entry.card.remaining == pytest.approx(0.5, abs=0.01)
+    assert entry.info.remaining == pytest.approx(0.5, abs=0.01)
 
 
 def test_the_published_count():
@@ -175,19 +175,19 @@ def test_a_checkpoint_becomes_a_ticket_where_its_recipe_is_known(tmp_path, digit
     logits = net(x)
     near = 1e-5 * float(logits.detach().abs().max())
     assert torch.allclose(entry.module(x), logits, atol=near)
-    assert isinstance(entry.made, Ticket)
+    assert isinstance(entry.artifact, Ticket)
     assert (entry.recipe.pattern, entry.recipe.init, entry.recipe.kept_count) == (
         pattern, "signed_constant", "authors",
     )  # fmt: skip
-    assert (entry.card.kind, entry.card.method) == ("ticket", "rst")
+    assert (entry.info.kind, entry.info.method) == ("ticket", "rst")
     # Projects normalise in their data pipeline: the layer is part of the ticket.
     behind = load_reference(text.replace(SETTINGS, f"normalize=0.1/0.5,{SETTINGS}"), digits)
     assert torch.allclose(behind.module((x * 0.5) + 0.1), logits, atol=10 * near)
-    assert behind.made.random_digest != entry.made.random_digest  # other names, another network
+    assert behind.made.random_digest != entry.artifact.random_digest  # other names, another network
     files = export_model(text, "ticket", tmp_path / "t.safetensors", data="digits:test:4")
     again = load_reference(f"ticket:{files[0]}")
     assert again.module(x).equal(entry.module(x))
-    assert again.card.kept_weights == entry.card.kept_weights
+    assert again.info.kept_weights == entry.info.kept_weights
 
 
 def test_a_binary_subnetwork(tmp_path, digits):
@@ -300,7 +300,7 @@ def test_the_published_resnet_under_its_own_names(tmp_path, dims):
     shape = "arch=resnet18,width=0.125,norm=affine,shape=3x32x32,classes=10,remaining=0.3"
     entry = load_reference(f"weights:{tmp_path}/rst.pth[{shape}]")
     assert torch.allclose(entry.module(x), logits, atol=1e-5 * float(logits.abs().max()))
-    assert entry.card.flags == ()
+    assert entry.info.flags == ()
     constants = "0.491+0.482+0.447/0.247+0.243+0.262"
     text = f"weights:{tmp_path}/rst.pth[{shape},recipe=paper-cifar,data=cifar10,normalize={constants}]"
     ticket = load_reference(text)
@@ -345,7 +345,7 @@ def test_other_names_are_matched_by_order_where_a_file_has_one(tmp_path, digits)
     x, _ = digits.at(slice(None))
     entry = load_reference(f"weights:{tmp_path}/n.pth[arch=conv2,width=0.1,norm=affine]", digits)
     assert torch.allclose(entry.module(x), net(x), atol=1e-5)
-    assert entry.card.flags == ("matched-by-order",)
+    assert entry.info.flags == ("matched-by-order",)
     # safetensors lists its tensors by the alphabet.
     with pytest.raises(BadRequest, match=r"lacks 0.weight, .*; also has"):
         load_reference(f"weights:{tmp_path}/n.safetensors[arch=conv2,width=0.1,norm=affine]", digits)

@@ -14,7 +14,7 @@ import rstbench
 from rstbench.models.identity import module_digest
 from rstbench.models.normalise import normalised
 from rstbench.models.sources.axis_order import Layout, Relaid
-from rstbench.models.sources.input_shape import Unfit, rechanneled
+from rstbench.models.sources.input_shape import Unfit, adapt_channels
 from rstbench.models.wrapper import load_reference
 from rstbench.networks.network import NetworkSpec, build
 from rstbench.reports.lookup import Evidence
@@ -109,7 +109,7 @@ def shared():
     return rstbench.shared_switch([rstbench.Ticket.load(path) for path in paths], [0.25, 0.75])
 
 
-def in_order(form, last, single, dtype):
+def match_in_order(form, last, single, dtype):
     return Relaid(filled(LAYERS["stack"]()), Layout((1, 8, 8), form, last, single, dtype))
 
 
@@ -118,9 +118,9 @@ WRAPPED = {
     "cifar10": lambda: normalised(filled(network("conv4")), "cifar10"),
     "bytes": lambda: normalised(filled(network("conv4")), "bytes"),
     "constants": lambda: normalised(filled(network("resnet18")), "0.5+0.25+0.125/0.5"),
-    "channels last": lambda: in_order((8, 8, 1), True, False, torch.float32),
-    "one double image": lambda: in_order((64,), False, True, torch.float64),
-    "other channels": lambda: rechanneled(filled(network("conv4")), 1, "conv4"),
+    "channels last": lambda: match_in_order((8, 8, 1), True, False, torch.float32),
+    "one double image": lambda: match_in_order((64,), False, True, torch.float64),
+    "other channels": lambda: adapt_channels(filled(network("conv4")), 1, "conv4"),
     "unfit": lambda: Unfit(filled(network("conv4")), (1, 8, 8), "it takes 3 channels, the images have 1"),
     "shared": shared,
     "shared member": lambda: shared().members[1],

@@ -177,10 +177,10 @@ def test_public_layouts(tmp_path, net, arch, nested):
     entry = load_reference(f"weights:{tmp_path}/m.pt[arch={arch},{SIZE}]")
     logits = net(x).detach()
     assert torch.allclose(entry.module(x), logits, atol=1e-5 * float(logits.abs().max()))
-    assert "bias=last" in entry.card.name
-    assert "norm=affine,bias=last" in entry.card.network
-    assert ("without=" in entry.card.name) == isinstance(net, Wide)
-    assert entry.card.flags == ()
+    assert "bias=last" in entry.info.name
+    assert "norm=affine,bias=last" in entry.info.network
+    assert ("without=" in entry.info.name) == isinstance(net, Wide)
+    assert entry.info.flags == ()
     explicit = load_reference(f"weights:{tmp_path}/m.pt[arch={arch},{SIZE},bias=last]")
     assert explicit.digest == entry.digest
 
@@ -198,7 +198,7 @@ def test_another_function_of_the_same_shapes_is_not_taken_for_ours(tmp_path):
     text = f"weights:{tmp_path}/m.pt[arch=wrn-34-10,width=0.1,{SIZE}"
     with pytest.raises(BadRequest, match=r"of no known layout of wrn-34-10 .*add \[match=order\]"):
         load_reference(f"{text}]")
-    assert load_reference(f"{text},match=order]").card.flags == ("matched-by-order",)
+    assert load_reference(f"{text},match=order]").info.flags == ("matched-by-order",)
 
 
 def test_the_two_networks_of_one_name(tmp_path):
@@ -211,7 +211,7 @@ def test_the_two_networks_of_one_name(tmp_path):
             load_reference(f"{text}]")
         input_, activated = (load_reference(f"{text},shortcut={s}]") for s in ("input", "activated"))
         assert input_.digest != activated.digest
-        assert ("shortcut=" in input_.card.network) != ("shortcut=" in activated.card.network)
+        assert ("shortcut=" in input_.info.network) != ("shortcut=" in activated.info.network)
     torch.save(worn(Residual(RAW, stem_norm=False)).state_dict(), tmp_path / "m.pt")
     with pytest.raises(BadRequest, match=r"or \[arch=preactresnet18-raw,bias=last\]: with that"):
         load_reference(f"weights:{tmp_path}/m.pt[arch=preactresnet18,width=0.125,{SIZE}]")

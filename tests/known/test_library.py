@@ -170,8 +170,8 @@ def test_other_channels_by_hand(hub_dir):
     own_file(hub_dir, "squeezenet1_1", "IMAGENET1K_V1")
     rgb = load_reference("torchvision:squeezenet1_1/IMAGENET1K_V1")
     grey = load_reference("torchvision:squeezenet1_1/IMAGENET1K_V1[in_chans=1]")
-    assert grey.card.flags == ("channels-adapted",)
-    assert grey.card.name.endswith("[in_chans=1]")
+    assert grey.info.flags == ("channels-adapted",)
+    assert grey.info.name.endswith("[in_chans=1]")
     assert grey.digest != rgb.digest
     x = torch.rand(2, 1, 64, 64)
     same = (x - (0.485 + 0.456 + 0.406) / 3) / ((0.229 + 0.224 + 0.225) / 3)
@@ -197,7 +197,7 @@ def test_images_that_a_network_does_not_take(reference):
     grey = load_reference(f"{reference}[in_chans=1]", images)
     if reference == "timm:resnet10t":
         assert grey.module(x).shape == (4, 10)
-        assert grey.card.name == "timm:resnet10t[in_chans=1,seed=0]"
+        assert grey.info.name == "timm:resnet10t[in_chans=1,seed=0]"
         return
     with pytest.raises(ValueError, match="images of 8x8 are too small, or not of its own size"):
         grey.module(x)
@@ -405,7 +405,7 @@ def test_timm_carries_a_folder_over_to_grey_images(tmp_path):
     x = torch.rand(2, 1, 64, 64)
     wanted = net(((x - 0.4) / 0.5).expand(2, 3, 64, 64))
     assert torch.allclose(entry.module(x), wanted, atol=1e-3 * float(wanted.abs().max()))
-    assert entry.card.flags == ("channels-adapted",)
+    assert entry.info.flags == ("channels-adapted",)
 
 
 def test_a_repository_runs_no_code(tmp_path, capsys):

@@ -62,7 +62,7 @@ def test_whether_a_network_shifts_its_input_is_asked_for(tuned):
     assert alike(shifts.module(x), net(shifted(x)))
     assert not alike(net(shifted(x)), net(x))
     assert plain.digest != shifts.digest
-    assert "transform_input=true" in shifts.card.name
+    assert "transform_input=true" in shifts.info.name
 
 
 @pytest.mark.parametrize("heads", ["none", "of other classes", "as built"])
@@ -81,7 +81,7 @@ def test_auxiliary_heads_take_no_part(tuned, tmp_path, heads):
     text = f"weights:{tmp_path}/file.safetensors[arch=torchvision:{name},classes=5,transform_input=false]"
     entry, x = load_reference(text), torch.rand(2, 3, 96, 96)
     assert alike(entry.module(x), net(x))
-    assert ("without=" in entry.card.name) == (heads != "none")
+    assert ("without=" in entry.info.name) == (heads != "none")
 
 
 def test_where_the_option_has_no_meaning(tmp_path):
@@ -132,7 +132,7 @@ def test_a_library_file_is_carried_over_to_other_channels(tmp_path):
     with pytest.raises(ValueError, match=r"the images have 1; add \[in_chans=1\]"):
         load_reference(f"{text}]", images).module(images.at(slice(None))[0])
     grey, x = load_reference(f"{text},in_chans=1]", images), torch.rand(2, 1, 64, 64)
-    assert grey.card.flags == ("channels-adapted",)
+    assert grey.info.flags == ("channels-adapted",)
     assert alike(grey.module(x), net(x.expand(2, 3, 64, 64)))
 
 
@@ -192,4 +192,4 @@ def test_densenets_of_an_older_time(tmp_path, library):
         torch.rand(2, 3, 64, 64),
     )
     assert alike(entry.module(x), net(x))
-    assert entry.card.flags == ()
+    assert entry.info.flags == ()

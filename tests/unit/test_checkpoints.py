@@ -179,14 +179,14 @@ def test_what_lies_beside_the_state_dict(entry, more, message):
 def test_masks_beside_live_weights_are_applied(entry, digits, content):
     found = entry(content)
     agree(found, masked(), digits)
-    assert found.card.kept_weights == sum(int(mask.sum()) for mask in MASKS.values())
-    assert found.card.total_weights == sum(mask.numel() for mask in MASKS.values())
+    assert found.info.kept_weights == sum(int(mask.sum()) for mask in MASKS.values())
+    assert found.info.total_weights == sum(mask.numel() for mask in MASKS.values())
 
 
 def test_a_mask_says_what_is_kept_even_of_zeros(entry):
     state = {**STATE, "0.weight": torch.zeros_like(STATE["0.weight"])}
     found = entry({**state, **{f"{name}_mask": torch.ones_like(mask) for name, mask in MASKS.items()}})
-    assert found.card.kept_weights == found.card.total_weights
+    assert found.info.kept_weights == found.info.total_weights
 
 
 def test_masks_stay_with_a_prefix(entry, digits):
@@ -227,7 +227,7 @@ def test_what_is_unclear_is_asked_for(entry, digits, content, message, option):
         entry(content)
     found = entry(content, f",{option}")
     agree(found, NET, digits)
-    assert option in found.card.name
+    assert option in found.info.name
 
 
 def test_wrong_names_within_a_file(entry):
@@ -264,8 +264,8 @@ def test_a_last_bias_is_taken_and_told(entry, digits):
     for options in ("", ",bias=last"):
         found = entry({**STATE, LAST: bias}, options)
         assert torch.allclose(found.module(x), NET(x) + bias, atol=1e-5)
-        assert found.card.name.endswith(",bias=last]")
-        assert found.card.network == "conv2[width=0.1,bias=last]"
+        assert found.info.name.endswith(",bias=last]")
+        assert found.info.network == "conv2[width=0.1,bias=last]"
     half = {**STATE, LAST: bias, f"{LAST}_mask": (bias < 5).float()}
     assert torch.allclose(entry(half).module(x), NET(x) + bias * (bias < 5), atol=1e-5)
     for content, options, message in (

@@ -189,14 +189,14 @@ def looking_like_torch(value):
     return functools.wraps(nn.functional.relu)(lambda x: value * x)
 
 
-def in_order(value):
+def match_in_order(value):
     return {"a": 1, "b": 2} if value == 1 else {"b": 2, "a": 1}
 
 
 @pytest.mark.parametrize(
     "made",
     [
-        text, by_default, by_keyword, looking_like_torch, in_order, Mangled, random.Random,
+        text, by_default, by_keyword, looking_like_torch, match_in_order, Mangled, random.Random,
         lambda value: Level.LOW if value == 1 else Level.HIGH,
         lambda value: np.array([value]).view(np.matrix) if value == 1 else np.array([value]),
         lambda value: collections.ChainMap({"a": value}),

@@ -151,7 +151,7 @@ def test_a_module_comes_back_as_it_was():
 def test_switch_entries(ticket_files, small_entries, spec, lesson, tmp_path):
     entry = load_reference("switch:" + "+".join(map(str, ticket_files)))
     assert [member.digest for member in entry.members] == [e.digest for e in small_entries]
-    assert entry.card.weights == (0.5, 0.5)
+    assert entry.info.weights == (0.5, 0.5)
     with pytest.raises(BadRequest, match="the same model"):
         wrap_switch([small_entries[0], small_entries[0]], "s")
     with pytest.raises(BadRequest, match="at least two"):
@@ -250,8 +250,8 @@ def test_traced_code_is_part_of_the_digest():
 def test_a_switch_with_given_probabilities(ticket_files):
     text = "switch:" + "+".join(map(str, ticket_files))
     entry = load_reference(f"{text}[weights=0.25+0.75]")
-    assert entry.card.weights == (0.25, 0.75)
-    assert entry.card.name.endswith("[weights=0.25+0.75]")
+    assert entry.info.weights == (0.25, 0.75)
+    assert entry.info.name.endswith("[weights=0.25+0.75]")
     assert entry.digest != load_reference(text).digest
     for wrong, message in (("0.5", "wants as many"), ("a+b", "read 0.2"), ("0.5+0.6", "add to 1")):
         with pytest.raises(BadRequest, match=message):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstbench.errors import BadRequest
-from rstbench.models.sources.native import ticket_entry
+from rstbench.models.sources.native import ticket_model
 from rstbench.networks.network import prunable
 from rstbench.tickets.allocation import LayerBudget, allocate, global_counts, layer_counts, p_rule
 from rstbench.tickets.mask import parse_remaining
@@ -185,7 +185,7 @@ def test_a_search_that_moves_nothing_says_so(spec, weights, lesson):
         Search(spec, weights, "0.5", lesson, recipe(pattern="filter", dense="last", epochs=2))
     )
     assert filters.unlearnt
-    assert ticket_entry(filters, "x").card.flags == ("unlearnt-mask",)
+    assert ticket_model(filters, "x").info.flags == ("unlearnt-mask",)
     single, _ = edge_popup(Search(spec, weights, "0.5", lesson, recipe(epochs=2)))
     assert not single.unlearnt
     assert single.facts["unmoved"] == []

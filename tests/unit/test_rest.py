@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rstbench.errors import ModelFault
-from rstbench.models.frozen import eval_mode, frozen_eval, same_values, untouched
+from rstbench.models.frozen import eval_mode, frozen_eval, same_values, weights_unchanged
 from rstbench.models.identity import module_digest
 
 CPU = torch.device("cpu")
@@ -87,7 +87,7 @@ def test_a_network_hidden_from_torch_is_at_rest_too(kind):
     assert (net.training, net[1].training, net[2].training) == (True, True, False)
     assert (net[0].weight.requires_grad, net[0].bias.requires_grad) == (True, False)
     assert net[1].running_mean.equal(mean)
-    with pytest.raises(ModelFault, match="the attack changed the weights"), untouched(model):
+    with pytest.raises(ModelFault, match="the attack changed the weights"), weights_unchanged(model):
         net[0].weight.data += 1
     assert eval_mode(model) is model
     assert not net[1].training
@@ -209,12 +209,12 @@ def test_weights_that_appear_in_the_first_pass_are_refused():
 def test_nan_that_nobody_changed_is_no_change():
     net = nn.Linear(2, 2)
     net.weight.data[0, 0] = float("nan")
-    with untouched(net):
+    with weights_unchanged(net):
         net(torch.rand(1, 2))
-    with pytest.raises(ModelFault, match="changed the weights"), untouched(net):
+    with pytest.raises(ModelFault, match="changed the weights"), weights_unchanged(net):
         net.weight.data[0, 1] = float("nan")
     assert int(net.weight.isnan().sum()) == 1
-    with pytest.raises(ModelFault, match="changed the weights"), untouched(net):
+    with pytest.raises(ModelFault, match="changed the weights"), weights_unchanged(net):
         net.weight = nn.Parameter(torch.zeros(2, 2))
     assert int(net.weight.isnan().sum()) == 1
 
@@ -253,7 +253,7 @@ def test_compiled_models_are_put_at_rest_like_others(made):
     model, x = made(), torch.ones(3, 2)
     first, readable = module_digest(model)
     assert readable
-    with frozen_eval(model, CPU), untouched(model):
+    with frozen_eval(model, CPU), weights_unchanged(model):
         assert model(x).equal(model(x))
     assert module_digest(model)[0] == first
     assert module_digest(made())[0] != first  # its weights are drawn anew

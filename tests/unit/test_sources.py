@@ -13,7 +13,7 @@ from torchvision import models
 
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
-from rstbench.models.checkpoints.state_dict import read_state
+from rstbench.models.checkpoints.state_dict import read_state_dict
 from rstbench.models.normalise import KNOWN, clearly_better, normalised, right_under
 from rstbench.models.wrapper import load_reference
 from rstbench.networks.network import NetworkSpec, build
@@ -52,7 +52,7 @@ def test_any_reference_can_be_normalised(ticket_files, digits):
     x, _ = digits.at(slice(None))
     assert torch.allclose(entry.module(x), plain.module((x - 0.1) / 0.5), atol=1e-5)
     assert entry.digest != plain.digest
-    assert entry.card.name.endswith("[normalize=0.1/0.5]")
+    assert entry.info.name.endswith("[normalize=0.1/0.5]")
     assert load_reference(f"ticket:{ticket_files[0]}[normalize=0.1/0.5]").digest == entry.digest
     with pytest.raises(BadRequest, match="members of a switch"):
         load_reference("switch:" + "+".join(map(str, ticket_files)) + "[normalize=half]")
@@ -110,17 +110,17 @@ def test_files_that_are_no_weights(tmp_path, capsys):
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
     for name in ("trap.pt", "trap2.pt", "module.pt"):
         with pytest.raises(BadFile, match="loading it would run code; save its state dict alone"):
-            read_state(tmp_path / name)
+            read_state_dict(tmp_path / name)
     assert capsys.readouterr().out == ""
     torch.save({"epoch": 1, "lr": 0.1}, tmp_path / "empty.pt")
     with pytest.raises(BadFile, match="holds no state dict, but a dictionary of epoch, lr"):
-        read_state(tmp_path / "empty.pt")
+        read_state_dict(tmp_path / "empty.pt")
     torch.save(build(SPEC).state_dict(), tmp_path / "w.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "w.pt").read_bytes()[:-500])
     (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
     for name in ("cut.pt", "cut.safetensors", "gone.pt"):
         with pytest.raises(BadFile, match=r"no whole|no file|damaged"):
-            read_state(tmp_path / name)
+            read_state_dict(tmp_path / name)
 
 
 def test_a_random_start_is_seeded_and_knows_the_classes(digits):
@@ -273,7 +273,7 @@ def test_timm_networks_of_the_hub(tmp_path, monkeypatch):
     for reference in ("hub:timm/resnet10t.c3_in1k", "timm:resnet10t/c3_in1k"):
         entry = load_reference(reference)
         assert torch.allclose(entry.module(x), wanted, atol=1e-4)
-        assert entry.card.name == reference
+        assert entry.info.name == reference
 
 
 @pytest.mark.parametrize(

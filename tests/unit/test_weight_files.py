@@ -16,9 +16,9 @@ from torch import nn
 
 from rstbench.errors import BadFile, BadRequest
 from rstbench.models.checkpoints.csr import compressed
-from rstbench.models.checkpoints.foreign import read_foreign
-from rstbench.models.checkpoints.formats import read_archive
-from rstbench.models.checkpoints.state_dict import read_state
+from rstbench.models.checkpoints.foreign import read_masked_state
+from rstbench.models.checkpoints.formats import read_weight_file
+from rstbench.models.checkpoints.state_dict import read_state_dict
 from rstbench.models.wrapper import load_reference
 from rstbench.networks.network import NetworkSpec, build
 
@@ -34,7 +34,7 @@ def test_timm_takes_the_average(tmp_path):
                  f"weights:{tmp_path}/l.pth[arch=timm:resnet10t,classes=10]"):  # fmt: skip
         found = load_reference(text)
         assert found.module.conv1[0].weight.equal(theirs.conv1[0].weight)
-        assert "key=state_dict_ema" in found.card.name
+        assert "key=state_dict_ema" in found.info.name
         plain = load_reference(f"{text[:-1]},key=state_dict]")
         assert plain.module.conv1[0].weight.equal(raw.conv1[0].weight)
     with pytest.raises(BadRequest, match=r"goes with NAME\[checkpoint=FILE\]"):
@@ -86,7 +86,7 @@ def test_masks_of_library_networks_are_counted(tmp_path):
                  f"weights:{tmp_path}/t.pth[arch=timm:resnet10t,classes=6]"):  # fmt: skip
         found, x = load_reference(text), torch.rand(1, 3, 64, 64)
         assert torch.allclose(found.module(x), net(x), atol=1e-6)
-        assert found.card.total_weights - found.card.kept_weights == int((1 - mask).sum())
+        assert found.info.total_weights - found.info.kept_weights == int((1 - mask).sum())
 
 
 def test_quantised_weights_are_named(tmp_path):
@@ -98,7 +98,7 @@ def test_quantised_weights_are_named(tmp_path):
     torch.save(packed.state_dict(), tmp_path / "p.pt")
     for name, message in (("q.pt", "0.weight is quantised"), ("p.pt", "_packed_params.* is quantised")):
         with pytest.raises(BadFile, match=message):
-            read_state(tmp_path / name)
+            read_state_dict(tmp_path / name)
 
 
 def test_options_of_our_networks_go_with_them(tmp_path):
@@ -137,7 +137,7 @@ def test_other_kinds_of_files(tmp_path):
         (".", "is a folder; name the file"),
     ):
         with pytest.raises(BadFile, match=message):
-            read_archive(tmp_path / name)
+            read_weight_file(tmp_path / name)
 
 
 def test_files_are_told_by_their_contents(tmp_path):
@@ -147,7 +147,7 @@ def test_files_are_told_by_their_contents(tmp_path):
     torch.save(state, tmp_path / "pickle.safetensors", _use_new_zipfile_serialization=False)
     save_file(state, tmp_path / "plain.pt")
     for name in ("zip.safetensors", "pickle.safetensors", "plain.pt"):
-        found = read_state(tmp_path / name)
+        found = read_state_dict(tmp_path / name)
         assert found.keys() == state.keys()
         assert all(found[key].equal(state[key]) for key in state)
 
@@ -186,13 +186,13 @@ def test_files_that_are_not_whole_and_packed_ones(tmp_path):
         ("e.zip", "is a zip archive of whole.pt; unpack it first"),
     ):
         with pytest.raises(BadFile, match=message) as refused:
-            read_archive(tmp_path / name)
+            read_weight_file(tmp_path / name)
         assert "\n" not in str(refused.value)
 
 
 def test_a_ticket_is_no_bare_state_dict(ticket_files):
     with pytest.raises(BadFile, match="is a ticket of this tool; use ticket:FILE"):
-        read_state(ticket_files[0])
+        read_state_dict(ticket_files[0])
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_compressed_weights_that_do_not_fit_together(tmp_path, part, value):
         parts[f"a.weight.{part}"] = torch.full_like(parts[f"a.weight.{part}"], value)
     torch.save(parts, tmp_path / "c.pt")
     with pytest.raises(BadFile, match="its parts do not fit together"):
-        read_state(tmp_path / "c.pt")
+        read_state_dict(tmp_path / "c.pt")
 
 
 def test_a_bias_leaves_the_files_of_other_networks_as_they_were():
@@ -224,16 +224,16 @@ def test_scores_whose_rule_no_name_tells():
     scores = torch.tensor([[0.1, -0.9], [0.5, -0.2]])
     state = {"fc.weight": torch.ones(2, 2), "fc.mask_scores": scores}
     with pytest.raises(BadRequest, match=r"\[scores=signed\] where the largest are kept, \[scores=abs\]"):
-        read_foreign(state, "0.5")
-    signed, size = (read_foreign(state, "0.5", scores=rule).masks["fc.weight"] for rule in ("signed", "abs"))
+        read_masked_state(state, "0.5")
+    signed, size = (read_masked_state(state, "0.5", scores=rule).masks["fc.weight"] for rule in ("signed", "abs"))
     assert signed.tolist() == [[True, False], [True, False]]
     assert size.tolist() == [[False, True], [True, False]]
     published = {"fc.weight": torch.ones(2, 2), "fc.popup_scores": scores}
-    assert read_foreign(published, "0.5").masks["fc.weight"].equal(size)
-    assert read_foreign(published, "0.5", scores="signed").masks["fc.weight"].equal(signed)
+    assert read_masked_state(published, "0.5").masks["fc.weight"].equal(size)
+    assert read_masked_state(published, "0.5", scores="signed").masks["fc.weight"].equal(signed)
     with pytest.raises(BadRequest, match="no rule for scores named 'top'"):
-        read_foreign(state, "0.5", scores="top")
+        read_masked_state(state, "0.5", scores="top")
     with pytest.raises(BadRequest, match="fc has scores and a mask"):
-        read_foreign({**state, "fc.weight_mask": torch.ones(2, 2)}, "0.5", scores="abs")
+        read_masked_state({**state, "fc.weight_mask": torch.ones(2, 2)}, "0.5", scores="abs")
     with pytest.raises(BadRequest, match="go with files that hold scores"):
-        read_foreign({"fc.weight": torch.ones(2, 2)}, scores="abs")
+        read_masked_state({"fc.weight": torch.ones(2, 2)}, scores="abs")

@@ -19,7 +19,7 @@ from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
 from rstbench.models.checkpoints.csr import compressed, expanded
 from rstbench.models.exports.bundle import ExportBundle
-from rstbench.models.exports.python_source import source_of
+from rstbench.models.exports.python_source import network_source
 from rstbench.models.exports.robustbench import model_info
 from rstbench.models.wrapper import load_reference
 from rstbench.networks.network import NetworkSpec, build, prunable
@@ -139,7 +139,7 @@ def test_hub_folders_run_alone_and_come_back(made):
         back = load_reference(f"hub:{folder}/hub")
         assert torch.allclose(found, logits, atol=1e-4 * float(logits.abs().max()))
         assert back.module(x).equal(found)
-        assert back.card.remaining == 0.25
+        assert back.info.remaining == 0.25
         if not fold:
             assert found.equal(logits)
     card = (folder / "hub" / "README.md").read_text()
@@ -355,6 +355,6 @@ class Branch(nn.Module):
 
 def test_what_cannot_be_written_as_python_is_said():
     with pytest.raises(BadRequest, match="cannot be written as Python"):
-        source_of(Branch().eval(), "a branch", (1, 8, 8), "b.pt")
+        network_source(Branch().eval(), "a branch", (1, 8, 8), "b.pt")
     with pytest.raises(BadRequest, match="MultiheadAttention"):
-        source_of(nn.Sequential(nn.Flatten(2), nn.MultiheadAttention(8, 1)).eval(), "a", (1, 8, 8), "b.pt")
+        network_source(nn.Sequential(nn.Flatten(2), nn.MultiheadAttention(8, 1)).eval(), "a", (1, 8, 8), "b.pt")

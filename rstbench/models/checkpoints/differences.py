@@ -1,4 +1,4 @@
-"""In what a file differs from a network, for a person to read."""
+"""Tell a person in what a file differs from a network."""
 
 from __future__ import annotations
 
@@ -8,42 +8,41 @@ import torch
 from torch import Tensor
 
 from ...errors import BadRequest, listed
-from .layer_names import Layout
-from .layer_order import core, is_counter
+from .layer_names import NamingScheme
+from .layer_order import is_counter, squeezed_shape, without_common_prefix
 
 
-def difference(network: Mapping[str, Tensor], file: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str:
-    """What of a network a file lacks, has besides, or has of another shape, in the layout that is nearest."""
+def difference(
+    network: Mapping[str, Tensor], file: Mapping[str, Tensor], schemes: Sequence[NamingScheme]
+) -> str:
+    """Tell the missing, unexpected and mismatched tensors of a file, under the scheme that fits best."""
 
-    def renamed(layout: Layout) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        own = {layout.theirs(name): tensor for name, tensor in network.items()}
-        return own, _nearest(own, file)
+    def renamed(scheme: NamingScheme) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        own = {scheme.rename(name): tensor for name, tensor in network.items()}
+        return own, _without_prefixes(own, file)
 
-    own, state = max(map(renamed, layouts), key=lambda pair: len(pair[0].keys() & pair[1].keys()))
-    lacking = [name for name in own if name not in state and not is_counter(name)]
-    strange = [name for name in state if name not in own and not is_counter(name)]
-    wrong = [
+    own, state = max(map(renamed, schemes), key=lambda pair: len(pair[0].keys() & pair[1].keys()))
+    missing = [name for name in own if name not in state and not is_counter(name)]
+    unexpected = [name for name in state if name not in own and not is_counter(name)]
+    mismatched = [
         f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
         for name in own
-        if name in state and not is_counter(name) and core(state[name]) != core(own[name])
+        if name in state and not is_counter(name) and squeezed_shape(state[name]) != squeezed_shape(own[name])
     ]
-    problems = ((lacking, "lacks"), (strange, "also has"), (wrong, "has of another shape"))
+    problems = ((missing, "lacks"), (unexpected, "also has"), (mismatched, "has of another shape"))
     return "the file " + "; ".join(f"{problem} {listed(names)}" for names, problem in problems if names)
 
 
-def _nearest(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the beginning that all of its names share, while the network's do not."""
-    plain = {name: tensor for name, tensor in state.items() if not is_counter(name)}
-    while plain and not plain.keys() & own.keys():
-        starts = {name.partition(".")[0] for name in plain}
-        if len(starts) > 1 or not all("." in name for name in plain):
-            break
-        plain = {name.partition(".")[2]: tensor for name, tensor in plain.items()}
-    return plain
+def _without_prefixes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove common prefixes from the names of a file until one of them is the network's."""
+    state = {name: tensor for name, tensor in state.items() if not is_counter(name)}
+    while not state.keys() & own.keys() and (shorter := without_common_prefix(state)):
+        state = shorter
+    return state
 
 
-def refuse_quantised(state: Mapping[str, Tensor], what: str) -> None:
-    """Raises BadRequest for weights of whole numbers, and of eight bits with a scale beside them."""
+def refuse_quantized(state: Mapping[str, Tensor], what: str) -> None:
+    """Raise BadRequest for weights of whole numbers, and for eight-bit ones with a scale beside them."""
     for name, tensor in state.items():
         if name.rpartition(".")[2] != "weight" or tensor.dim() < 2 or tensor.dtype == torch.bool:
             continue

@@ -1,6 +1,6 @@
-"""Other projects' tickets: state dicts that keep scores or masks beside the weights, as dense ones.
+"""Read other projects' tickets: state dicts that keep scores or masks beside the weights.
 
-Known forms, told by their names:
+Known forms, by the names of their tensors:
 - `X.weight` and `X.scores`: hidden networks (Ramanujan et al. 2020), RST (Fu et al. 2021) and binary
   subnetworks (Liu et al. 2022); `X.popup_scores`: HYDRA (Sehwag et al. 2020). The mask is computed anew by
   the rule of their code, the largest |scores|, from the kept fraction, which the file does not hold.
@@ -26,110 +26,113 @@ from ...tickets.init import weights_digest
 from ...tickets.mask import masked, parse_remaining
 from ...tickets.ticket import Ticket
 from ...training.recipe import recipe_for
-from .layer_order import like
-from .masks import split_masks
-from .parametrized import rebuilt
+from .layer_order import reshape_like
+from .masks import separate_masks
+from .parametrized import without_parametrizations
 
 SCORES = (".scores", ".popup_scores")
-UNCLEAR = (".mask_scores",)
+AMBIGUOUS = (".mask_scores",)
 RULES = ("abs", "signed")
+_PATTERNS = {1: "filter", 2: "kernel", 3: "row", 4: "element"}  # by the dimensions of the scores
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """state: of the dense network before any mask, names as they were without the masks; masks: of the
-    weights that have one, by the same names, true where kept; pattern: what one score decides on, '' where
-    there are none."""
+class MaskedState:
+    """A state dict with masks.
+
+    state: of the dense network before masking; masks: {name of the weight: True where kept}; pattern: what
+    one score decides on ('element', 'row', 'kernel', 'filter'), '' where there are no scores.
+    """
 
     state: dict[str, Tensor]
     masks: dict[str, Tensor]
     pattern: str = ""
 
     def dense(self) -> dict[str, Tensor]:
-        """The state dict with dropped weights 0."""
+        """Return the state dict with the dropped weights 0."""
         return {n: masked(t, self.masks[n]) if n in self.masks else t for n, t in self.state.items()}
 
-    def under(self, names: Mapping[str, str], own: Mapping[str, Tensor]) -> Foreign:
-        """The same under the names and shapes of a network: names, its own -> these; own, its state dict."""
-        state = {name: like(self.state[place], own[name]) for name, place in names.items()}
-        masks = {n: like(self.masks[p], own[n]) for n, p in names.items() if p in self.masks}
-        return Foreign(state, masks, self.pattern)
+    def renamed(self, names: Mapping[str, str], own: Mapping[str, Tensor]) -> MaskedState:
+        """Take the names and shapes of a network; names: {its own: the present one}; own: its state dict."""
+        state = {name: reshape_like(self.state[stored], own[name]) for name, stored in names.items()}
+        masks = {n: reshape_like(self.masks[s], own[n]) for n, s in names.items() if s in self.masks}
+        return MaskedState(state, masks, self.pattern)
 
-    def behind(self, prefix: str) -> Foreign:
-        """The same as a part of a larger network."""
+    def prefixed(self, prefix: str) -> MaskedState:
+        """Put a prefix before all names."""
         state = {prefix + name: tensor for name, tensor in self.state.items()}
-        return Foreign(state, {prefix + name: mask for name, mask in self.masks.items()}, self.pattern)
+        return MaskedState(state, {prefix + name: mask for name, mask in self.masks.items()}, self.pattern)
 
 
-def read_foreign(
+def read_masked_state(
     state: Mapping[str, Tensor], remaining: str = "", allocation: str = "uniform", scores: str = ""
-) -> Foreign:
-    """What a checkpoint keeps of which weights, those in parts put together.
+) -> MaskedState:
+    """Compute the masks of a checkpoint, parametrized weights included.
 
-    remaining: the kept fraction (what the RST code calls prune-rate; the rows of others may mean the dropped
-    one); allocation: 'uniform', or 'p:0.1' for binary subnetworks; scores: 'abs' keeps the largest |scores|,
-    'signed' the largest scores, '' what the file's names say. Raises BadRequest where scores need what is not
-    given, or do not fit their weight.
+    remaining: the kept fraction (what the RST code calls prune-rate; other codes may mean the dropped one);
+    allocation: 'uniform', or 'p:0.1' for binary subnetworks; scores: 'abs' keeps the largest |scores|,
+    'signed' the largest scores, '' decides by the names. Raises BadRequest where an option that scores need
+    is missing, or they do not fit their weight.
     """
-    ends = (*SCORES, *UNCLEAR)
-    found = {name.rpartition(".")[0]: s for name, s in state.items() if name.endswith(ends)}
-    full, masks = split_masks(rebuilt({n: t for n, t in state.items() if not n.endswith(ends)}))
-    full, masks = _with_masked_parts(full, masks)
-    for layer, score in found.items():
-        if f"{layer}.weight" not in full or not bool(score.isfinite().all()):
+    suffixes = (*SCORES, *AMBIGUOUS)
+    by_layer = {name.rpartition(".")[0]: s for name, s in state.items() if name.endswith(suffixes)}
+    rest = {name: tensor for name, tensor in state.items() if not name.endswith(suffixes)}
+    tensors, masks = _with_masked_weight_norm(*separate_masks(without_parametrizations(rest)))
+    for layer, score in by_layer.items():
+        if f"{layer}.weight" not in tensors or not bool(score.isfinite().all()):
             raise BadRequest(f"the scores of {layer} are not finite, or lack their weight")
         if f"{layer}.weight" in masks:
             raise BadRequest(f"{layer} has scores and a mask; save the weights that its code uses")
-    if not found:
+    if not by_layer:
         if remaining or scores:
             raise BadRequest("remaining, scores and recipe go with files that hold scores, this one has none")
-        return Foreign(full, masks)
+        return MaskedState(tensors, masks)
     rule = _rule(state, scores)
-    kept = _kept_fractions(found, remaining, allocation)
-    for layer, score in found.items():
+    kept = _kept_fractions(by_layer, remaining, allocation)
+    for layer, score in by_layer.items():
         name = f"{layer}.weight"
-        masks[name] = published_mask(score, kept[layer], full[name], name, signed=rule == "signed")
+        masks[name] = published_mask(score, kept[layer], tensors[name], name, signed=rule == "signed")
     # On 1x1 kernels every pattern looks alike.
-    wide = [s for layer, s in found.items() if math.prod(full[f"{layer}.weight"].shape[2:]) > 1]
-    dims = (wide or list(found.values()))[0].dim()
-    return Foreign(full, masks, _PATTERNS.get(dims, "element"))
+    wide = [s for layer, s in by_layer.items() if math.prod(tensors[f"{layer}.weight"].shape[2:]) > 1]
+    dims = (wide or list(by_layer.values()))[0].dim()
+    return MaskedState(tensors, masks, _PATTERNS.get(dims, "element"))
 
 
-def _with_masked_parts(
-    full: dict[str, Tensor], masks: dict[str, Tensor]
+def _with_masked_weight_norm(
+    tensors: dict[str, Tensor], masks: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The same, where masks on the direction of a weight norm (X_v beside X_g) become those of its weight."""
-    parts = {n: m for n, m in masks.items() if n.endswith("_v") and f"{n.removesuffix('_v')}_g" in full}
+    """Turn masks on the direction of a weight norm (X_v beside X_g) into masks on its weight."""
+    parts = {n: m for n, m in masks.items() if n.endswith("_v") and f"{n.removesuffix('_v')}_g" in tensors}
     if not parts:
-        return full, masks
-    whole = rebuilt({name: masked(t, parts[name]) if name in parts else t for name, t in full.items()})
-    return whole, {n.removesuffix("_v") if n in parts else n: m for n, m in masks.items()}
+        return tensors, masks
+    masked_parts = {name: masked(t, parts[name]) if name in parts else t for name, t in tensors.items()}
+    masks = {n.removesuffix("_v") if n in parts else n: m for n, m in masks.items()}
+    return without_parametrizations(masked_parts), masks
 
 
 def _rule(state: Mapping[str, Tensor], scores: str) -> str:
-    """How scores are ranked. Raises BadRequest where the names do not say."""
+    """Return how scores are ranked. Raises BadRequest where their names do not tell."""
     if scores and scores not in RULES:
         raise unknown("rule for scores", scores, RULES)
-    unclear = [name for name in state if name.endswith(UNCLEAR)]
-    if unclear and not scores:
+    ambiguous = [name for name in state if name.endswith(AMBIGUOUS)]
+    if ambiguous and not scores:
         raise BadRequest(
-            f"{unclear[0]}: codes differ in how such scores are ranked; add [scores=signed] where the "
+            f"{ambiguous[0]}: codes differ in how such scores are ranked; add [scores=signed] where the "
             f"largest are kept, [scores=abs] where the largest in size"
         )
     return scores or "abs"
 
 
-_PATTERNS = {1: "filter", 2: "kernel", 3: "row", 4: "element"}
+def to_ticket(
+    checkpoint: MaskedState, spec: NetworkSpec, remaining: str, settings: Mapping[str, Any]
+) -> Ticket:
+    """Make a ticket, its random weights stored, of masks that scores gave.
 
-
-def as_ticket(found: Foreign, spec: NetworkSpec, remaining: str, settings: Mapping[str, Any]) -> Ticket:
-    """The ticket it is, with its random weights stored.
-
-    found: under the names of the spec's network; settings: those of the recipe that are known (`recipe`,
-    `data`, `threat`, `adversary`, …); which init and pattern it was, its weights and scores tell. Raises
+    checkpoint: under the names of the spec's network; settings: of the recipe, as far as they are known
+    (`recipe`, `data`, `threat`, `adversary`, …); init and pattern follow from weights and scores. Raises
     BadRequest where the file keeps masks only, or its weights are no random start.
     """
-    if not found.pattern:
+    if not checkpoint.pattern:
         raise BadRequest(
             "the file holds masks without scores: no search over a random network is known of it; leave out "
             "recipe to measure it as it is"
@@ -143,33 +146,31 @@ def as_ticket(found: Foreign, spec: NetworkSpec, remaining: str, settings: Mappi
         raise BadRequest(
             f"a ticket's {spec.name} has other shortcuts; leave out recipe to measure it as it is"
         )
-    weights = {name: found.state[name].float() for name in prunable(build(spec))}
+    weights = {name: checkpoint.state[name].float() for name in prunable(build(spec))}
     recipe = recipe_for(
         {
             **settings,
-            "init": settings.get("init") or _init_of(weights),
+            "init": settings.get("init") or _infer_init(weights),
             "network": spec.name,
             "width": spec.width,
             "norm": spec.norm,
             "last_norm": spec.last_norm,
             "normalize": spec.normalize,
-            "pattern": found.pattern,
+            "pattern": checkpoint.pattern,
             "kept_count": "authors",
         }
     )
-    full = {
-        name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()
-    } | found.masks
+    dense = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
     rest = {name: tensor for name, tensor in build(spec).state_dict().items() if name not in weights}
     ticket = Ticket(
         recipe=recipe,
         spec=spec,
         remaining=remaining,
-        masks=full,
-        buffers={name: found.state.get(name, tensor) for name, tensor in rest.items()},
+        masks=dense | checkpoint.masks,
+        buffers={name: checkpoint.state.get(name, tensor) for name, tensor in rest.items()},
         random_digest=weights_digest(weights),
         weights=weights,
-        facts={"dense": [name for name in weights if name not in found.masks], "imported": True},
+        facts={"dense": [name for name in weights if name not in checkpoint.masks], "imported": True},
     )
     try:
         ticket.check_counts()
@@ -178,8 +179,8 @@ def as_ticket(found: Foreign, spec: NetworkSpec, remaining: str, settings: Mappi
     return ticket
 
 
-def _init_of(weights: Mapping[str, Tensor]) -> str:
-    """Which init drew these weights, as far as they tell: one magnitude a layer is a signed constant."""
+def _infer_init(weights: Mapping[str, Tensor]) -> str:
+    """Return the initialisation of these weights, where one magnitude a layer is a signed constant."""
     sizes = {name: weight.abs() for name, weight in weights.items()}
     if not all(torch.allclose(size, size.flatten()[0]) for size in sizes.values()):
         raise BadRequest("the weights are no signed constants: name their start, init=kaiming_normal")
@@ -191,10 +192,10 @@ def _init_of(weights: Mapping[str, Tensor]) -> str:
 def published_mask(
     scores: Tensor, kept: float, weight: Tensor, name: str = "weight", *, signed: bool = False
 ) -> Tensor:
-    """The mask by the published rule: |scores| in ascending order, the first int((1 - k) n) dropped.
+    """Return the mask by the published rule: sort by |scores|, drop the first int((1 - k) n).
 
-    scores: of the weight's shape, or of its first dimensions (rows, kernels, filters); signed: the scores
-    themselves are ranked.
+    scores: of the weight's shape, or of its first dimensions (rows, kernels, filters); signed: sort by the
+    scores themselves.
     """
     if scores.shape != weight.shape[: scores.dim()]:
         raise BadRequest(f"{name} {tuple(weight.shape)} has scores {tuple(scores.shape)} that do not fit it")

@@ -1,4 +1,7 @@
-"""Files of weights: told apart by what they begin with, and read without running what is in them."""
+"""Recognise weight files by their contents, and read them without running code.
+
+Add another format here: its first bytes in `_SIGNATURES`, its reader in `read_weight_file`.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import BadFile, listed
+from ...errors import BadFile, first_line, listed
 
 UNPACK = "unpack it first"
 OWN_CODE = "load it in a file of your own: file:PATH.py:factory"
-# What a file that torch.save did not write begins with: (what it is, what helps).
-_KINDS = {
+# First bytes of other files: (what it is, what helps).
+_SIGNATURES = {
     b"\x89HDF": ("an HDF5 file, as Keras writes", f"convert it, or {OWN_CODE}"),
     b"GGUF": ("a GGUF file", f"convert it, or {OWN_CODE}"),
     b"\x93NUMPY": ("a NumPy array", f"save a state dict with torch.save, or {OWN_CODE}"),
@@ -35,7 +38,7 @@ _KINDS = {
     b"<": ("a web page", "download the file itself"),
     b"{": ("JSON text, such as an index of several files", "name the file of weights; a folder is hub:DIR"),
 }
-_ENDINGS = {
+_SUFFIXES = {
     ".onnx": ("an ONNX graph", "use onnx:FILE"),
     ".pb": ("a TensorFlow graph", f"convert it, or {OWN_CODE}"),
     ".tflite": ("a TensorFlow Lite file", f"convert it, or {OWN_CODE}"),
@@ -54,8 +57,8 @@ _MEMBERS: tuple[tuple[Callable[[str], bool], str, str], ...] = (
 )  # fmt: skip
 
 
-def read_archive(path: Path) -> tuple[Any, bool]:
-    """(what a `.safetensors` file or a file of `torch.save` holds, whether its order is the network's).
+def read_weight_file(path: Path) -> tuple[Any, bool]:
+    """Return (contents of a `.safetensors` or `torch.save` file, whether the tensors are in network order).
 
     Raises BadFile for files that are missing, damaged, of another kind, or would run code.
     """
@@ -64,47 +67,48 @@ def read_archive(path: Path) -> tuple[Any, bool]:
         raise BadFile(f"{path} is a folder; name the file of weights in it, or use hub:DIR")
     if not path.is_file():
         raise BadFile(f"no file {path}")
-    head = _head(path)
+    head = _first_bytes(path)
     if _is_safetensors(head):
-        return _safetensors(path), False  # which lists its tensors by the alphabet
+        return _safetensors(path), False  # sorted by name
     if other := _other_kind(path, head):
         raise BadFile(f"{path} is {other}")
     if not head.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle as until torch 1.5
         if path.suffix == ".safetensors":
-            return _safetensors(path), False  # whose library says what is wrong with it
+            return _safetensors(path), False  # for the library's own error
         raise BadFile(f"{path} is no file of torch.save: it begins with {head[:16]!r}")
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_classes()):
-            warnings.simplefilter("ignore")  # the answer is below
-            with path.open("rb") as file:  # of a path torch would take the ending for the kind
-                return torch.load(file, weights_only=True, map_location="cpu"), True
+        with (
+            warnings.catch_warnings(action="ignore"),
+            torch.serialization.safe_globals(_plain_classes()),
+            path.open("rb") as file,  # of a path torch would take the ending for the format
+        ):
+            return torch.load(file, weights_only=True, map_location="cpu"), True
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) or "Unsupported" in str(error):
             raise BadFile(f"{path} {_more_than_tensors(str(error))}") from None
-        raise BadFile(f"{path} is damaged: {_line(error)}") from None
+        raise BadFile(f"{path} is damaged: {first_line(error)}") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BadFile(f"{path} is no whole file of torch.save: {_line(error)}") from None
+        raise BadFile(f"{path} is no whole file of torch.save: {first_line(error)}") from None
 
 
-def kind_of(path: Path) -> str:
-    """What a file is that some other source of models reads, or none, and what helps; '' where it is nothing
-    that is known. It is told by its contents, not by its name."""
-    head = _head(path)
+def describe_file(path: Path) -> str:
+    """Tell by its contents what kind of model file this is, and what helps; '' for none known."""
+    head = _first_bytes(path)
     if _is_safetensors(head):
         return "a safetensors file; use weights:FILE[arch=NETWORK]"
-    if other := _other_kind(path, head, named=False):
+    if other := _other_kind(path, head, by_name=False):
         return other
     is_torch = head.startswith((b"PK", b"\x80"))
     return "a file of torch.save; use weights:FILE[arch=NETWORK]" if is_torch else ""
 
 
-def _head(path: Path) -> bytes:
+def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(64)
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """A length in eight bytes, then JSON."""
+    """Whether a length in eight bytes and then JSON follow."""
     return head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 2**30
 
 
@@ -114,23 +118,23 @@ def _safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             about = (file.metadata() or {}).get("rstbench", "{}")
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise BadFile(f"{path} is no whole safetensors file: {error}") from None
     if about.startswith("{") and str(json.loads(about).get("format", "")).startswith("rstbench-ticket"):
         raise BadFile(f"{path} is a ticket of this tool; use ticket:FILE")
-    return found
+    return tensors
 
 
-def _other_kind(path: Path, head: bytes, *, named: bool = True) -> str:
-    """What a file is that torch.save did not write, and what helps; named: whether its name counts."""
+def _other_kind(path: Path, head: bytes, *, by_name: bool = True) -> str:
+    """Tell what a file that torch.save did not write is, and what helps; by_name: its suffix counts."""
     if not head:
         return "empty; fetch or write it again"
-    if named and path.suffix in _ENDINGS:
-        return "; ".join(_ENDINGS[path.suffix])
-    for start, told in _KINDS.items():
-        if head.lstrip().startswith(start):
-            return "; ".join(told)
+    if by_name and path.suffix in _SUFFIXES:
+        return "; ".join(_SUFFIXES[path.suffix])
+    for signature, description in _SIGNATURES.items():
+        if head.lstrip().startswith(signature):
+            return "; ".join(description)
     if head.startswith(b"PK"):
         return _other_zip(path)
     try:
@@ -146,8 +150,8 @@ def _other_zip(path: Path) -> str:
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
         size = path.stat().st_size
         return f"damaged: an archive without its end, after {size} bytes; fetch or write it again"
-    for fits, what, helps in _MEMBERS:
-        if any(map(fits, members)):
+    for is_member, what, helps in _MEMBERS:
+        if any(map(is_member, members)):
             return f"{what}; {helps}"
     if not any(f"/{name}".endswith("/data.pkl") for name in members):
         return f"a zip archive of {listed(members)}; {UNPACK}"
@@ -155,24 +159,20 @@ def _other_zip(path: Path) -> str:
 
 
 def _plain_classes() -> list[Any]:
-    """What training code stores beside its tensors, that holds data and runs nothing."""
+    """Return the classes that training code stores beside tensors and that run no code when loaded."""
     scalar, rebuilt = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     kinds = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
     return [
         argparse.Namespace, collections.defaultdict, list, dict, int, float, np.dtype, np.ndarray, *kinds,
-        *((found, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
-          for found, name in ((scalar, "scalar"), (rebuilt, "_reconstruct"))),
+        *((function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+          for function, name in ((scalar, "scalar"), (rebuilt, "_reconstruct"))),
     ]  # fmt: skip
 
 
 def _more_than_tensors(text: str) -> str:
-    named = re.search(r"GLOBAL ([\w.]+)", text)
-    what = f" ({named[1]})" if named else ""
+    match = re.search(r"GLOBAL ([\w.]+)", text)
+    what = f" ({match[1]})" if match else ""
     helps = "save its state dict alone (torch.save(model.state_dict(), …))"
-    if named and named[1].startswith(("torch.ao", "torch._C.ScriptObject", "torch.jit")):
+    if match and match[1].startswith(("torch.ao", "torch._C.ScriptObject", "torch.jit")):
         what, helps = f", packed ones of a quantised network{what}", "save the float network's state dict"
     return f"holds more than tensors{what}, and loading it would run code; {helps}, or {OWN_CODE}"
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [repr(error)])[0][:200]

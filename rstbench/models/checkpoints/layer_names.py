@@ -1,6 +1,7 @@
 """How public code names the layers of networks that this tool has too.
 
-A layout stands here only where that code computes the same function; its module is re-stated in the tests.
+A naming scheme stands here only where that code computes the same function; the tests restate its module.
+Add one for another code base here, in `SCHEMES`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Layout:
-    """theirs: our name of a tensor -> theirs; unused: how the names of what their forward never calls
-    begin; asks: what else their code decides and no name tells, '' where there is nothing."""
+class NamingScheme:
+    """The state-dict names of a code base.
 
-    theirs: Callable[[str], str]
+    rename: our name of a tensor -> theirs; unused: prefixes of tensors that their forward never uses;
+    question: what else their code decides and the user has to say, '' where there is nothing.
+    """
+
+    rename: Callable[[str], str]
     unused: tuple[str, ...] = ()
-    asks: str = ""
+    question: str = ""
 
 
-OWN = Layout(lambda name: name)
+OWN = NamingScheme(lambda name: name)
 
 
 def _resnet(name: str) -> str:
@@ -42,22 +46,22 @@ def _wide(name: str) -> str:
     return re.sub(r"^layers\.(\d)\.", lambda match: f"block{int(match[1]) + 1}.layer.", name)
 
 
-_PREACT = Layout(
+_PREACT = NamingScheme(
     _preact,
-    asks="public code of these names differs in where the shortcut of a block begins, which no file tells: "
-    "add [shortcut=activated] where its forward says self.shortcut(out), as in kuangliu/pytorch-cifar and "
-    "robust_overfitting, [shortcut=input] where it says self.shortcut(x), as in fast_adversarial and "
-    "RobustBench's PreActBlock",
+    question="public code of these names differs in where the shortcut of a block begins, which no file "
+    "tells: add [shortcut=activated] where its forward says self.shortcut(out), as in "
+    "kuangliu/pytorch-cifar and robust_overfitting, [shortcut=input] where it says self.shortcut(x), as in "
+    "fast_adversarial and RobustBench's PreActBlock",
 )
 # That of TRADES builds a second first block and never calls it (yaodongyu/TRADES#16).
-_WIDE = Layout(_wide, ("sub_block1.",))
-LAYOUTS: dict[str, tuple[Layout, ...]] = {
-    **dict.fromkeys(("resnet18", "resnet34", "resnet50"), (Layout(_resnet),)),
+_WIDE = NamingScheme(_wide, ("sub_block1.",))
+SCHEMES: dict[str, tuple[NamingScheme, ...]] = {
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50"), (NamingScheme(_resnet),)),
     **dict.fromkeys(("preactresnet18", "preactresnet18-raw"), (_PREACT,)),
     **dict.fromkeys(("wrn-28-10", "wrn-34-10"), (_WIDE,)),
 }
 
 
-def layouts(network: str) -> tuple[Layout, ...]:
-    """Our own names first, then those of public code for this network."""
-    return (OWN, *LAYOUTS.get(network, ()))
+def naming_schemes(network: str) -> tuple[NamingScheme, ...]:
+    """Return our own names first, then those of public code for this network."""
+    return (OWN, *SCHEMES.get(network, ()))

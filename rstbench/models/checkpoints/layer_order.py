@@ -1,4 +1,4 @@
-"""Tensors of a state dict layer by layer, and layers matched by their order."""
+"""Group the tensors of a state dict by layer, and match layers by their order."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-# Counters that no answer in eval mode depends on: of batch norm, of torch's averaged models
-# (torch.optim.swa_utils), and what the profiler thop leaves in every layer.
+# Counters that no output in eval mode depends on: of batch norm, of torch's averaged models
+# (torch.optim.swa_utils), and of the profiler thop.
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
-
-
-# What torch puts into the names of what it wraps (compile, FSDP, checkpointing, DataParallel).
+# What torch's wrappers put into names (compile, FSDP, checkpointing, DataParallel).
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module")
 
 
-def in_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, str] | None:
-    """Our names -> the file's, layer by layer, where the layers have the same tensors in the same order."""
-    mine, theirs = (list(layers_of(side).values()) for side in (own, state))
-    if len(mine) != len(theirs):
+def match_in_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, str] | None:
+    """Map our names to the file's where the layers have the same tensors in the same order, else None."""
+    own_layers, layers = (list(layers_of(side).values()) for side in (own, state))
+    if len(own_layers) != len(layers):
         return None
     names: dict[str, str] = {}
-    for ours, other in zip(mine, theirs, strict=True):
-        if ours.keys() != other.keys() or any(core(own[ours[k]]) != core(state[other[k]]) for k in ours):
+    for ours, theirs in zip(own_layers, layers, strict=True):
+        if ours.keys() != theirs.keys() or any(
+            squeezed_shape(own[ours[leaf]]) != squeezed_shape(state[theirs[leaf]]) for leaf in ours
+        ):
             return None
-        names |= {ours[leaf]: other[leaf] for leaf in ours}
+        names |= {ours[leaf]: theirs[leaf] for leaf in ours}
     return names
 
 
 def layers_of(state: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
-    """The tensors of each layer, by its name, by the last part of theirs."""
+    """Return {layer: {last part of the name: name}} of the tensors of a state dict."""
     layers: dict[str, dict[str, str]] = {}
     for name in state:
         if not is_counter(name):
@@ -40,10 +40,10 @@ def layers_of(state: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
     return layers
 
 
-def is_stack(module: nn.Module) -> bool:
-    """Whether a module is layers one after the other."""
+def is_sequential(module: nn.Module) -> bool:
+    """Whether a module is a sequence of layers without branches."""
     if isinstance(module, nn.Sequential):
-        return all(map(is_stack, module))
+        return all(map(is_sequential, module))
     return not list(module.children()) and not isinstance(module, torch.fx.GraphModule)
 
 
@@ -51,19 +51,27 @@ def is_counter(name: str) -> bool:
     return name.rpartition(".")[2] in COUNTERS
 
 
-def unwrapped(name: str) -> str:
-    """A name without the parts that torch's wrappers add, wherever they are."""
+def without_wrappers(name: str) -> str:
+    """Return a name without the parts that torch's wrappers add, wherever they are."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def core(tensor: Tensor) -> tuple[int, ...]:
-    """A shape without the trailing ones of a 1x1 kernel."""
+def without_common_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the first part that all names share; return nothing where they share none."""
+    prefixes = {name.partition(".")[0] for name in state}
+    if len(prefixes) != 1 or not all("." in name for name in state):
+        return {}
+    return {name.partition(".")[2]: tensor for name, tensor in state.items()}
+
+
+def squeezed_shape(tensor: Tensor) -> tuple[int, ...]:
+    """Return a shape without the trailing ones of a 1x1 kernel."""
     sizes = list(tensor.shape)
     while len(sizes) > 2 and sizes[-1] == 1:
         sizes.pop()
     return tuple(sizes)
 
 
-def like(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """The tensor in the shape that is wanted, where a 1x1 kernel stands for a matrix or the other way."""
-    return tensor.reshape(wanted.shape) if core(tensor) == core(wanted) else tensor
+def reshape_like(tensor: Tensor, target: Tensor) -> Tensor:
+    """Return the tensor in the target's shape, where only trailing ones differ (1x1 kernels and matrices)."""
+    return tensor.reshape(target.shape) if squeezed_shape(tensor) == squeezed_shape(target) else tensor

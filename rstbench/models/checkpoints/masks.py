@@ -1,4 +1,4 @@
-"""Masks that a checkpoint keeps beside its weights."""
+"""Read the masks that a checkpoint keeps beside its weights."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ _LEAF = re.compile(r"(?P<layer>.*\.|)(?P<leaf>[^.]+)")
 
 
 def is_mask(tensor: Tensor) -> bool:
-    """Whether a tensor holds nothing but zeros and ones, as numbers or as truth values."""
+    """Whether a tensor holds nothing but zeros and ones, as numbers or booleans."""
     if tensor.dtype == torch.bool:
         return True
-    plain = not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta or tensor.is_sparse)
-    return plain and tensor.layout == torch.strided and bool(((tensor == 0) | (tensor == 1)).all())
+    is_dense = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta)
+    return is_dense and not tensor.is_complex() and bool(((tensor == 0) | (tensor == 1)).all())
 
 
-def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal in type, shape and every value."""
-    plain = all(t.layout == torch.strided and not t.is_quantized and not t.is_meta for t in (one, other))
-    return plain and one.dtype == other.dtype and torch.equal(one, other)
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal in dtype, shape and every value."""
+    are_dense = all(t.layout == torch.strided and not t.is_quantized and not t.is_meta for t in (one, other))
+    return are_dense and one.dtype == other.dtype and torch.equal(one, other)
 
 
-def split_masks(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(the tensors that are no masks, the masks as truth values by the name of what they are on).
+def separate_masks(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return (the tensors that are no masks, {name of the masked tensor: boolean mask}).
 
     Known forms, in which X is mostly `weight` or `bias`: X_orig and X_mask (torch.nn.utils.prune), X and
     X_mask (ganguli-lab/Synaptic-Flow), X and X.mask, `weight` and `mask` of one layer, and X and mask.X or
-    masks.X. What is called a mask but goes with no tensor stays where it is. Raises BadRequest for masks that
-    are no zeros and ones of their tensor's shape, and for X_orig without a mask.
+    masks.X. A mask that goes with no tensor stays a tensor. Raises BadRequest for masks other than zeros and
+    ones of their tensor's shape, and for X_orig without a mask.
     """
-    targets = {name: mask_target(name, state) for name in state}
-    full, masks = dict[str, Tensor](), dict[str, Tensor]()
+    targets = {name: masked_name(name, state) for name in state}
+    tensors, masks = dict[str, Tensor](), dict[str, Tensor]()
     for name, tensor in state.items():
         target = targets[name]
         if target:
-            plain = target.removesuffix(ORIGINAL)
+            unmasked = target.removesuffix(ORIGINAL)
             mask = _checked(name, tensor, target, state[target])
-            if plain in masks and not torch.equal(masks[plain], mask):
-                raise BadRequest(f"{name} is a second, other mask on {plain}")
-            masks[plain] = mask
+            if unmasked in masks and not torch.equal(masks[unmasked], mask):
+                raise BadRequest(f"{name} is a second, other mask on {unmasked}")
+            masks[unmasked] = mask
             continue
-        plain = name.removesuffix(ORIGINAL)
-        if plain != name and (name not in targets.values() or plain in state):
+        unmasked = name.removesuffix(ORIGINAL)
+        if unmasked != name and (name not in targets.values() or unmasked in state):
             raise BadRequest(f"{name} has no mask of its shape, of zeros and ones, beside it")
-        full[plain] = tensor
-    return full, masks
+        tensors[unmasked] = tensor
+    return tensors, masks
 
 
-def mask_target(name: str, state: Mapping[str, Tensor]) -> str:
-    """What a tensor is the mask of, '' where it is none."""
+def masked_name(name: str, state: Mapping[str, Tensor]) -> str:
+    """Return the name of the tensor that a mask is on, '' for a tensor that is no mask."""
     match = _LEAF.fullmatch(name)
     if match is None or "mask" not in name.lower():
         return ""
@@ -79,9 +79,9 @@ def mask_target(name: str, state: Mapping[str, Tensor]) -> str:
 
 def _checked(name: str, mask: Tensor, target: str, weight: Tensor) -> Tensor:
     if mask.shape != weight.shape or not is_mask(mask):
-        what = f"shape {tuple(mask.shape)}" if mask.shape != weight.shape else "other values"
+        problem = f"shape {tuple(mask.shape)}" if mask.shape != weight.shape else "other values"
         raise BadRequest(
-            f"{target} has no mask of its shape, of zeros and ones, beside it: {name} has {what}; scores and "
-            f"soft masks are applied by their own code: save the weights it uses"
+            f"{target} has no mask of its shape, of zeros and ones, beside it: {name} has {problem}; scores "
+            f"and soft masks are applied by their own code: save the weights it uses"
         )
     return mask.bool()

@@ -1,33 +1,40 @@
-"""Whose tensor is whose: the names of a file's tensors against those of a network."""
+"""Match the tensors of a file to those of a network, by name or by order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from ...errors import BadRequest, listed
-from .differences import difference, refuse_quantised
+from .differences import difference, refuse_quantized
 from .formats import OWN_CODE
-from .layer_names import OWN, Layout
-from .layer_order import core, in_order, is_counter, is_stack, layers_of, unwrapped
-from .masks import mask_target, same
-from .normalisers import pairs, without_normalisers
+from .layer_names import OWN, NamingScheme
+from .layer_order import (
+    is_counter,
+    is_sequential,
+    layers_of,
+    match_in_order,
+    squeezed_shape,
+    without_wrappers,
+)
+from .masks import equal, masked_name
+from .normalisers import mean_std_pairs, without_normalisation
 
-MOST_STARTS = 8  # of names to be typed
+MOST_PREFIXES = 8  # that a person is told to type
 
 
-class DoesNotFit(BadRequest):
-    """A file that does not hold the network that was asked for; problem: what differs."""
+class ArchitectureMismatch(BadRequest):
+    """The file does not hold the requested network; problem: what differs."""
 
     def __init__(self, problem: str, helps: str = OWN_CODE) -> None:
         super().__init__(f"{problem}; choose another arch, or {helps}")
         self.problem = problem
 
 
-class LeftOver(BadRequest):
-    """A file that holds the network, and something else that may take part; problem: what."""
+class UnexpectedTensors(BadRequest):
+    """The file holds the network, and other tensors that may affect the outputs; problem: which."""
 
     def __init__(self, problem: str, helps: str) -> None:
         super().__init__(f"{problem}; {helps}")
@@ -35,248 +42,279 @@ class LeftOver(BadRequest):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a user says about the names: prefix: only tensors under it are meant; without: names, or
-    beginnings up to a dot, of what takes no part; normalize: the normalisation that is put before the
-    network, None where it is put there later; order: whether tensors may be matched by their order; ordered:
-    whether the file has one; layouts: names of public code to be tried; network: what to call it; unclear:
-    of a network that may be saved in parts, what to say where it is not, see `Found`."""
+class MatchOptions:
+    """How the tensors of a file may be matched.
+
+    prefix: only tensors under it count; without: names, or prefixes up to a dot, of tensors to ignore, joined
+    by '+'; normalize: the normalisation that is put before the network, None where that comes later; order:
+    whether tensors may be matched by their order; ordered: whether the file has one; schemes: names of
+    public code to try; network: its name in messages; ambiguity: see `select.StoredNetwork`.
+    """
 
     prefix: str = ""
     without: str = ""
     normalize: str | None = ""
     order: bool = False
     ordered: bool = True
-    layouts: Sequence[Layout] = (OWN,)
+    schemes: Sequence[NamingScheme] = (OWN,)
     network: str = "network"
-    unclear: str = ""
+    ambiguity: str = ""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """names: our name -> the file's; told: options that say what was left out; by_order: whether only the
-    order of the tensors told; asks: what a user has to say besides, see `Layout`."""
+class Match:
+    """A matched network.
+
+    names: our name -> the file's; options: that say what was ignored; by_order: whether only the order of the
+    tensors told; question: what the user has to say besides, see `NamingScheme`.
+    """
 
     names: dict[str, str]
-    told: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
     by_order: bool = False
-    asks: str = ""
+    question: str = ""
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """A whole network in a file: where, under which names."""
+class _Candidate:
+    """A complete network in a file: its prefix, our names -> the file's, the scheme of these."""
 
     prefix: str
     names: dict[str, str]
-    layout: Layout
+    scheme: NamingScheme
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """How the names of what the layout never calls begin."""
-        return tuple(f"{self.prefix}{start}" for start in self.layout.unused)
+        """The prefixes of tensors that the scheme's code never uses."""
+        return tuple(f"{self.prefix}{start}" for start in self.scheme.unused)
 
 
-def fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wanted) -> Fit:
-    """The tensor of the file for each of the network's.
+def match_tensors(module: nn.Module, state: Mapping[str, Tensor], what: str, options: MatchOptions) -> Match:
+    """Find the tensor of the file for each tensor of the network.
 
-    state: as the file has it, decoded. Raises BadRequest where the file does not hold the network whole,
-    holds several different ones, or something that nobody accounts for; the text says what to add.
+    Raises BadRequest where the file does not hold the complete network, holds several different ones, or
+    other tensors that no option accounts for; the text says what to add.
     """
-    if not wanted.unclear:
-        return _fit(module, state, what, wanted)
-    for names in _as_parts(state):
+    if not options.ambiguity:
+        return _match(module, state, what, options)
+    for names in _joined_names(state):
         try:
-            found = _fit(module, {name: state[place] for name, place in names.items()}, what, wanted)
+            match = _match(module, {name: state[stored] for name, stored in names.items()}, what, options)
         except BadRequest:
             continue
-        return replace(found, names={name: names[place] for name, place in found.names.items()})
-    raise BadRequest(wanted.unclear)
+        return replace(match, names={name: names[joined] for name, joined in match.names.items()})
+    raise BadRequest(options.ambiguity)
 
 
-def _as_parts(state: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
-    """The names that tensors may have in one network saved in parts, the file's by them: with the names of
-    the parts, without them, and without that of one."""
-    tops = dict.fromkeys(name.partition(".")[0] for name in state if "." in name)
-    for bare in ((), (*tops,), *((top,) for top in tops)):
-        names = {(n.partition(".")[2] if n.partition(".")[0] in bare else "") or n: n for n in state}
+def _joined_names(state: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
+    """Yield {name in one network: name in the file} for a network that may be saved in parts.
+
+    The names come with those of all parts, without them, and without that of each part.
+    """
+    parts = dict.fromkeys(name.partition(".")[0] for name in state if "." in name)
+    for removed in ((), (*parts,), *((part,) for part in parts)):
+        names = {(n.partition(".")[2] if n.partition(".")[0] in removed else "") or n: n for n in state}
         if len(names) == len(state):
             yield names
 
 
-def _fit(module: nn.Module, state: Mapping[str, Tensor], what: str, wanted: Wanted) -> Fit:
+def _match(module: nn.Module, state: Mapping[str, Tensor], what: str, options: MatchOptions) -> Match:
     own = module.state_dict()
-    refuse_quantised(state, what)
-    wholes = list(_wholes(own, state, wanted.layouts))
-    if not wholes:
-        if found := _by_order(module, own, state, what, wanted):
-            return found
-        raise DoesNotFit(f"{what}: {difference(own, state, wanted.layouts)}")
-    chosen = wholes[0]
-    others = [whole for whole in wholes[1:] if whole.prefix != chosen.prefix]
-    if not all(_alike(state, chosen, other) for other in others):
-        places = [f"'{whole.prefix}'" if whole.prefix else "no prefix" for whole in (chosen, *others)]
-        name = next(whole.prefix for whole in (chosen, *others) if whole.prefix)
+    refuse_quantized(state, what)
+    candidates = list(_candidates(own, state, options.schemes))
+    if not candidates:
+        if match := _match_by_order(module, own, state, what, options):
+            return match
+        raise ArchitectureMismatch(f"{what}: {difference(own, state, options.schemes)}")
+    chosen = candidates[0]
+    others = [other for other in candidates[1:] if other.prefix != chosen.prefix]
+    if not all(_equal_weights(state, chosen, other) for other in others):
+        prefixes = [candidate.prefix for candidate in (chosen, *others)]
+        places = [f"'{prefix}'" if prefix else "no prefix" for prefix in prefixes]
+        name = next(filter(None, prefixes))
         raise BadRequest(
-            f"{what}: under {' and '.join(places)} is a whole {wanted.network}, with other weights; "
-            f"name one, [prefix={name}]" + ("" if all(whole.prefix for whole in (chosen, *others)) else
-                                  f" or [without={name.rstrip('.')}]")
-        )  # fmt: skip
-    copies = {name for whole in others for name in whole.names.values()}
+            f"{what}: under {' and '.join(places)} is a whole {options.network}, with other weights; "
+            f"name one, [prefix={name}]" + ("" if all(prefixes) else f" or [without={name.rstrip('.')}]")
+        )
+    copies = {name for other in others for name in other.names.values()}
     used = {*chosen.names.values(), *copies}
-    left = [name for name in state if name not in used and not is_counter(name)]
-    left = without_normalisers(left, state, what, wanted.normalize)
-    dropped = [name for name in left if name.startswith(chosen.unused)]
-    left = [name for name in left if name not in dropped]
-    if left:
-        raise _left_over(state, left, chosen, what, wanted)
-    told = {"prefix": chosen.prefix} if copies and chosen.prefix and not wanted.prefix else {}
-    if dropped:
-        told["without"] = "+".join(dict.fromkeys(_start(name, chosen) for name in dropped))
-    return Fit(chosen.names, told, asks=chosen.layout.asks)
+    rest = [name for name in state if name not in used and not is_counter(name)]
+    rest = without_normalisation(rest, state, what, options.normalize)
+    unused = [name for name in rest if name.startswith(chosen.unused)]
+    if unexpected := [name for name in rest if name not in unused]:
+        raise _unexpected(state, unexpected, chosen, what, options)
+    found = {"prefix": chosen.prefix} if copies and chosen.prefix and not options.prefix else {}
+    if unused:
+        found["without"] = "+".join(dict.fromkeys(_foreign_prefix(name, chosen) for name in unused))
+    return Match(chosen.names, found, question=chosen.scheme.question)
 
 
-def holds(module: nn.Module, state: Mapping[str, Tensor], wanted: Wanted, *, alone: bool = False) -> bool:
-    """Whether a file holds a network whole, by name or, where that may be, by order; alone: and nothing that
-    the network would leave over."""
+def contains_network(
+    module: nn.Module, state: Mapping[str, Tensor], options: MatchOptions, *, alone: bool = False
+) -> bool:
+    """Whether a file holds a complete network, by name or, where that is allowed, by order.
+
+    alone: and no tensor that would be unexpected.
+    """
     own = module.state_dict()
-    for whole in _wholes(own, state, wanted.layouts):
-        left = {name for name in state if not is_counter(name)} - set(whole.names.values())
-        left -= {name for pair in pairs(list(left)) for name in pair}
-        if not alone or all(name.startswith(whole.unused) for name in left):
+    for candidate in _candidates(own, state, options.schemes):
+        rest = {name for name in state if not is_counter(name)} - set(candidate.names.values())
+        rest -= _in_pairs(rest)
+        if not alone or all(name.startswith(candidate.unused) for name in rest):
             return True
-    if not wanted.ordered or not (wanted.order or is_stack(module)):
+    if not options.ordered or not (options.order or is_sequential(module)):
         return False
-    norms = {name for pair in pairs(list(state)) for name in pair}
-    return in_order(own, {name: tensor for name, tensor in state.items() if name not in norms}) is not None
+    norms = _in_pairs(state)
+    return match_in_order(own, {n: tensor for n, tensor in state.items() if n not in norms}) is not None
 
 
-def meant(state: Mapping[str, Tensor], what: str, wanted: Wanted) -> dict[str, Tensor]:
-    """The tensors that a user's options leave. Masks on them stay, wherever they are, and normalisers, for
-    which `normalize` answers."""
-    kept = dict(state)
-    for start in filter(None, wanted.without.split("+")):
-        gone = {name for name in kept if _begins(name, start)} or {
-            name for name in kept if _begins(name, unwrapped(start))
-        }
-        if not gone:
+def select_tensors(state: Mapping[str, Tensor], what: str, options: MatchOptions) -> dict[str, Tensor]:
+    """Return the tensors that `prefix` and `without` leave, with masks on them and normalisations.
+
+    Raises BadRequest where an option names no tensor.
+    """
+    selected = dict(state)
+    for start in filter(None, options.without.split("+")):
+        ignored = {name for name in selected if _has_prefix(name, start)}
+        ignored = ignored or {name for name in selected if _has_prefix(name, without_wrappers(start))}
+        if not ignored:
             raise BadRequest(
-                f"{what}: no tensor of the file is named {start!r} or begins with it: {listed(kept)}"
+                f"{what}: no tensor of the file is named {start!r} or begins with it: {listed(selected)}"
             )
-        kept = {name: tensor for name, tensor in kept.items() if name not in gone}
-    if wanted.prefix:
-        prefix = wanted.prefix.rstrip(".")
-        inside = {name for name in kept if name.startswith(f"{prefix}.")}
-        if not inside and (plain := unwrapped(prefix)) != prefix:
-            inside = {name for name in kept if name.startswith(f"{plain}." if plain else "")}
+        selected = {name: tensor for name, tensor in selected.items() if name not in ignored}
+    if options.prefix:
+        prefix = options.prefix.rstrip(".")
+        inside = {name for name in selected if name.startswith(f"{prefix}.")}
+        if not inside and (plain := without_wrappers(prefix)) != prefix:
+            inside = {name for name in selected if name.startswith(f"{plain}." if plain else "")}
         if not inside:
-            raise BadRequest(f"{what}: no tensor of the file begins with '{prefix}.': {listed(kept)}")
-        stay = inside | {name for pair in pairs(list(kept)) for name in pair}
-        stay |= {name for name in kept if mask_target(name, kept) in inside}
-        kept = {name: tensor for name, tensor in kept.items() if name in stay}
-    return kept
+            raise BadRequest(f"{what}: no tensor of the file begins with '{prefix}.': {listed(selected)}")
+        inside |= {name for name in selected if masked_name(name, selected) in inside} | _in_pairs(selected)
+        selected = {name: tensor for name, tensor in selected.items() if name in inside}
+    return selected
 
 
-def _begins(name: str, start: str) -> bool:
-    return bool(start) and (name == start or name.startswith(f"{start.rstrip('.')}."))
+def _in_pairs(names: Iterable[str]) -> set[str]:
+    """Return the names of means and deviations among others."""
+    return {name for pair in mean_std_pairs(list(names)) for name in pair}
 
 
-def _wholes(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], layouts: Sequence[Layout]
-) -> Iterator[_Whole]:
-    """Every place of a file under which each tensor of a network lies, with its shape, and whose layers have
-    no other tensors: a layer with more is another one."""
-    needed = [name for name in own if not is_counter(name)]
+def _has_prefix(name: str, prefix: str) -> bool:
+    return bool(prefix) and (name == prefix or name.startswith(f"{prefix.rstrip('.')}."))
+
+
+def _candidates(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], schemes: Sequence[NamingScheme]
+) -> Iterator[_Candidate]:
+    """Yield each prefix under which a file has every tensor of a network in its shape.
+
+    Layers with more tensors than the network's are other layers.
+    """
+    required = [name for name in own if not is_counter(name)]
     layers = layers_of(state)
-    for layout in layouts:
-        theirs = {name: layout.theirs(name) for name in own}
-        first = theirs[needed[0]] if needed else ""
-        for found in state if first else ():
-            prefix = found.removesuffix(first)
-            if not found.endswith(first) or (prefix and not prefix.endswith(".")):
+    for scheme in schemes:
+        renamed = {name: scheme.rename(name) for name in own}
+        first = renamed[required[0]] if required else ""
+        for stored in state if first else ():
+            prefix = stored.removesuffix(first)
+            if not stored.endswith(first) or (prefix and not prefix.endswith(".")):
                 continue
-            names = {name: prefix + theirs[name] for name in own}
-            if not all(names[n] in state and core(state[names[n]]) == core(own[n]) for n in needed):
+            names = {name: prefix + renamed[name] for name in own}
+            if not all(
+                names[n] in state and squeezed_shape(state[names[n]]) == squeezed_shape(own[n])
+                for n in required
+            ):
                 continue
             used, top = set(names.values()), prefix.rstrip(".")
             if not any(
                 0 < len(used & set(layer.values())) < len(layer) for n, layer in layers.items() if n != top
             ):
-                yield _Whole(prefix, {n: place for n, place in names.items() if place in state}, layout)
+                yield _Candidate(prefix, {n: name for n, name in names.items() if name in state}, scheme)
 
 
-def _alike(state: Mapping[str, Tensor], one: _Whole, other: _Whole) -> bool:
-    return all(
-        same(state[place], state[other.names[name]])
-        for name, place in one.names.items()
-        if not is_counter(name)
-    )
+def _equal_weights(state: Mapping[str, Tensor], one: _Candidate, other: _Candidate) -> bool:
+    names = [name for name in one.names if not is_counter(name)]
+    return all(equal(state[one.names[name]], state[other.names[name]]) for name in names)
 
 
-def _by_order(
-    module: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str, wanted: Wanted
-) -> Fit | None:
-    """Layers matched in their order. In a plain stack the order is the function; in a network with branches
-    others may share it, so the user has to say so."""
-    if not wanted.ordered:
+def _match_by_order(
+    module: nn.Module,
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    what: str,
+    options: MatchOptions,
+) -> Match | None:
+    """Match layers by their order.
+
+    In a plain sequence the order is the function; networks with branches may share it, so there the user has
+    to say so.
+    """
+    if not options.ordered:
         return None
-    plain = without_normalisers(list(state), state, what, wanted.normalize)
-    state = {name: state[name] for name in plain}
-    names = in_order(own, state)
+    state = {n: state[n] for n in without_normalisation(list(state), state, what, options.normalize)}
+    names = match_in_order(own, state)
     if names is None:
         for start in dict.fromkeys(name.partition(".")[0] for name in state):
             inside = {name: tensor for name, tensor in state.items() if name.startswith(f"{start}.")}
             rest = {name: tensor for name, tensor in state.items() if name not in inside}
-            for part, left, helps in ((inside, rest, f"prefix={start}."), (rest, inside, f"without={start}")):
-                if in_order(own, part) is not None and left:
+            for part, other, helps in (
+                (inside, rest, f"prefix={start}."),
+                (rest, inside, f"without={start}"),
+            ):
+                if match_in_order(own, part) is not None and other:
                     raise BadRequest(
-                        f"{what}: the tensors of {wanted.network} are in the file, in their order, beside "
-                        f"{listed(left)}; where it does not use that, add [{helps}]"
+                        f"{what}: the tensors of {options.network} are in the file, in their order, beside "
+                        f"{listed(other)}; where it does not use that, add [{helps}]"
                     )
         return None
-    if not wanted.order and not is_stack(module):
+    if not options.order and not is_sequential(module):
         raise BadRequest(
-            f"{what}: the names of the file are of no known layout of {wanted.network} "
+            f"{what}: the names of the file are of no known layout of {options.network} "
             f"({listed(state)}), though its tensors fit in their order; where its layers are connected "
             f"alike, add [match=order]"
         )
-    return Fit(names, by_order=True)
+    return Match(names, by_order=True)
 
 
-def _left_over(
-    state: Mapping[str, Tensor], left: Sequence[str], whole: _Whole, what: str, wanted: Wanted
+def _unexpected(
+    state: Mapping[str, Tensor],
+    unexpected: Sequence[str],
+    candidate: _Candidate,
+    what: str,
+    options: MatchOptions,
 ) -> BadRequest:
-    """What to say of a whole network with something beside it."""
-    where = f"under {whole.prefix!r}" if whole.prefix else "in the file"
-    problem = f"{what}: {where} is the whole {wanted.network}; left over: {listed(left)}"
-    starts = list(dict.fromkeys(_start(name, whole) for name in left))
-    if any(_goes_on(start, whole) for start in starts):
-        return DoesNotFit(f"{problem}, further blocks of a deeper network")
-    if whole.prefix and not any(name.startswith(whole.prefix) for name in left):
+    """Make the error for a complete network with unexpected tensors."""
+    where = f"under {candidate.prefix!r}" if candidate.prefix else "in the file"
+    problem = f"{what}: {where} is the whole {options.network}; left over: {listed(unexpected)}"
+    prefixes = list(dict.fromkeys(_foreign_prefix(name, candidate) for name in unexpected))
+    if any(_continues_blocks(prefix, candidate) for prefix in prefixes):
+        return ArchitectureMismatch(f"{problem}, further blocks of a deeper network")
+    unless_used = "where the network does not use that, add"
+    if candidate.prefix and not any(name.startswith(candidate.prefix) for name in unexpected):
         # One value, or one a channel, may be what the images are normalised by.
-        small = all(state[name].numel() <= 4 for name in left)
+        small = all(state[name].numel() <= 4 for name in unexpected)
         norms = f"; where it normalises by that, [normalize=MEAN/STD] too, or {OWN_CODE}" if small else ""
-        return LeftOver(problem, f"where the network does not use that, add [prefix={whole.prefix}]{norms}")
-    if len(starts) > MOST_STARTS:
-        return LeftOver(problem, OWN_CODE)
-    return LeftOver(problem, f"where the network does not use that, add [without={'+'.join(starts)}]")
+        return UnexpectedTensors(problem, f"{unless_used} [prefix={candidate.prefix}]{norms}")
+    if len(prefixes) > MOST_PREFIXES:
+        return UnexpectedTensors(problem, OWN_CODE)
+    return UnexpectedTensors(problem, f"{unless_used} [without={'+'.join(prefixes)}]")
 
 
-def _goes_on(start: str, whole: _Whole) -> bool:
-    """Whether a name is of a block that follows numbered ones of the network."""
-    parent, _, number = start.removeprefix(whole.prefix).rpartition(".")
-    inside = f"{whole.prefix}{parent}." if parent else whole.prefix
-    return number.isdigit() and start.startswith(whole.prefix) and any(
+def _continues_blocks(prefix: str, candidate: _Candidate) -> bool:
+    """Whether a prefix is of a block that follows numbered ones of the network."""
+    parent, _, number = prefix.removeprefix(candidate.prefix).rpartition(".")
+    inside = f"{candidate.prefix}{parent}." if parent else candidate.prefix
+    return number.isdigit() and prefix.startswith(candidate.prefix) and any(
         own.startswith(inside) and own.removeprefix(inside).partition(".")[0].isdigit()
-        for own in whole.names.values()
+        for own in candidate.names.values()
     )  # fmt: skip
 
 
-def _start(name: str, whole: _Whole) -> str:
-    """The shortest beginning of a name, up to a dot, that no tensor of the network has."""
+def _foreign_prefix(name: str, candidate: _Candidate) -> str:
+    """Return the shortest prefix of a name, up to a dot, that no tensor of the network has."""
     parts = name.split(".")
     for count in range(1, len(parts)):
-        start = ".".join(parts[:count])
-        if not any(own == start or own.startswith(f"{start}.") for own in whole.names.values()):
-            return start
+        prefix = ".".join(parts[:count])
+        if not any(own == prefix or own.startswith(f"{prefix}.") for own in candidate.names.values()):
+            return prefix
     return name

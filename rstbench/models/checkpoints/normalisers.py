@@ -1,4 +1,4 @@
-"""Normalisation that a checkpoint holds as buffers of means and deviations."""
+"""Find the normalisation that a checkpoint holds as means and standard deviations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _MEAN, _STD = (
 MOST_CHANNELS = 16
 
 
-def pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Names of means with those of deviations beside them that are called alike, as in normalising layers."""
+def mean_std_pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the names of means with those of the deviations beside them, as in normalising layers."""
     stds: dict[str, list[str]] = {}
     for name in names:
         if match := _STD.fullmatch(name):
@@ -32,39 +32,41 @@ def pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
                 yield name, other
 
 
-def without_normalisers(
-    left: Sequence[str], state: Mapping[str, Tensor], what: str, normalize: str | None
+def without_normalisation(
+    names: Sequence[str], state: Mapping[str, Tensor], what: str, normalize: str | None
 ) -> list[str]:
-    """The names that are no normalisation. One by 0 and 1 does nothing, and one that `normalize` says again
-    is put there; None: it will be, and whoever says it says too that these take no part. Raises BadRequest
-    for any other."""
-    known = set[str]()
-    for mean, std in pairs(left):
+    """Return the names that belong to no normalisation.
+
+    A mean of 0 with a deviation of 1, and one that equals the option `normalize`, are dropped. normalize:
+    None where the option does not exist yet for this model. Raises BadRequest for any other.
+    """
+    dropped = set[str]()
+    for mean, std in mean_std_pairs(names):
         sides = [state[name] for name in (mean, std)]
         values = [side.flatten().double() for side in sides]
-        nothing = bool((values[0] == 0).all()) and bool((values[1] == 1).all())
-        if not nothing and not _says(normalize, values):
-            said = f", not by {normalize}" if normalize else ""
-            gone = f"without={mean}+{std}"
-            advice = _advice(sides, f",{gone}" if normalize is None else "")
+        is_identity = bool((values[0] == 0).all()) and bool((values[1] == 1).all())
+        if not is_identity and not _matches(normalize, values):
+            given = f", not by {normalize}" if normalize else ""
+            without = f"without={mean}+{std}"
+            advice = _advice(sides, f",{without}" if normalize is None else "")
             raise BadRequest(
-                f"{what}: the file normalises by its {mean} and {std}{said}: {advice}, or [{gone}] where "
+                f"{what}: the file normalises by its {mean} and {std}{given}: {advice}, or [{without}] where "
                 f"they take no part"
             )
-        known |= {mean, std}
-    return [name for name in left if name not in known]
+        dropped |= {mean, std}
+    return [name for name in names if name not in dropped]
 
 
-def _advice(sides: Sequence[Tensor], more: str) -> str:
-    """How to say these means and deviations; more: options that go with it."""
+def _advice(sides: Sequence[Tensor], more_options: str) -> str:
+    """Tell the option that gives these means and deviations."""
     if any(side.numel() > max([1, *side.shape]) or side.numel() > MOST_CHANNELS for side in sides):
         return f"no option says {sides[0].numel()} values, {OWN_CODE}"
     values = [side.flatten().double() for side in sides]
-    plain = f"[normalize={_text(values)}{more}]"
+    as_stored = f"[normalize={_text(values)}{more_options}]"
     if not _of_bytes(values):
-        return f"add {plain}"
-    scaled = _text([side / 255 for side in values])
-    return f"add [normalize={scaled}{more}] where its code takes pixels 0..255, {plain} where it takes 0..1"
+        return f"add {as_stored}"
+    scaled = f"[normalize={_text([side / 255 for side in values])}{more_options}]"
+    return f"add {scaled} where its code takes pixels 0..255, {as_stored} where it takes 0..1"
 
 
 def _text(values: Sequence[Tensor]) -> str:
@@ -76,9 +78,8 @@ def _of_bytes(values: Sequence[Tensor]) -> bool:
     return any(bool((side > 1).any()) for side in values)
 
 
-def _says(normalize: str | None, values: Sequence[Tensor]) -> bool:
-    """Whether a normalisation has these means and deviations, one or one a channel; those of bytes as they
-    are, or as they are for pixels in [0, 1]."""
+def _matches(normalize: str | None, values: Sequence[Tensor]) -> bool:
+    """Whether a normalisation has these means and deviations, those of bytes as stored or over 255."""
     if not normalize:
         return False
     return _equal(normalize, values) or (

@@ -1,4 +1,4 @@
-"""Weights that are stored in parts: weight norm and spectral norm of torch, as the weights they give."""
+"""Compute the weights of parametrized layers: torch's weight norm and spectral norm."""
 
 from __future__ import annotations
 
@@ -13,34 +13,32 @@ from .formats import OWN_CODE
 _PARAMETRIZED = ".parametrizations."
 
 
-def rebuilt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with each weight as torch computes it in eval mode.
+def without_parametrizations(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state with each parametrized weight as torch computes it in eval mode.
 
     Known forms, of torch.nn.utils: X_g and X_v (weight_norm), X_orig with X_u and X_v (spectral_norm),
     parametrizations.X.original0 and original1 (parametrizations.weight_norm), parametrizations.X.original
     with 0._u and 0._v (parametrizations.spectral_norm). Raises BadRequest for other parametrizations, whose
-    function no file tells.
+    function is not in the file.
     """
     groups: dict[str, dict[str, Tensor]] = {}
-    plain: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name, tensor in state.items():
         weight, part = _part(name, state)
         if part:
-            whole = weight not in groups
             groups.setdefault(weight, {})[part] = tensor
-            if whole:
-                plain[weight] = tensor  # which keeps its place among the others
+            weights.setdefault(weight, tensor)  # keeps its position among the others
         else:
-            plain[name] = tensor
+            weights[name] = tensor
     for weight, parts in groups.items():
         if weight in state:
             raise BadRequest(f"{weight} is there twice: as it is, and in parts ({', '.join(parts)})")
-        plain[weight] = _whole(weight, parts)
-    return plain
+        weights[weight] = _weight_of(weight, parts)
+    return weights
 
 
 def _part(name: str, state: Mapping[str, Tensor]) -> tuple[str, str]:
-    """(the weight, which part of it), or ('', '') for a tensor that is no part."""
+    """Return (weight, part of it), or ('', '') for a tensor that is no part."""
     layer, inner, rest = f".{name}".partition(_PARAMETRIZED)
     if inner:
         leaf, _, part = rest.partition(".")
@@ -56,45 +54,45 @@ def _part(name: str, state: Mapping[str, Tensor]) -> tuple[str, str]:
     return "", ""
 
 
-def _whole(weight: str, parts: Mapping[str, Tensor]) -> Tensor:
-    found = None
+def _weight_of(weight: str, parts: Mapping[str, Tensor]) -> Tensor:
+    computed = None
     if parts.keys() == {"_g", "_v"}:
-        found = _weight_norm(parts["_v"], parts["_g"])
+        computed = _weight_norm(parts["_v"], parts["_g"])
     elif parts.keys() == {"original0", "original1"}:
-        found = _weight_norm(parts["original1"], parts["original0"])
+        computed = _weight_norm(parts["original1"], parts["original0"])
     elif parts.keys() == {"_orig", "_u", "_v"}:
-        found = _spectral(parts["_orig"], parts["_u"], parts["_v"])
+        computed = _spectral_norm(parts["_orig"], parts["_u"], parts["_v"])
     elif parts.keys() == {"original", "0._u", "0._v"}:
-        found = _spectral(parts["original"], parts["0._u"], parts["0._v"])
-    if found is None:
+        computed = _spectral_norm(parts["original"], parts["0._u"], parts["0._v"])
+    if computed is None:
         raise BadRequest(
             f"{weight} is stored in parts ({', '.join(parts)}) that its own code puts together; save the "
             f"network after torch.nn.utils.parametrize.remove_parametrizations, or {OWN_CODE}"
         )
-    return found
+    return computed
 
 
-def _weight_norm(direction: Tensor, size: Tensor) -> Tensor | None:
-    """g v / |v|, the norm over all but the dimension that g has; over all where it is one number."""
-    wide = [place for place, length in enumerate(size.shape) if length > 1]
-    if size.dim() == 0:
-        return torch._weight_norm(direction, size, -1)
-    place = wide[0] if wide else 0
-    wanted = [length if dim == place else 1 for dim, length in enumerate(direction.shape)]
-    if len(wide) > 1 or list(size.shape) != wanted:
+def _weight_norm(v: Tensor, g: Tensor) -> Tensor | None:
+    """Return g v / |v|, the norm over all but the dimension that g has; None where they do not fit."""
+    if g.dim() == 0:
+        return torch._weight_norm(v, g, -1)
+    dims = [dim for dim, length in enumerate(g.shape) if length > 1]
+    dim = dims[0] if dims else 0
+    expected = [length if other == dim else 1 for other, length in enumerate(v.shape)]
+    if len(dims) > 1 or list(g.shape) != expected:
         return None
-    return torch._weight_norm(direction, size, place)
+    return torch._weight_norm(v, g, dim)
 
 
-def _spectral(weight: Tensor, left: Tensor, right: Tensor) -> Tensor | None:
-    """The weight over u^T W v, W being the weight as a matrix of the dimension that u has."""
-    fitting = [
-        place
-        for place in range(min(weight.dim(), 2))
-        if left.shape == weight.shape[place : place + 1] and right.numel() * len(left) == weight.numel()
+def _spectral_norm(weight: Tensor, u: Tensor, v: Tensor) -> Tensor | None:
+    """Return W / u^T W v, W being the weight as a matrix of the dimension of u; None where none fits."""
+    dims = [
+        dim
+        for dim in range(min(weight.dim(), 2))
+        if u.shape == weight.shape[dim : dim + 1] and v.numel() * len(u) == weight.numel()
     ]
-    if weight.dim() < 2 or not fitting:
+    if weight.dim() < 2 or not dims:
         return None
-    place = fitting[0]  # torch's own is 0, and 1 only for transposed convolutions
-    matrix = weight.transpose(0, place).flatten(1) if place else weight.flatten(1)
-    return weight / torch.dot(left, torch.mv(matrix, right))
+    dim = dims[0]  # torch's own is 0, and 1 only for transposed convolutions
+    matrix = weight.transpose(0, dim).flatten(1) if dim else weight.flatten(1)
+    return weight / torch.dot(u, torch.mv(matrix, v))

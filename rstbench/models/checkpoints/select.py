@@ -1,4 +1,4 @@
-"""Which network of a training checkpoint is meant, and what lies beside it."""
+"""Select one network of a training checkpoint, and account for what lies beside it."""
 
 from __future__ import annotations
 
@@ -10,192 +10,197 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import BadFile, BadRequest, listed
-from .extras import among_tensors, applied, is_record, is_trainer, lie_on_weights, lying_beside, normalisers
+from .extras import (
+    are_masks_or_scores,
+    is_record,
+    is_record_among_tensors,
+    is_training_state,
+    masks_and_scores,
+    normalisation_constants,
+    siblings_of,
+)
 from .formats import OWN_CODE
-from .masks import same
-from .tensors import as_dense, as_numbers, kind_of, tensors_in
+from .masks import equal
+from .tensors import as_dense, as_tensor, iter_tensors, type_text
 
 TOP = "."  # the key of a file's outermost dictionary
 MOST_NAMED = 8
 # timm/models/_helpers.py, load_state_dict with use_ema=True
-TIMM = ("state_dict_ema", "model_ema", "state_dict", "model")
+TIMM_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
 @dataclass(frozen=True)
-class Found:
-    """state: name -> tensor of one network, as they are stored; key: where in the file it lies, '' where
-    there was no choice; odd: names of what is no tensor and may take part; ordered:
-    whether the order of the tensors is the network's; notes: what was applied to it; unclear: what to say
-    where these parts are not one network, '' where there is one."""
+class StoredNetwork:
+    """One network of a file.
+
+    state: name -> tensor, as stored; key: its key in the file, '' where there was no choice; objects: names
+    of values that are no tensors and may affect outputs; ordered: whether the tensors come in the network's
+    order; notes: what was applied; ambiguity: the error where these parts are not one network, else ''.
+    """
 
     state: dict[str, Tensor]
     key: str = ""
-    odd: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
     ordered: bool = True
     notes: tuple[str, ...] = ()
-    unclear: str = ""
+    ambiguity: str = ""
 
 
-def network_in(
-    content: Any, path: Path, key: str = "", rule: Sequence[str] = (), *, parts: bool = False
-) -> Found:
-    """One network of what a file holds: the only one, the one under `key` (a dotted path), or the first of
-    `rule`, which are the keys a library's own loader tries.
+def select_network(
+    content: Any, path: Path, key: str = "", preferred_keys: Sequence[str] = (), *, parts: bool = False
+) -> StoredNetwork:
+    """Select the network of a file: the only one, the one under a dotted `key`, or the first preferred one.
 
-    Masks and scores that lie beside it come along, see `beside`. parts: where there are several, they are
-    returned as if they were one saved in parts, with what to say where they are not. Raises BadFile where
-    there is none or it cannot be read, BadRequest where there are several, and for tensors beside it that
-    nobody accounts for.
+    preferred_keys: those that a library's own loader tries; parts: whether several dictionaries may be one
+    network saved in parts. Masks and scores beside the network come along. Raises BadFile where there is no
+    network, BadRequest where there are several, and for values beside it that may affect outputs.
     """
-    if not isinstance(content, Mapping) or not any(True for _ in tensors_in(content)):
-        raise BadFile(f"{path} holds no state dict, but {kind_of(content)}")
+    if not isinstance(content, Mapping) or not any(True for _ in iter_tensors(content)):
+        raise BadFile(f"{path} holds no state dict, but {type_text(content)}")
     networks = _networks(content)
     if key:
-        chosen = _under(content, key, path, networks)
+        chosen = _checked_key(content, key, path, networks)
     else:
-        chosen = next((place for place in rule if place in networks), "")
-        if not chosen and (unclear := _unclear(networks, path)):
+        chosen = next((preferred for preferred in preferred_keys if preferred in networks), "")
+        if not chosen and (ambiguity := _ambiguity(networks, path)):
             if TOP in networks or not parts:
-                raise BadRequest(unclear)
-            plain = {name: value for name, value in content.items() if not is_record(str(name), value)}
-            state, odd = _flat(plain, path)
-            return Found(state, "", tuple(odd), unclear=unclear)
+                raise BadRequest(ambiguity)
+            relevant = {name: value for name, value in content.items() if not is_record(str(name), value)}
+            state, objects = _flatten(relevant, path)
+            return StoredNetwork(state, "", tuple(objects), ambiguity=ambiguity)
         chosen = chosen or next(iter(networks), TOP)
-    node = content if chosen == TOP else _at(content, chosen)
-    inner = [place for place in networks if place != chosen and _within(place, chosen)]
-    inner = inner if chosen in networks else []
-    state, odd = _flat(
-        node, path, skip=[place[len(chosen) + 1 :] if chosen != TOP else place for place in inner]
-    )
-    beside = lying_beside(content, chosen) if chosen != TOP else {}
-    done = applied(beside, state, path)
-    norms = normalisers(beside, networks)
-    state = norms | state | done.tensors
-    left = [n for n in beside if not is_record(n, beside[n]) and n not in networks]
-    left = [name for name in left if name not in done.places]
-    left = [name for name in left if not any(norm == name or norm.startswith(f"{name}.") for norm in norms)]
-    if left and key:
-        done.notes.append(f"{listed(left)} beside {chosen} left out, as [key={key}] says")
-    elif left:
-        kept = any(isinstance(beside[n], Mapping) and lie_on_weights(n, beside[n]) for n in left)
-        call = ", call it masks where its ones say what is kept" if kept else ""
+    node = content if chosen == TOP else _lookup(content, chosen)
+    prefix = "" if chosen == TOP else f"{chosen}."
+    inner = [other for other in networks if other != chosen and other.startswith(prefix)]
+    skip = [other.removeprefix(prefix) for other in inner] if chosen in networks else []
+    state, objects = _flatten(node, path, skip=skip)
+    beside = siblings_of(content, chosen) if chosen != TOP else {}
+    extras = masks_and_scores(beside, state, path)
+    norms = normalisation_constants(beside, networks)
+    rest = [n for n in beside if n not in networks and n not in extras.keys and not is_record(n, beside[n])]
+    rest = [name for name in rest if not any(f"{norm}.".startswith(f"{name}.") for norm in norms)]
+    if rest and key:
+        extras.notes.append(f"{listed(rest)} beside {chosen} left out, as [key={key}] says")
+    elif rest:
+        may_be_masks = any(isinstance(beside[n], Mapping) and are_masks_or_scores(n, beside[n]) for n in rest)
+        call = ", call it masks where its ones say what is kept" if may_be_masks else ""
         raise BadRequest(
-            f"{path} holds {listed(left)} beside {chosen}, which may take part in the answers; add "
+            f"{path} holds {listed(rest)} beside {chosen}, which may take part in the answers; add "
             f"[key={chosen}] to leave it out{call}, or {OWN_CODE}"
         )
-    several = key or len(networks) > 1
-    return Found(state, chosen if several else "", tuple(odd), notes=tuple(done.notes))
+    had_choice = key or len(networks) > 1
+    tensors = norms | state | extras.tensors
+    return StoredNetwork(tensors, chosen if had_choice else "", tuple(objects), notes=tuple(extras.notes))
 
 
 def _networks(content: Mapping[Any, Any]) -> dict[str, Mapping[Any, Any]]:
-    """The dictionaries of a file that may be networks, by their place."""
-    found = {place: node for place, node in _nodes(content) if _is_network(place, node)}
-    if len(found) > 1 and not any("." in str(name) for name in found.get(TOP, ())):
-        found.pop(TOP, None)  # a matrix beside a network is none itself
-    # Nor are matrices alone, by the names of another network's weights: they are something on its weights.
+    """Return the dictionaries of a file that may be networks, by their keys."""
+    candidates = {key: node for key, node in _nodes(content) if _is_network(key, node)}
+    if len(candidates) > 1 and not any("." in str(name) for name in candidates.get(TOP, ())):
+        candidates.pop(TOP, None)  # a matrix beside a network is no network itself
+    # Nor are matrices alone under the names of another network's weights: they are masks or the like.
     return {
-        place: node
-        for place, node in found.items()
-        if not any(other is not node and _only_matrices_of(node, other) for other in found.values())
+        key: node
+        for key, node in candidates.items()
+        if not any(other is not node and _only_matrices_of(node, other) for other in candidates.values())
     }
 
 
-def _only_matrices_of(node: Mapping[Any, Any], whole: Mapping[Any, Any]) -> bool:
-    vectors = any(value.dim() == 1 for value in whole.values() if isinstance(value, Tensor))
-    return vectors and all(
+def _only_matrices_of(node: Mapping[Any, Any], network: Mapping[Any, Any]) -> bool:
+    has_vectors = any(value.dim() == 1 for value in network.values() if isinstance(value, Tensor))
+    return has_vectors and all(
         isinstance(value, Tensor)
         and value.dim() > 1
-        and value.shape == getattr(whole.get(name), "shape", None)
+        and value.shape == getattr(network.get(name), "shape", None)
         for name, value in node.items()
     )
 
 
-def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every dictionary below, by its dotted path; those of optimizers are left out."""
+def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield (dotted key, dictionary) of all nested dictionaries, those of optimizers left out."""
     if isinstance(node, Mapping):
         if "param_groups" in node:
             return
-        yield place or TOP, node
-        for name, value in node.items():
-            yield from _nodes(value, f"{place}.{name}" if place else str(name))
-    elif isinstance(node, list | tuple):
-        for number, value in enumerate(node):
-            yield from _nodes(value, f"{place}.{number}" if place else str(number))
+        yield key or TOP, node
+    items = node.items() if isinstance(node, Mapping) else enumerate(node if _is_list(node) else ())
+    for name, value in items:
+        yield from _nodes(value, f"{key}.{name}" if key else str(name))
 
 
-def _is_network(place: str, node: Mapping[Any, Any]) -> bool:
+def _is_list(node: Any) -> bool:
+    return isinstance(node, list | tuple)
+
+
+def _is_network(key: str, node: Mapping[Any, Any]) -> bool:
     """Whether a dictionary directly holds matrices that are no masks, and is no record of a training."""
-    matrices = [value for value in node.values() if isinstance(value, Tensor) and value.dim() > 1]
-    if place != TOP and (lie_on_weights(place, node) or any(map(is_trainer, place.split(".")))):
+    if key != TOP and (are_masks_or_scores(key, node) or any(map(is_training_state, key.split(".")))):
         return False
-    return bool(matrices)
+    return any(isinstance(value, Tensor) and value.dim() > 1 for value in node.values())
 
 
-def _unclear(networks: Mapping[str, Mapping[Any, Any]], path: Path) -> str:
-    """What to say of several networks in a file, '' where they are one and its copies."""
+def _ambiguity(networks: Mapping[str, Mapping[Any, Any]], path: Path) -> str:
+    """Return the error for several networks in a file, '' where they are one and its copies."""
     first, *others = networks or (TOP,)
-    if all(_equal(networks[first], networks[other]) for other in others):
+    if all(_equal_tensors(networks[first], networks[other]) for other in others):
         return ""
-    places = ", ".join([*networks][:MOST_NAMED]) + (", …" if len(networks) > MOST_NAMED else "")
+    keys = ", ".join([*networks][:MOST_NAMED]) + (", …" if len(networks) > MOST_NAMED else "")
     also = f", {TOP} being what is in no dictionary of its own" if TOP in networks else (
         f", or all as parts of one, [key={TOP}]"
     )  # fmt: skip
-    return f"{path} holds {len(networks)} networks: {places}; name one, [key={first}]{also}"
+    return f"{path} holds {len(networks)} networks: {keys}; name one, [key={first}]{also}"
 
 
-def _equal(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
-    ours, theirs = ({n: t for n, t in side.items() if isinstance(t, Tensor)} for side in (one, other))
-    return ours.keys() == theirs.keys() and all(same(tensor, theirs[name]) for name, tensor in ours.items())
+def _equal_tensors(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    first, second = ({n: t for n, t in side.items() if isinstance(t, Tensor)} for side in (one, other))
+    return first.keys() == second.keys() and all(equal(first[name], second[name]) for name in first)
 
 
-def _under(content: Mapping[Any, Any], key: str, path: Path, networks: Mapping[str, Any]) -> str:
-    found = content if key == TOP else _at(content, key)
-    if not isinstance(found, Mapping) or not any(True for _ in tensors_in(found)):
+def _checked_key(content: Mapping[Any, Any], key: str, path: Path, networks: Mapping[str, Any]) -> str:
+    node = content if key == TOP else _lookup(content, key)
+    if not isinstance(node, Mapping) or not any(True for _ in iter_tensors(node)):
         raise BadRequest(f"{path} holds no network under {key!r}; there are: {', '.join(networks) or 'none'}")
     return key
 
 
-def _at(content: Any, key: str) -> Any:
-    """What lies under a dotted path whose parts may hold dots themselves; None where nothing does."""
+def _lookup(content: Any, key: str) -> Any:
+    """Return the value under a dotted key whose parts may hold dots themselves, None where there is none."""
     if not key:
         return content
-    numbered = dict(enumerate(content)) if isinstance(content, list | tuple) else {}
+    numbered = dict(enumerate(content)) if _is_list(content) else {}
     for name, value in (content if isinstance(content, Mapping) else numbered).items():
         if key == str(name):
             return value
-        if key.startswith(f"{name}.") and (found := _at(value, key[len(str(name)) + 1 :])) is not None:
-            return found
+        if key.startswith(f"{name}.") and (inner := _lookup(value, key[len(str(name)) + 1 :])) is not None:
+            return inner
     return None
 
 
-def _within(place: str, chosen: str) -> bool:
-    return chosen == TOP or place.startswith(f"{chosen}.")
-
-
-def _flat(
+def _flatten(
     node: Mapping[Any, Any], path: Path, skip: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """(tensors by name, names of what is none and may take part). Numbers and arrays become tensors, inner
-    dictionaries dotted names, so that whoever takes the tensors accounts for them."""
+    """Return (tensors by dotted name, names of objects that are no tensors and may affect outputs).
+
+    Numbers and arrays become tensors, so that whoever takes the tensors accounts for them.
+    """
     state: dict[str, Tensor] = {}
-    odd: list[str] = []
+    objects: list[str] = []
 
     def add(name: str, value: Any, top: bool) -> None:
-        if name in skip or (top and "." not in name and among_tensors(name, value)):
+        if name in skip or (top and "." not in name and is_record_among_tensors(name, value)):
             return
         if isinstance(value, Tensor):
             state[name] = as_dense(name, value, path)
         elif isinstance(value, Mapping) and "param_groups" not in value:
-            for below, one in value.items():
-                add(f"{name}.{below}", one, False)
-        elif isinstance(value, list | tuple) and any(isinstance(one, Tensor | Mapping) for one in value):
-            for number, one in enumerate(value):
-                add(f"{name}[{number}]", one, False)  # a number that is no layer's
-        elif (tensor := as_numbers(value)) is not None:
+            for key, inner in value.items():
+                add(f"{name}.{key}", inner, False)
+        elif _is_list(value) and any(isinstance(inner, Tensor | Mapping) for inner in value):
+            for index, inner in enumerate(value):
+                add(f"{name}[{index}]", inner, False)  # a number that is no layer's
+        elif (tensor := as_tensor(value)) is not None:
             state.update({name: tensor} if tensor.numel() else {})
         elif not isinstance(value, Mapping) and value is not None:
-            odd.append(name)
+            objects.append(name)
 
     for name, value in node.items():
         add(str(name), value, True)
-    return state, odd
+    return state, objects

@@ -1,4 +1,4 @@
-"""State dicts out of files, and into modules."""
+"""Read state dicts from files, and load them into modules."""
 
 from __future__ import annotations
 
@@ -9,69 +9,67 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ...errors import BadFile, BadRequest, listed
-from .csr import expanded
-from .formats import OWN_CODE, read_archive
-from .layer_order import like, unwrapped
-from .match import Wanted, fit
-from .select import Found, network_in
+from .csr import to_dense
+from .formats import OWN_CODE, read_weight_file
+from .layer_order import reshape_like, without_wrappers
+from .match import MatchOptions, match_tensors
+from .select import StoredNetwork, select_network
 
 
-def read_network(
+def read_checkpoint(
     path: Path,
     key: str = "",
-    rule: Sequence[str] = (),
+    preferred_keys: Sequence[str] = (),
     prefix: str = "",
     without: str = "",
     *,
     parts: bool = False,
-) -> Found:
-    """One network of a file, compressed weights (see `csr`) expanded, its names without those of torch's
-    wrappers: see `choose.network_in`.
+) -> StoredNetwork:
+    """Read one network of a file (see `select.select_network`), dense, without torch's wrappers in its names.
 
-    prefix, without: what is meant, as in `fit.Wanted`. Raises BadFile, also for what is no tensor among the
-    tensors, and BadRequest.
+    prefix, without: as in `match.MatchOptions`. Raises BadFile, also for other objects among the tensors,
+    and BadRequest.
     """
-    content, ordered = read_archive(path)
-    found = network_in(content, path, key, rule, parts=parts)
-    starts = tuple(f"{start}." for start in without.split("+") if start)
-    strange = [
-        name for name in found.odd if not f"{name}.".startswith(starts or ("\0",)) and name.startswith(prefix)
-    ]
-    if strange:
+    content, ordered = read_weight_file(path)
+    checkpoint = select_network(content, path, key, preferred_keys, parts=parts)
+    ignored = tuple(f"{start}." for start in without.split("+") if start)
+    objects = [name for name in checkpoint.objects if not f"{name}.".startswith(ignored)]
+    objects = [name for name in objects if name.startswith(prefix)]
+    if objects:
         raise BadFile(
-            found.unclear
-            or f"{path} holds {listed(strange)} among its tensors, which is none; save the float network's "
+            checkpoint.ambiguity
+            or f"{path} holds {listed(objects)} among its tensors, which is none; save the float network's "
             f"state dict alone, or {OWN_CODE}"
         )
-    return replace(found, state=_unwrapped(expanded(found.state)), ordered=ordered)
+    dense = to_dense(checkpoint.state)
+    plain = {without_wrappers(name): tensor for name, tensor in dense.items()}
+    # As they are where two tensors would share a name.
+    return replace(checkpoint, state=plain if len(plain) == len(dense) else dense, ordered=ordered)
 
 
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state by plain names, as it is where two would share one."""
-    plain = {unwrapped(name): tensor for name, tensor in state.items()}
-    return plain if len(plain) == len(state) else state
+def read_state_dict(path: Path, key: str = "") -> dict[str, Tensor]:
+    """Read the tensors of one network from a `.safetensors` file or one that `torch.save` wrote.
 
-
-def read_state(path: Path, key: str = "") -> dict[str, Tensor]:
-    """The tensors of one network, by name, out of a `.safetensors` file or of what `torch.save` wrote.
-
-    Nested checkpoints are opened (key: where, if they hold several networks), compressed weights expanded.
-    Raises BadFile for files that are missing, damaged, hold no tensors, or would run code, BadRequest where
-    it is not clear what is meant.
+    key: of the network where a nested checkpoint holds several. Raises BadFile for files that are missing,
+    damaged, hold no tensors, or would run code, BadRequest where it is not clear which network is meant.
     """
-    return read_network(path, key).state
+    return read_checkpoint(path, key).state
 
 
-def put_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> nn.Module:
-    """The module with this state, under its names or the same behind a prefix. Raises BadRequest that names
-    the tensors that do not fit."""
-    names = fit(module, state, what, Wanted(ordered=False)).names
-    return load(module, {name: state[place] for name, place in names.items()}, what)
+def load_matching(module: nn.Module, state: Mapping[str, Tensor], what: str) -> nn.Module:
+    """Load a state whose names are the module's, maybe behind a prefix.
+
+    Raises BadRequest that names the tensors that do not fit.
+    """
+    names = match_tensors(module, state, what, MatchOptions(ordered=False)).names
+    return load_tensors(module, {name: state[stored] for name, stored in names.items()}, what)
 
 
-def load(module: nn.Module, state: Mapping[str, Tensor], what: str) -> nn.Module:
-    """The module with these tensors, by its own names, frozen and in eval mode. Raises BadRequest for whole
-    numbers where the network has fractions."""
+def load_tensors(module: nn.Module, state: Mapping[str, Tensor], what: str) -> nn.Module:
+    """Load tensors under the module's own names; return it frozen and in eval mode.
+
+    Raises BadRequest for whole numbers where the network has fractions.
+    """
     own = module.state_dict()
     for name, tensor in state.items():
         if own[name].is_floating_point() and not tensor.is_floating_point():
@@ -80,6 +78,6 @@ def load(module: nn.Module, state: Mapping[str, Tensor], what: str) -> nn.Module
                 f"float network's state dict"
             )
     # In place, for it also holds the versions of the modules.
-    own.update({name: like(tensor, own[name]) for name, tensor in state.items()})
+    own.update({name: reshape_like(tensor, own[name]) for name, tensor in state.items()})
     module.load_state_dict(own)
     return module.requires_grad_(False).eval()

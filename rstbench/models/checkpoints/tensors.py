@@ -1,4 +1,4 @@
-"""Values of a checkpoint as ordinary tensors."""
+"""Read the values of a checkpoint as ordinary tensors."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import Tensor
 from ...errors import BadFile
 
 
-def tensors_in(node: Any) -> Iterator[Tensor]:
-    """Every tensor or array below, optimizers' too."""
+def iter_tensors(node: Any) -> Iterator[Tensor]:
+    """Yield every tensor and array in nested containers, an optimizer's too."""
     if isinstance(node, Tensor | np.ndarray):
         yield (
             torch.as_tensor(node) if isinstance(node, Tensor) or node.dtype.kind in "biuf" else torch.zeros(0)
         )
     elif isinstance(node, Mapping):
         for value in node.values():
-            yield from tensors_in(value)
+            yield from iter_tensors(value)
     elif isinstance(node, list | tuple | set):
         for value in node:
-            yield from tensors_in(value)
+            yield from iter_tensors(value)
 
 
-def as_numbers(value: Any) -> Tensor | None:
-    """Numbers, nested lists and arrays of them as a tensor; None for anything else."""
+def as_tensor(value: Any) -> Tensor | None:
+    """Return numbers, nested lists and arrays of them as a tensor; None for anything else."""
     try:
         return torch.as_tensor(value) if not isinstance(value, str | bytes) else None
     except (TypeError, ValueError, RuntimeError):
@@ -36,7 +36,7 @@ def as_numbers(value: Any) -> Tensor | None:
 
 
 def as_dense(name: str, value: Tensor, path: Path) -> Tensor:
-    """The tensor as ordinary numbers. Raises BadFile for quantised, complex and empty ones."""
+    """Return the tensor in strided layout. Raises BadFile for quantized, complex and meta tensors."""
     if value.is_meta:
         raise BadFile(f"{path}: {name} is a tensor without values (device meta); save the weights themselves")
     if value.is_quantized:
@@ -47,7 +47,7 @@ def as_dense(name: str, value: Tensor, path: Path) -> Tensor:
     return plain if plain.layout == torch.strided else plain.to_dense()
 
 
-def kind_of(found: Any) -> str:
-    if isinstance(found, Mapping):
-        return f"a dictionary of {', '.join(map(str, list(found)[:5]))}" if found else "an empty dictionary"
-    return f"a {type(found).__name__}"
+def type_text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dictionary of {', '.join(map(str, list(value)[:5]))}" if value else "an empty dictionary"
+    return f"a {type(value).__name__}"

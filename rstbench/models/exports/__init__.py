@@ -1,4 +1,4 @@
-"""What this tool made, in forms that need no part of it: one file a format.
+"""Export formats that need no part of this tool: add one as a file here and a line in plugins.py.
 
-A format is a callable `(parcel, path) -> list of the files written`.
+A format is a callable `(bundle, path)` that writes an `ExportBundle` and returns the files written.
 """

@@ -1,4 +1,4 @@
-"""What leaves: an ordinary module, and all that is told of it."""
+"""What is exported: an ordinary module and its metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from ...errors import BadRequest
+from ...errors import BadRequest, first_line
 from ...files import refuse_foreign, write_whole
 from ...tickets.checkpoint import Checkpoint
 from ...tickets.ticket import Ticket
@@ -23,13 +23,16 @@ AGREE = 1e-5  # largest difference of logits that another format may bring, rela
 
 @dataclass(frozen=True)
 class ExportBundle:
-    """name: of the file it came from; module: images in [0, 1] to logits, in eval mode; made: where it is
-    from; rows: its lines of a leaderboard; fold: what folding changed, None where nothing is folded;
-    compressed: whether weights are written without their zeros, where a format can."""
+    """A model for export.
+
+    name: of the file it came from; module: images in [0, 1] to logits, in eval mode; artifact: the ticket or
+    checkpoint behind it; rows: its lines of a leaderboard; fold: what folding changed, None where nothing is
+    folded; compressed: whether weights are written without their zeros, where a format can.
+    """
 
     name: str
     module: nn.Module
-    made: Ticket | Checkpoint
+    artifact: Ticket | Checkpoint
     rows: Sequence[Mapping[str, Any]] = ()
     fold: Mapping[str, Any] | None = None
     compressed: bool = False
@@ -37,11 +40,11 @@ class ExportBundle:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
-        return self.made.spec.shape
+        return self.artifact.spec.shape
 
     @property
     def example(self) -> Tensor:
-        """Two images to trace with."""
+        """Two images (2, c, h, w) to trace with."""
         return torch.rand((2, *self.shape), generator=torch.Generator().manual_seed(0))
 
     @property
@@ -50,16 +53,16 @@ class ExportBundle:
 
     @property
     def title(self) -> str:
-        """One line on what it is."""
-        made = self.made
-        share = f"{made.kept_weights} of {made.total_weights} weights"
-        if isinstance(made, Ticket):
-            return f"{self.name}: a ticket of {made.spec}, {share} of a random network"
-        return f"{self.name}: {made.spec}, trained, {share}"
+        """One line on the model."""
+        artifact = self.artifact
+        share = f"{artifact.kept_weights} of {artifact.total_weights} weights"
+        if isinstance(artifact, Ticket):
+            return f"{self.name}: a ticket of {artifact.spec}, {share} of a random network"
+        return f"{self.name}: {artifact.spec}, trained, {share}"
 
     @property
     def fold_note(self) -> str:
-        """What is to be told of the folding, as a sentence; a full stop where there was none."""
+        """The sentence about folding that ends the title, a full stop where nothing is folded."""
         if not self.fold:
             return "."
         return (
@@ -67,58 +70,60 @@ class ExportBundle:
             f"at most {self.fold['largest_logit_difference']:.2g} on {self.fold['images']}."
         )
 
-    def about(self) -> dict[str, Any]:
-        """Recipe, network and counts, as every format carries them."""
-        made = self.made
-        facts = {
-            "recipe": asdict(made.recipe),
-            "network": made.spec.plain(),
-            "remaining": made.remaining,
-            "kept_weights": made.kept_weights,
-            "total_weights": made.total_weights,
+    def metadata(self) -> dict[str, Any]:
+        """Return recipe, network and counts, as every format carries them."""
+        artifact = self.artifact
+        metadata = {
+            "recipe": asdict(artifact.recipe),
+            "network": artifact.spec.plain(),
+            "remaining": artifact.remaining,
+            "kept_weights": artifact.kept_weights,
+            "total_weights": artifact.total_weights,
             "input": "pixels in [0, 1], shape (n, channels, height, width)",
             "output": "logits, shape (n, classes)",
         }
-        if isinstance(made, Ticket):
-            facts["random_digest"] = made.random_digest
+        if isinstance(artifact, Ticket):
+            metadata["random_digest"] = artifact.random_digest
         if self.fold:
-            facts["fold"] = dict(self.fold)
-        return facts
+            metadata["fold"] = dict(self.fold)
+        return metadata
 
-    def about_text(self, **more: Any) -> bytes:
-        """The same as JSON."""
-        return (json.dumps({**self.about(), **more}, indent=1) + "\n").encode()
+    def metadata_json(self, **more: Any) -> bytes:
+        """Return the metadata as JSON."""
+        return (json.dumps({**self.metadata(), **more}, indent=1) + "\n").encode()
 
 
-def folded_bundle(parcel: ExportBundle, x: Tensor, images: str) -> ExportBundle:
-    """The parcel with batch norm folded into the layers before it, where it directly follows one.
+def folded_bundle(bundle: ExportBundle, x: Tensor, images: str) -> ExportBundle:
+    """Fold batch norm into the layers that it directly follows.
 
     x: images (n, c, h, w) on which the largest difference of logits is measured; images: what they are.
     Raises BadRequest for a network that cannot be traced.
     """
     try:
-        net = folded(torch.fx.symbolic_trace(parcel.module)).requires_grad_(False).eval()
+        net = folded(torch.fx.symbolic_trace(bundle.module)).requires_grad_(False).eval()
     except (torch.fx.proxy.TraceError, RuntimeError, TypeError, ValueError) as error:
-        raise BadRequest(f"the network cannot be folded: {str(error).splitlines()[0]}") from None
+        raise BadRequest(f"the network cannot be folded: {first_line(error)}") from None
     with torch.no_grad():
-        difference = float((net(x) - parcel.module(x)).abs().max())
-    return replace(parcel, module=net, fold={"largest_logit_difference": difference, "images": images})
+        difference = float((net(x) - bundle.module(x)).abs().max())
+    return replace(bundle, module=net, fold={"largest_logit_difference": difference, "images": images})
 
 
-def write_file(parcel: ExportBundle, path: Path, content: bytes, **told: str) -> list[Path]:
-    """Writes `path`, and `<path>.json` with what is told of it. Raises BadRequest where `path` is there and
-    no such JSON beside it says that it was an export."""
-    beside = path.with_name(path.name + ".json")
-    refuse_foreign(path, beside)
+def write_file(bundle: ExportBundle, path: Path, content: bytes, **more: str) -> list[Path]:
+    """Write `path` and its metadata, `<path>.json`; more: further metadata.
+
+    Raises BadRequest where `path` exists and no such JSON shows that it was an export.
+    """
+    metadata = path.with_name(path.name + ".json")
+    refuse_foreign(path, metadata)
     write_whole(path, content)
-    write_whole(beside, parcel.about_text(**told))
-    return [path, beside]
+    write_whole(metadata, bundle.metadata_json(**more))
+    return [path, metadata]
 
 
-def check(parcel: ExportBundle, what: str, again: Tensor) -> None:
-    """Raises BadRequest where the logits of another format on the example differ beyond rounding."""
+def check_logits(bundle: ExportBundle, what: str, exported: Tensor) -> None:
+    """Raise BadRequest where the logits of another format on the example differ beyond rounding."""
     with torch.no_grad():
-        logits = parcel.module(parcel.example)
-    difference = float((again - logits).abs().max())
+        logits = bundle.module(bundle.example)
+    difference = float((exported - logits).abs().max())
     if not difference <= AGREE * max(1.0, float(logits.abs().max())):
         raise BadRequest(f"{what} computes other logits than the network: {difference:g} apart")

@@ -1,4 +1,4 @@
-"""`hub-folder`: what a Hugging Face repository of the model holds."""
+"""`hub-folder`: write the files of a Hugging Face repository of the model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...evidence.trial import attack_family
 from ...files import write_folder
+from ...training.recipe import Recipe
 from .bundle import ExportBundle
-from .python_source import source_of
-from .state_dict import packed
+from .python_source import network_source
+from .state_dict import weight_bytes
 
 WEIGHTS, CONFIG, SOURCE = "model.safetensors", "config.json", "network.py"
-CARD = """---
+MODEL_CARD = """---
 library_name: pytorch
 pipeline_tag: image-classification
 tags:
@@ -59,61 +61,60 @@ NORMS = {
 COLUMNS = ("data", "threat", "images", "clean", "worst", "worst_low", "worst_high", "flags")
 
 
-def hub_folder(parcel: ExportBundle, path: Path) -> list[Path]:
-    """A folder with safetensors, `config.json`, the network as Python and a model card with the leaderboard's
-    lines. Raises BadRequest for a network that cannot be written as Python."""
-    state = parcel.state
+def hub_folder(bundle: ExportBundle, path: Path) -> list[Path]:
+    """Write safetensors, `config.json`, the network as Python and a model card with leaderboard lines.
+
+    Raises BadRequest for a network that cannot be written as Python.
+    """
     files = {
-        WEIGHTS: packed(state, ".safetensors"),
-        CONFIG: _config(parcel),
-        SOURCE: source_of(parcel.module, parcel.title, parcel.shape, WEIGHTS).encode(),
-        "README.md": card(parcel).encode(),
+        WEIGHTS: weight_bytes(bundle.state, ".safetensors"),
+        CONFIG: _config(bundle),
+        SOURCE: network_source(bundle.module, bundle.title, bundle.shape, WEIGHTS).encode(),
+        "README.md": model_card(bundle).encode(),
     }
     write_folder(path, files, CONFIG)
     return [path / name for name in files]
 
 
-def card(parcel: ExportBundle) -> str:
-    """The model card: what it is, against whom it was made, what was measured."""
-    made = parcel.made
-    channels, height, width = parcel.shape
-    recipe = parcel.about()["recipe"]
-    return CARD.format(
-        source=made.recipe.data.partition(":")[0],
-        title=parcel.name,
-        what=_what(parcel),
+def model_card(bundle: ExportBundle) -> str:
+    """Write the model card: architecture, threat model, results and recipe."""
+    spec, recipe = bundle.artifact.spec, bundle.artifact.recipe
+    channels, height, width = bundle.shape
+    settings = bundle.metadata()["recipe"]
+    return MODEL_CARD.format(
+        source=recipe.data.partition(":")[0],
+        title=bundle.name,
+        what=_description(bundle),
         channels=channels,
         height=height,
         width=width,
-        classes=made.spec.classes,
-        threat=_threat(parcel),
-        measured=_measured(parcel),
+        classes=spec.classes,
+        threat=_threat(recipe),
+        measured=_results(bundle),
         recipe="\n".join(
-            f"| {name} | {value} |" for name, value in recipe.items() if value not in ("", False)
+            f"| {name} | {value} |" for name, value in settings.items() if value not in ("", False)
         ),
     )
 
 
-def _config(parcel: ExportBundle) -> bytes:
-    made = parcel.made
+def _config(bundle: ExportBundle) -> bytes:
     config = {
         "library_name": "pytorch",
-        "architectures": [made.spec.name],
-        "num_classes": made.spec.classes,
-        "input_size": list(parcel.shape),
+        "architectures": [bundle.artifact.spec.name],
+        "num_classes": bundle.artifact.spec.classes,
+        "input_size": list(bundle.shape),
         "input_range": [0, 1],
-        "rstbench": parcel.about(),
+        "rstbench": bundle.metadata(),
     }
     return (json.dumps(config, indent=1) + "\n").encode()
 
 
-def _what(parcel: ExportBundle) -> str:
-    text = parcel.title.removeprefix(f"{parcel.name}: ") + parcel.fold_note
+def _description(bundle: ExportBundle) -> str:
+    text = bundle.title.removeprefix(f"{bundle.name}: ") + bundle.fold_note
     return text[0].upper() + text[1:]
 
 
-def _threat(parcel: ExportBundle) -> str:
-    recipe = parcel.made.recipe
+def _threat(recipe: Recipe) -> str:
     norm, _, eps = recipe.threat.partition(":")
     if recipe.adversary == "none":
         return "Made without an adversary: not robust by design."
@@ -123,16 +124,16 @@ def _threat(parcel: ExportBundle) -> str:
     )
 
 
-def _measured(parcel: ExportBundle) -> str:
-    if not parcel.rows:
-        held = parcel.made.facts.get("kept_epoch", {})
-        known = f" On held-out training images: clean {held['clean']:.3f}." if "clean" in held else ""
-        return f"Not yet.{known} `python -m rstbench evaluate` measures it."
-    return "By rstbench, from per-image evidence:\n\n" + _table(parcel.rows)
+def _results(bundle: ExportBundle) -> str:
+    if not bundle.rows:
+        epoch = bundle.artifact.facts.get("kept_epoch", {})
+        clean = f" On held-out training images: clean {epoch['clean']:.3f}." if "clean" in epoch else ""
+        return f"Not yet.{clean} `python -m rstbench evaluate` measures it."
+    return "By rstbench, from per-image evidence:\n\n" + _table(bundle.rows)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    attacks = [name for name in rows[0] if name.startswith(("pgd", "autoattack"))]
+    attacks = [name for name in rows[0] if attack_family(name) in ("pgd", "autoattack")]
     names = [*COLUMNS[:4], *attacks, *COLUMNS[4:]]
     lines = [names, ["---"] * len(names), *([_cell(row.get(name)) for name in names] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""`onnx`: an ONNX graph."""
+"""`onnx`: write an ONNX graph."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from ...errors import BadRequest
-from .bundle import ExportBundle, check, write_file
+from ...errors import BadRequest, first_line
+from .bundle import ExportBundle, check_logits, write_file
 
 OPSET = 18  # what torch's exporter writes without conversion
 INPUT, OUTPUT = "images", "logits"
 
 
-def onnx(parcel: ExportBundle, path: Path) -> list[Path]:
-    """`path`, input `images` (n, c, h, w), output `logits` (n, classes), any n; and `<path>.json`.
+def onnx(bundle: ExportBundle, path: Path) -> list[Path]:
+    """Write `path` with input `images` (n, c, h, w) and output `logits` (n, classes), and `<path>.json`.
 
     Raises BadRequest without the packages of the extra `onnx`, or where torch cannot translate the network.
     """
@@ -27,20 +27,19 @@ def onnx(parcel: ExportBundle, path: Path) -> list[Path]:
         raise BadRequest(
             f"export to ONNX needs {error.name}; install the extra: pip install 'rstbench[onnx]'"
         ) from None
-    content = _translated(parcel)
+    content = _onnx_graph(bundle)
     session = onnxruntime.InferenceSession(content)
-    (logits,) = session.run(None, {INPUT: parcel.example.numpy()})
-    check(parcel, "the ONNX graph", torch.from_numpy(logits))
-    return write_file(parcel, path, content)
+    (logits,) = session.run(None, {INPUT: bundle.example.numpy()})
+    check_logits(bundle, "the ONNX graph", torch.from_numpy(logits))
+    return write_file(bundle, path, content)
 
 
-def _translated(parcel: ExportBundle) -> bytes:
+def _onnx_graph(bundle: ExportBundle) -> bytes:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's about itself
+        with warnings.catch_warnings(action="ignore"):  # the exporter's about itself
             program: Any = torch.onnx.export(
-                parcel.module,
-                (parcel.example,),
+                bundle.module,
+                (bundle.example,),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamo=True,
@@ -50,5 +49,5 @@ def _translated(parcel: ExportBundle) -> bytes:
             )
         content: bytes = program.model_proto.SerializeToString()
     except Exception as error:  # of whatever the exporter meets in a network
-        raise BadRequest(f"ONNX cannot express the network: {str(error).splitlines()[0]}") from error
+        raise BadRequest(f"ONNX cannot express the network: {first_line(error)}") from error
     return content

@@ -1,4 +1,4 @@
-"""A network's architecture as a Python file that needs torch alone."""
+"""Write a network's architecture as a Python file that needs torch alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from ...errors import BadRequest
+from ...errors import BadRequest, first_line
 
+CANNOT = "the network cannot be written as Python"
 HEAD = '''"""{about}"""
 
 from pathlib import Path
@@ -22,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import nn
 '''
-# What reads each form of weights that an export writes.
+# The expression that reads each format of weights.
 LOADERS = {
     "torch": 'torch.load(path, weights_only=True, map_location="cpu")',
     "safetensors": "load_file(path)",
@@ -41,7 +42,7 @@ def network(path=Path(__file__).parent / {file!r}):
     net.load_state_dict({state})
     return net.requires_grad_(False).eval()
 '''
-# See `compressed` in state_dict.py.
+# The inverse of `checkpoints.csr.to_csr`.
 DENSE = '''
 
 def dense(state):
@@ -79,13 +80,13 @@ class Network(nn.Module):
 {forward}"""
 
 
-def source_of(
+def network_source(
     module: nn.Module, about: str, shape: tuple[int, int, int], file: str, *, compressed: bool = False
 ) -> str:
-    """A Python file whose `network()` gives the module with the weights of `file`, a path from where it lies,
-    and whose `bare()` gives it without.
+    """Write a Python file whose `network()` loads the module and whose `bare()` builds it without weights.
 
-    module: of torch's own layers, in eval mode. Raises BadRequest for one that cannot be written down.
+    module: of torch's own layers, in eval mode; file: of the weights, relative to the Python file. Raises
+    BadRequest for a network that cannot be written.
     """
     build, classes, imports = _architecture(module)
     kind = "safetensors" if file.endswith(".safetensors") else "torch"
@@ -106,13 +107,13 @@ def source_of(
 
 
 def _architecture(module: nn.Module) -> tuple[str, str, list[str]]:
-    """(the expression that builds it, the classes that needs, their imports)."""
-    if plain := _sequence(module, "    "):
-        return plain, "", []
+    """Return (the expression that builds a module, the classes it needs, their imports)."""
+    if expression := _sequence(module, "    "):
+        return expression, "", []
     try:
         traced = torch.fx.symbolic_trace(module)
     except Exception as error:  # of whatever the tracer meets
-        raise BadRequest(f"the network cannot be written as Python: {str(error).splitlines()[0]}") from None
+        raise BadRequest(f"{CANNOT}: {first_line(error)}") from None
     for node in traced.graph.nodes:
         node.type = None  # annotations name classes that the file does not import
     parts = {str(n.target): None for n in traced.graph.nodes if n.op in ("call_module", "get_attr")}
@@ -125,7 +126,7 @@ def _architecture(module: nn.Module) -> tuple[str, str, list[str]]:
 
 
 def _sequence(module: nn.Module, indent: str) -> str:
-    """A stack of torch's layers as one expression; '' for any other module."""
+    """Write a sequence of torch's layers as one expression, '' for any other module."""
     if not isinstance(module, nn.Sequential):
         return _call(module) if _is_plain(module) else ""
     parts = [_sequence(part, indent + "    ") for part in module]
@@ -134,25 +135,24 @@ def _sequence(module: nn.Module, indent: str) -> str:
 
 
 def _forward(text: str) -> str:
-    """The graph's code from `def forward` on, without the annotations and clean-up that torch.fx adds."""
+    """Return a graph's code from `def forward` on, without the annotations and clean-up of torch.fx."""
     lines = [line.partition(";  ")[0].rstrip() for line in text.splitlines()]
-    start = next(place for place, line in enumerate(lines) if line.startswith("def forward"))
+    start = next(index for index, line in enumerate(lines) if line.startswith("def forward"))
     name = lines[start].partition("(self, ")[2].split(" ")[0].rstrip(",):").partition(":")[0]
     return "\n".join([f"def forward(self, {name}):", *lines[start + 1 :]]).rstrip()
 
 
 def _part(traced: torch.fx.GraphModule, path: str) -> str:
-    owner = traced.get_submodule(path.rpartition(".")[0])
-    found = getattr(owner, path.rpartition(".")[2])
-    if isinstance(found, nn.Module):
-        if not _is_plain(found):
-            raise BadRequest(f"the network cannot be written as Python: {path} is a {type(found).__name__}")
-        return _call(found)
-    if isinstance(found, nn.Parameter):
-        return f"nn.Parameter(torch.empty({tuple(found.shape)}))"
-    if isinstance(found, Tensor):
-        return f"nn.Buffer(torch.empty({tuple(found.shape)}, dtype={found.dtype}))"
-    raise BadRequest(f"the network cannot be written as Python: {path} is a {type(found).__name__}")
+    """Write the expression that builds a layer, parameter or buffer of a graph. Raises BadRequest."""
+    parent, _, leaf = path.rpartition(".")
+    part = getattr(traced.get_submodule(parent), leaf)
+    if isinstance(part, nn.Module) and _is_plain(part):
+        return _call(part)
+    if isinstance(part, nn.Parameter):
+        return f"nn.Parameter(torch.empty({tuple(part.shape)}))"
+    if isinstance(part, Tensor):
+        return f"nn.Buffer(torch.empty({tuple(part.shape)}, dtype={part.dtype}))"
+    raise BadRequest(f"{CANNOT}: {path} is a {type(part).__name__}")
 
 
 def _is_plain(part: nn.Module) -> bool:
@@ -178,21 +178,21 @@ def _imports(names: Mapping[str, Any]) -> Iterable[str]:
         owner = getattr(value, "__module__", None)
         leaf = getattr(value, "__qualname__", "")
         if not owner or not hasattr(importlib.import_module(owner), leaf):
-            raise BadRequest(f"the network cannot be written as Python: it calls {name}")
+            raise BadRequest(f"{CANNOT}: it calls {name}")
         yield f"from {owner} import {leaf}" + ("" if leaf == name else f" as {name}")
 
 
 def _check(text: str, module: nn.Module, shape: tuple[int, int, int]) -> None:
-    """Raises BadRequest unless what is written computes the module's logits, bit by bit."""
+    """Raise BadRequest unless the written network computes the module's logits, bit by bit."""
     namespace: dict[str, Any] = {"__file__": "network.py"}
     x = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
     try:
         exec(compile(text, "network.py", "exec"), namespace)
-        again = namespace["bare"]()
-        again.load_state_dict(module.state_dict())
+        written = namespace["bare"]()
+        written.load_state_dict(module.state_dict())
         with torch.no_grad():
-            same = torch.equal(again.eval()(x), module(x))
+            same = torch.equal(written.eval()(x), module(x))
     except Exception as error:  # of a layer whose printed form is not its call
-        raise BadRequest(f"the network cannot be written as Python: {error!r}") from None
+        raise BadRequest(f"{CANNOT}: {error!r}") from None
     if not same:
-        raise BadRequest("the network cannot be written as Python: what is written computes something else")
+        raise BadRequest(f"{CANNOT}: what is written computes something else")

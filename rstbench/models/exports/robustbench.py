@@ -11,8 +11,8 @@ from ... import __version__
 from ...errors import BadRequest
 from ...files import write_folder
 from .bundle import ExportBundle
-from .python_source import source_of
-from .state_dict import packed
+from .python_source import network_source
+from .state_dict import weight_bytes
 
 DATA = ("cifar10", "cifar100", "imagenet")
 NORMS = ("Linf", "L2")
@@ -70,21 +70,24 @@ def robustbench(parcel: ExportBundle, path: Path) -> list[Path]:
 
     Raises BadRequest for data or a norm that RobustBench does not know.
     """
-    data, (norm, _, eps) = parcel.made.recipe.data.partition(":")[0], parcel.made.recipe.threat.partition(":")
+    data, (norm, _, eps) = (
+        parcel.artifact.recipe.data.partition(":")[0],
+        parcel.artifact.recipe.threat.partition(":"),
+    )
     if data not in DATA or norm not in NORMS:
         raise BadRequest(
             f"RobustBench knows {', '.join(DATA)} under {' and '.join(NORMS)}, this is of {data} {norm}"
         )
     name = re.sub(r"\W", "_", parcel.name)
     weights = f"models/{data}/{norm}/{name}.pt"
-    text = source_of(parcel.module, parcel.title, parcel.shape, weights)
+    text = network_source(parcel.module, parcel.title, parcel.shape, weights)
     text += REGISTER.format(name=name, data=data, norm=norm)
     files = {
         "network.py": text.encode(),
-        weights: packed(parcel.state, ".pt"),
+        weights: weight_bytes(parcel.state, ".pt"),
         f"model_info/{data}/{norm}/{name}.json": (json.dumps(model_info(parcel), indent=2) + "\n").encode(),
         "measure.py": SCRIPT.format(name=name, data=data, norm=norm, eps=eps).encode(),
-        MARKER: parcel.about_text(rstbench=__version__),
+        MARKER: parcel.metadata_json(rstbench=__version__),
     }
     write_folder(path, files, MARKER)
     return [path / file for file in files]
@@ -93,7 +96,7 @@ def robustbench(parcel: ExportBundle, path: Path) -> list[Path]:
 def model_info(parcel: ExportBundle) -> dict[str, Any]:
     """RobustBench's `ModelInfo`, its fields in its order. Accuracies are percentages as text, from the
     leaderboard's line on test images under the threat of the recipe; null where nothing was measured."""
-    made = parcel.made
+    made = parcel.artifact
     data = made.recipe.data.partition(":")[0]
     rows = [
         row for row in parcel.rows if (row["data"], row["threat"]) == (f"{data}:test", made.recipe.threat)

@@ -1,4 +1,4 @@
-"""`state_dict`: the plain weights, and beside them the network as Python and the recipe."""
+"""`state_dict`: write the plain weights, the network as Python and the recipe."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ from torch import Tensor
 
 from ...errors import BadRequest
 from ...files import refuse_foreign, write_whole
-from ..checkpoints.csr import compressed
+from ..checkpoints.csr import to_csr
 from .bundle import ExportBundle, write_file
-from .python_source import source_of
+from .python_source import network_source
 
 
-def state_dict(parcel: ExportBundle, path: Path) -> list[Path]:
-    """`path` (`torch.save`, or safetensors by the name's ending), `<stem>_network.py` whose `network()` needs
-    torch only, and `<path>.json` with the recipe. A network that cannot be written as Python gets none, and
-    the JSON says why."""
-    state = compressed(parcel.state) if parcel.compressed else parcel.state
+def state_dict(bundle: ExportBundle, path: Path) -> list[Path]:
+    """Write `path`, `<stem>_network.py` whose `network()` needs torch only, and `<path>.json`.
+
+    The weights are safetensors by the suffix, else of `torch.save`. Of a network that cannot be written as
+    Python the JSON says why.
+    """
+    state = to_csr(bundle.state) if bundle.compressed else bundle.state
     source = path.with_name(re.sub(r"\W", "_", path.stem) + "_network.py")
-    told: dict[str, str] = {}
+    more: dict[str, str] = {}
     text = ""
     try:
-        text = source_of(parcel.module, parcel.title, parcel.shape, path.name, compressed=parcel.compressed)
+        text = network_source(
+            bundle.module, bundle.title, bundle.shape, path.name, compressed=bundle.compressed
+        )
     except BadRequest as error:
-        told["no_python"] = str(error)
+        more["no_python"] = str(error)
     refuse_foreign(source, path.with_name(path.name + ".json"))
-    _, beside = write_file(parcel, path, packed(state, path.suffix), **told)
+    _, metadata = write_file(bundle, path, weight_bytes(state, path.suffix), **more)
     if not text:
-        return [path, beside]
+        return [path, metadata]
     write_whole(source, text.encode())
-    return [path, source, beside]
+    return [path, source, metadata]
 
 
-def packed(state: dict[str, Tensor], suffix: str) -> bytes:
-    """The bytes of a weight file: safetensors by its suffix, else `torch.save`."""
+def weight_bytes(state: dict[str, Tensor], suffix: str) -> bytes:
+    """Return the bytes of a weight file: safetensors by its suffix, else `torch.save`."""
     if suffix == ".safetensors":
         from safetensors.torch import save
 

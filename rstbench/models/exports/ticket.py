@@ -1,4 +1,4 @@
-"""`ticket`: a file of this tool, for tickets that came from elsewhere."""
+"""`ticket`: write a ticket file of this tool, for tickets of other projects."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ...tickets.ticket import Ticket
 from .bundle import ExportBundle
 
 
-def ticket(parcel: ExportBundle, path: Path) -> list[Path]:
-    """`path`, which `ticket:`, `switch:` and `train --from` read. Raises BadRequest for what is no ticket."""
-    if not isinstance(parcel.made, Ticket):
-        raise BadRequest(f"{parcel.name} is no ticket: no mask over random weights is known of it")
+def ticket(bundle: ExportBundle, path: Path) -> list[Path]:
+    """Write `path` for `ticket:`, `switch:` and `train --from`. Raises BadRequest for what is no ticket."""
+    if not isinstance(bundle.artifact, Ticket):
+        raise BadRequest(f"{bundle.name} is no ticket: no mask over random weights is known of it")
     if path.exists():
         raise BadRequest(f"{path} exists; choose another --out")
-    parcel.made.save(path)
+    bundle.artifact.save(path)
     return [path]

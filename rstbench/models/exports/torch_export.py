@@ -1,4 +1,4 @@
-"""`torch-export`: a program of torch.export, which carries its own graph."""
+"""`torch-export`: write a program of torch.export, which carries its own graph."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 
 import torch
 
-from ...errors import BadRequest
-from .bundle import ExportBundle, check, write_file
+from ...errors import BadRequest, first_line
+from .bundle import ExportBundle, check_logits, write_file
 
 
-def torch_export(parcel: ExportBundle, path: Path) -> list[Path]:
-    """`path`, read by `torch.export.load(path).module()` for any number of images, and `<path>.json`.
+def torch_export(bundle: ExportBundle, path: Path) -> list[Path]:
+    """Write `path`, for `torch.export.load(path).module()` and any number of images, and `<path>.json`.
 
     Raises BadRequest where torch cannot trace the network, or the program computes other logits.
     """
     try:
         program = torch.export.export(
-            parcel.module, (parcel.example,), dynamic_shapes=({0: torch.export.Dim.AUTO},)
+            bundle.module, (bundle.example,), dynamic_shapes=({0: torch.export.Dim.AUTO},)
         )
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         buffer.seek(0)
-        again = torch.export.load(buffer).module()
+        exported = torch.export.load(buffer).module()
         with torch.no_grad():
-            logits = torch.cat([again(image[None]) for image in parcel.example])
+            logits = torch.cat([exported(image[None]) for image in bundle.example])
     except Exception as error:  # of whatever torch.export meets in a network
-        raise BadRequest(f"torch.export cannot take the network: {str(error).splitlines()[0]}") from error
-    check(parcel, "the exported program", logits)
-    return write_file(parcel, path, buffer.getvalue())
+        raise BadRequest(f"torch.export cannot take the network: {first_line(error)}") from error
+    check_logits(bundle, "the exported program", logits)
+    return write_file(bundle, path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Which other network a file holds, where it does not hold the one that was asked for."""
+"""Suggest the network that a file holds, where it does not hold the requested one."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from torch import Tensor
 from ...errors import BadRequest
 from ...networks.network import NetworkSpec, build, prunable
 from ...plugins import BUILTIN
-from ..checkpoints.foreign import Foreign
-from ..checkpoints.layer_names import layouts
+from ..checkpoints.layer_names import naming_schemes
 from ..checkpoints.layer_order import layers_of
-from ..checkpoints.match import Wanted, holds
+from ..checkpoints.match import MatchOptions, contains_network
 
 
-def fits(spec: NetworkSpec, found: Foreign, wanted: Wanted, *, alone: bool = False) -> bool:
-    """Whether a file holds this network, see `holds`."""
+def fits(
+    spec: NetworkSpec, state: Mapping[str, Tensor], options: MatchOptions, *, alone: bool = False
+) -> bool:
+    """Whether a file holds this network, see `contains_network`."""
     try:
         with torch.device("meta"):
-            return holds(build(spec), found.state, wanted, alone=alone)
+            return contains_network(build(spec), state, options, alone=alone)
     except BadRequest:
         return False
 
 
-def last_bias(state: Mapping[str, Tensor]) -> str:
-    """'last' where the last layer of a file has a bias, 'none' where it has none."""
+def last_layer_bias(state: Mapping[str, Tensor]) -> str:
+    """Return 'last' where the last layer of a file has a bias, else 'none'."""
     return "last" if f"{_last_weight(state).removesuffix('weight')}bias" in state else "none"
 
 
@@ -37,54 +38,55 @@ def _last_weight(state: Mapping[str, Tensor]) -> str:
     return ([name for name in matrices if name.endswith("weight")] or matrices or [""])[-1]
 
 
-def instead_of(bare: NetworkSpec, found: Foreign, wanted: Wanted) -> str:
-    """The options with which the file would hold the whole of a network, this one first, and nothing else; ''
-    where there are none."""
-    if not (name := _last_weight(found.state)):
+def suggest_options(spec: NetworkSpec, state: Mapping[str, Tensor], options: MatchOptions) -> str:
+    """Tell the options with which the file holds a complete network and nothing else, '' where none do.
+
+    Other settings of the given network are tried first, then other networks.
+    """
+    if not (name := _last_weight(state)):
         return ""
-    last = found.state[name]
-    told = replace(
-        bare,
-        norm=_norm_of(found.state),
-        bias=last_bias(found.state),
-        classes=len(last),
-        shortcut="",
+    last = state[name]
+    inferred = replace(
+        spec, norm=_norm_of(state), bias=last_layer_bias(state), classes=len(last), shortcut=""
     )
-    choices = ({getattr(bare, part): 0, getattr(told, part): 0} for part in ("norm", "bias", "classes"))
-    own = [
-        replace(bare, norm=norm, bias=bias, classes=classes, last_norm=last_norm)
+    choices = (
+        dict.fromkeys((getattr(spec, setting), getattr(inferred, setting)))
+        for setting in ("norm", "bias", "classes")
+    )
+    same_network = [
+        replace(spec, norm=norm, bias=bias, classes=classes, last_norm=last_norm)
         for norm, bias, classes, last_norm in product(*choices, (False, True))
     ]
-    others = [replace(told, name=n) for n in BUILTIN["networks"] if n not in (bare.name, "torchvision")]
-    for spec in (*own, *others):
-        for width in dict.fromkeys((bare.width, _width_of(spec, last))):
-            other = replace(spec, width=width)
-            layout = replace(wanted, layouts=layouts(other.name))
-            if other != bare and fits(other, found, layout, alone=True):
-                return f"[{_changes(bare, other)}]: with that the file holds the whole {other.name}"
+    others = [replace(inferred, name=n) for n in BUILTIN["networks"] if n not in (spec.name, "torchvision")]
+    for candidate in (*same_network, *others):
+        for width in dict.fromkeys((spec.width, _width_of(candidate, last))):
+            other = replace(candidate, width=width)
+            tried = replace(options, schemes=naming_schemes(other.name))
+            if other != spec and fits(other, state, tried, alone=True):
+                return f"[{_changed_options(spec, other)}]: with that the file holds the whole {other.name}"
     return ""
 
 
-def _changes(bare: NetworkSpec, other: NetworkSpec) -> str:
-    """The options that make one network of the other."""
+def _changed_options(spec: NetworkSpec, other: NetworkSpec) -> str:
+    """Write the options that differ between two networks, as the other has them."""
 
-    def told(spec: NetworkSpec) -> dict[str, str]:
+    def options(spec: NetworkSpec) -> dict[str, str]:
         last_norm = str(spec.last_norm).lower()
         return {"arch": spec.name, "width": f"{spec.width:g}", "norm": spec.norm,
                 "last_norm": last_norm, "bias": spec.bias, "classes": str(spec.classes)}  # fmt: skip
 
-    before = told(bare)
-    return ",".join(f"{name}={text}" for name, text in told(other).items() if text != before[name])
+    before = options(spec)
+    return ",".join(f"{name}={text}" for name, text in options(other).items() if text != before[name])
 
 
 def _norm_of(state: Mapping[str, Tensor]) -> str:
-    """The norm of a file's layers: those with running means have one."""
+    """Return the norm of a file's layers: those with running means have one."""
     norms = [layer for layer in layers_of(state).values() if "running_mean" in layer]
     return "none" if not norms else "affine" if any("weight" in layer for layer in norms) else "batch"
 
 
 def _width_of(spec: NetworkSpec, last: Tensor) -> float:
-    """The multiplier with which a network's last layer has as many inputs as the file's."""
+    """Return the multiplier with which a network's last layer has as many inputs as the file's."""
     try:
         with torch.device("meta"):
             own = list(prunable(build(replace(spec, width=1, bias="none"))).values())[-1]

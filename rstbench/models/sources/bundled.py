@@ -1,4 +1,4 @@
-"""Models that come with packages this tool needs anyway: `bundled:NAME`."""
+"""Models that come with packages this tool needs: `bundled:NAME`. Add one to `MODELS`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from ...errors import unknown
 from ...evidence.trial import ModelInfo
 from ..wrapper import EvalModel, wrap
 
-NAMES = {"autoattack-resnet18": example_resnet}
+MODELS = {"autoattack-resnet18": example_resnet}
 
 
 def bundled(id: str) -> EvalModel:
-    """`bundled:autoattack-resnet18`: the naturally trained CIFAR-10 ResNet-18 that AutoAttack ships as its
-    example, pixels in [0, 1]; the undefended end of a CIFAR-10 table."""
-    if id not in NAMES:
-        raise unknown("bundled model", id, NAMES)
-    module: nn.Module = NAMES[id]()
+    """Load `bundled:autoattack-resnet18`: the naturally trained CIFAR-10 ResNet-18 of AutoAttack's example.
+
+    It takes pixels in [0, 1] and is not robust.
+    """
+    if id not in MODELS:
+        raise unknown("bundled model", id, MODELS)
+    module: nn.Module = MODELS[id]()
     return wrap(module, ModelInfo(f"bundled:{id}", "external", network="resnet18"), made_by=id)

@@ -1,4 +1,4 @@
-"""What images a network takes: their channels and size, found out before anything is measured."""
+"""Check, before anything is measured, that a network takes images of the data's channels and size."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ CONVERT = "convert the images in a file of your own: file:PATH.py:factory"
 ADAPTED = "channels-adapted"  # the alarm for weights of other channels than the images'
 
 
-def image_shape(shape: str | Sequence[int] | None, what: str) -> tuple[int, int, int] | None:
-    """(channels, height, width) out of '3x32x32' or a sequence; None where nothing is known."""
+def parse_shape(shape: str | Sequence[int] | None, what: str) -> tuple[int, int, int] | None:
+    """Parse '3x32x32' or a sequence as (channels, height, width); None where nothing is given."""
     if shape is None or shape == "":
         return None
     parts = shape.split("x") if isinstance(shape, str) else list(shape)
@@ -25,22 +25,29 @@ def image_shape(shape: str | Sequence[int] | None, what: str) -> tuple[int, int,
     return channels, height, width
 
 
-def channels(text: str, what: str) -> int:
-    """The option in_chans as a number; 0 where it was not given."""
+def required_shape(shape: str | Sequence[int], what: str) -> tuple[int, int, int]:
+    """Parse (channels, height, width). Raises BadRequest where it is missing or malformed."""
+    if (parsed := parse_shape(shape, what)) is None:
+        raise BadRequest(f"{what}: the shape of an image is missing; add shape=3x32x32, or --data")
+    return parsed
+
+
+def parse_in_chans(text: str, what: str) -> int:
+    """Parse the option in_chans; 0 where it is not given."""
     if text and not (text.isdigit() and int(text)):
         raise BadRequest(f"{what}: in_chans is the number of channels of an image, got {text!r}")
     return int(text or 0)
 
 
 def first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d] | None:
-    """The layer that sees the images, as libraries define it: their first convolution."""
+    """Return the (name, layer) that takes the images, as libraries define it: the first convolution."""
     return next(((n, part) for n, part in module.named_modules() if isinstance(part, nn.Conv2d)), None)
 
 
-def convolution(like: nn.Conv2d, wanted: int) -> nn.Conv2d:
-    """A new layer like another one, for images of other channels."""
+def convolution_like(like: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """Make a new layer like another one, for images of other channels."""
     return nn.Conv2d(
-        wanted,
+        channels,
         like.out_channels,
         like.kernel_size,  # type: ignore[arg-type]
         like.stride,  # type: ignore[arg-type]
@@ -49,35 +56,38 @@ def convolution(like: nn.Conv2d, wanted: int) -> nn.Conv2d:
     )
 
 
-def rechanneled(module: nn.Module, wanted: int, text: str) -> nn.Module:
-    """Trained weights for images of other channels, as timm carries them over: for grey images the first
-    convolution's weights are summed over its channels, for others repeated and scaled. Raises BadRequest
-    where that has no meaning."""
+def adapt_channels(module: nn.Module, channels: int, text: str) -> nn.Module:
+    """Adapt trained weights to images of other channels, as timm does.
+
+    For grey images the weights of the first convolution are summed over its channels, for others repeated and
+    scaled. Raises BadRequest where that has no meaning.
+    """
     from timm.models import adapt_input_conv
 
     if getattr(module, "transform_input", False):
         raise BadRequest(f"{text} shifts each of its three channels; in_chans is for other networks")
-    found = first_convolution(module)
-    assert found is not None  # every classifier of torchvision begins with one
-    name, before = found
-    after = convolution(before, wanted)
+    first = first_convolution(module)
+    assert first is not None  # every classifier of torchvision begins with one
+    name, before = first
+    after = convolution_like(before, channels)
     try:
-        after.weight.data = adapt_input_conv(wanted, before.weight.data)
+        after.weight.data = adapt_input_conv(channels, before.weight.data)
     except (NotImplementedError, AssertionError):
-        raise BadRequest(f"{text} cannot be carried over to {wanted} channels") from None
+        raise BadRequest(f"{text} cannot be carried over to {channels} channels") from None
     after.bias = before.bias
     module.set_submodule(name, after)
     return module.requires_grad_(False).eval()
 
 
-def takes(module: nn.Module, in_chans: str = "") -> int:
-    """The channels that a library's network was built for."""
+def input_channels(module: nn.Module, in_chans: str = "") -> int:
+    """Return the channels that a library's network was built for."""
     size = (getattr(module, "pretrained_cfg", None) or {}).get("input_size", (RGB,))
     return int(in_chans or size[0])
 
 
+# The names of this class and of its attributes are part of the digests of models: they stay.
 class Unfit(nn.Module):
-    """A network that cannot take images (channels, height, width), and says why and what to do about it."""
+    """A network that refuses images (channels, height, width), with the reason and what to do about it."""
 
     def __init__(self, net: nn.Module, shape: tuple[int, int, int], reason: str) -> None:
         super().__init__()
@@ -93,25 +103,25 @@ class Unfit(nn.Module):
 
 
 @torch.no_grad()
-def fitting(
-    module: nn.Module, shape: tuple[int, int, int] | None, takes: int, *, option: bool = True
+def checked_input(
+    module: nn.Module, shape: tuple[int, int, int] | None, channels: int, *, adaptable: bool = True
 ) -> nn.Module:
-    """The module, where it can take images (channels, height, width) or nothing is known of them; else one
-    that fails on them with words that help, so that the other models of a table are measured all the same.
+    """Return the module where it takes images (channels, height, width) or their shape is unknown.
 
-    takes: its channels; option: whether in_chans would carry it over, as it does a random start and a
-    library's own weights, but not the weights of a user's file.
+    Else return an `Unfit` one, which fails on them alone, so that the other models of a table are measured.
+    channels: those it was built for; adaptable: whether in_chans would adapt it, as it does a random start
+    and a library's own weights, but not the weights of a user's file.
     """
     if shape is None:
         return module
-    if takes != shape[0]:
-        remedy = f"; add [in_chans={shape[0]}]" if option else f"; {CONVERT}"
-        noun = "channel" if takes == 1 else "channels"
-        return Unfit(module, shape, f"it takes {takes} {noun}, the images have {shape[0]}{remedy}").eval()
+    if channels != shape[0]:
+        helps = f"; add [in_chans={shape[0]}]" if adaptable else f"; {CONVERT}"
+        noun = "channel" if channels == 1 else "channels"
+        return Unfit(module, shape, f"it takes {channels} {noun}, the images have {shape[0]}{helps}").eval()
     try:
         module(torch.full((1, *shape), 0.5))
     except Exception as error:  # of whatever layer meets too small an image, or one of another size
-        said = " ".join(str(error).split())[:160] or repr(error)
+        text = " ".join(str(error).split())[:160] or repr(error)
         size = f"{shape[1]}x{shape[2]}"
-        return Unfit(module, shape, f"images of {size} are too small, or not of its own size: {said}").eval()
+        return Unfit(module, shape, f"images of {size} are too small, or not of its own size: {text}").eval()
     return module

@@ -1,7 +1,8 @@
-"""Networks of torchvision and timm: with weights that lie on this machine, or with a seeded random start."""
+"""Networks of torchvision and timm, with local weights or a seeded random start."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,16 +20,16 @@ from .hub import hub
 from .input_shape import (
     ADAPTED,
     RGB,
-    channels,
-    convolution,
+    adapt_channels,
+    checked_input,
+    convolution_like,
     first_convolution,
-    fitting,
-    image_shape,
-    rechanneled,
-    takes,
+    input_channels,
+    parse_in_chans,
+    parse_shape,
 )
-from .torchvision_files import file_name, hushed, pretrained
-from .weights import timm_checkpoint
+from .torchvision_files import file_name, pretrained
+from .weights import timm_checkpoint_model
 
 
 def torchvision(
@@ -39,11 +40,11 @@ def torchvision(
     shape: str | Sequence[int] | None = None,
     download: bool = False,
 ) -> EvalModel:
-    """`torchvision:resnet18[classes=10,seed=0]`: a random start; `torchvision:resnet50/IMAGENET1K_V2`: the
-    library's weights where torch.hub keeps them, behind their own normalisation.
+    """Load `torchvision:resnet50/IMAGENET1K_V2`, or a random start, `torchvision:resnet18[classes=10]`.
 
-    in_chans: channels of an image where they are not three. A random start gets another first convolution;
-    the library's weights are carried over by timm's rule (see `rechanneled`), and flagged.
+    The library's weights are read where torch.hub keeps them, and come behind their own normalisation.
+    in_chans: channels of an image where they are not three; a random start gets another first convolution,
+    the library's weights are adapted by timm's rule (see `adapt_channels`) and flagged.
     """
     from torchvision import models
 
@@ -52,12 +53,12 @@ def torchvision(
     if name not in known:
         raise unknown("torchvision network", name, known)
     text = f"torchvision:{id}"
-    wanted, size = channels(in_chans, text) or RGB, image_shape(shape, text)
+    channels, size = parse_in_chans(in_chans, text) or RGB, parse_shape(shape, text)
     if not slash:
         build = partial(models.get_model, name, weights=None)
-        if wanted != RGB:
-            build = partial(_other_channels, build, wanted)
-        return _random(build, text, classes, seed, in_chans, size)
+        if channels != RGB:
+            build = partial(_with_channels, build, channels)
+        return _random_start(build, text, classes, seed, in_chans, size)
     enum = models.get_model_weights(name)
     if weights not in enum.__members__:
         raise unknown(f"weights of {name}", weights, enum.__members__)
@@ -69,14 +70,15 @@ def torchvision(
         _fetch(chosen.url, path)
     module, presets = pretrained(name, chosen, path, text), chosen.transforms()
     mean, std, made_by = tuple(presets.mean), tuple(presets.std), id
-    shifts = getattr(module, "transform_input", False)
-    if wanted != RGB:
-        module = rechanneled(module, wanted, text)
-        mean, std = (sum(mean) / len(mean),) * wanted, (sum(std) / len(std),) * wanted
-        made_by, text = f"{id}|{wanted}", f"{text}[in_chans={wanted}]"
-    whole = fitting(nn.Sequential(layer(mean, std), module).eval(), size, wanted, option=not shifts)
-    flags = (ADAPTED,) if wanted != RGB else ()
-    return wrap(whole, ModelInfo(text, "external", flags=flags), made_by=made_by)
+    adaptable = not getattr(module, "transform_input", False)
+    if channels != RGB:
+        module = adapt_channels(module, channels, text)
+        mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
+        made_by, text = f"{id}|{channels}", f"{text}[in_chans={channels}]"
+    module = nn.Sequential(layer(mean, std), module).eval()
+    module = checked_input(module, size, channels, adaptable=adaptable)
+    flags = (ADAPTED,) if channels != RGB else ()
+    return wrap(module, ModelInfo(text, "external", flags=flags), made_by=made_by)
 
 
 def timm(
@@ -87,33 +89,35 @@ def timm(
     in_chans: str = "",
     shape: str | Sequence[int] | None = None,
     download: bool = False,
-    **within: str,
+    **selection: str,
 ) -> EvalModel:
-    """`timm:NAME[classes=10,seed=0]`: a random start; `[checkpoint=FILE]`: with the weights of a file, key=,
-    prefix= and without= as for `weights:`; `timm:NAME/TAG`: the library's weights, which are the hub's
-    `timm/NAME.TAG`. in_chans: channels of an image where they are not the network's own."""
+    """Load `timm:NAME/TAG`, `timm:NAME[checkpoint=FILE]`, or a random start, `timm:NAME[classes=10,seed=0]`.
+
+    NAME/TAG is the hub's `timm/NAME.TAG`; with a file, key=, prefix= and without= are those of `weights:`.
+    in_chans: channels of an image where they are not the network's own.
+    """
     import timm as library
 
-    if within and (not checkpoint or "/" in id):
-        raise BadRequest(f"timm:{id}: {', '.join(within)} goes with NAME[checkpoint=FILE]")
+    if selection and (not checkpoint or "/" in id):
+        raise BadRequest(f"timm:{id}: {', '.join(selection)} goes with NAME[checkpoint=FILE]")
     if "/" in id:
-        name, _, tag = id.partition("/")
-        entry = hub(f"timm/{name}.{tag}", in_chans, shape, download)
-        named = entry.card.name.replace(f"hub:timm/{name}.{tag}", f"timm:{id}")
-        return replace(entry, card=replace(entry.card, name=named))
+        repository = f"timm/{id.replace('/', '.', 1)}"
+        model = hub(repository, in_chans, shape, download)
+        name = model.info.name.replace(f"hub:{repository}", f"timm:{id}")
+        return replace(model, info=replace(model.info, name=name))
 
     if id not in library.list_models():
         raise unknown("timm network", id, library.list_models())
     build, text = partial(library.create_model, id, pretrained=False), f"timm:{id}"
-    if wanted := channels(in_chans, text):
-        build = partial(build, in_chans=wanted)
+    if channels := parse_in_chans(in_chans, text):
+        build = partial(build, in_chans=channels)
     if checkpoint:
-        return timm_checkpoint(build, id, checkpoint, classes, in_chans, shape, **within)
-    return _random(build, text, classes, seed, in_chans, image_shape(shape, text))
+        return timm_checkpoint_model(build, id, checkpoint, classes, in_chans, shape, **selection)
+    return _random_start(build, text, classes, seed, in_chans, parse_shape(shape, text))
 
 
 def _fetch(url: str, path: Path) -> None:
-    """Puts a file of torchvision's server where torch.hub keeps it; its name ends in its hash."""
+    """Download a file of torchvision's server to where torch.hub keeps it; its name ends in its hash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
@@ -121,7 +125,7 @@ def _fetch(url: str, path: Path) -> None:
         raise BadFile(f"{url} cannot be fetched: {error}") from None
 
 
-def _random(
+def _random_start(
     build: Callable[..., nn.Module],
     text: str,
     classes: str | int,
@@ -132,21 +136,22 @@ def _random(
     if not str(seed).isdigit():
         raise BadRequest(f"seed is a whole number from 0, got {seed!r}")
     count = _classes(classes, text)
-    with torch.random.fork_rng(), hushed():
+    with torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
         torch.manual_seed(int(seed))
         module = build(num_classes=count).requires_grad_(False).eval()
-    module = fitting(module, shape, takes(module, in_chans))
+    module = checked_input(module, shape, input_channels(module, in_chans))
     options = f"in_chans={in_chans},seed={seed}" if in_chans else f"seed={seed}"
     made_by = f"{text}|{seed}|{in_chans}" if in_chans else f"{text}|{seed}"
     return wrap(module, ModelInfo(f"{text}[{options}]", "external"), made_by=made_by)
 
 
-def _other_channels(build: Callable[..., nn.Module], wanted: int, **settings: Any) -> nn.Module:
-    """A network whose first convolution takes images of other channels; its start is torch's default."""
+def _with_channels(build: Callable[..., nn.Module], channels: int, **settings: Any) -> nn.Module:
+    """Build a network whose first convolution, started as torch does, takes images of other channels."""
     net = build(**settings)
-    found = first_convolution(net)
-    assert found is not None  # every classifier of torchvision begins with one
-    net.set_submodule(found[0], convolution(found[1], wanted))
+    first = first_convolution(net)
+    assert first is not None  # every classifier of torchvision begins with one
+    name, before = first
+    net.set_submodule(name, convolution_like(before, channels))
     return net
 
 

@@ -1,4 +1,4 @@
-"""What this tool made: tickets, checkpoints, and switches of tickets."""
+"""Models of this tool's own files: `ticket:FILE`, `checkpoint:FILE`, `switch:FILE+FILE+…`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ BEST = "best"
 
 
 def ticket(id: str) -> EvalModel:
-    """`ticket:FILE`."""
-    return ticket_entry(Ticket.load(Path(id).expanduser()), Path(id).stem)
+    """Load `ticket:FILE`."""
+    return ticket_model(Ticket.load(Path(id).expanduser()), Path(id).stem)
 
 
-def ticket_entry(found: Ticket, name: str) -> EvalModel:
-    """A ticket as a module, with its card."""
-    return _entry(found, name, "ticket", method_of(found.recipe))
+def ticket_model(ticket: Ticket, name: str) -> EvalModel:
+    """Wrap a ticket for evaluation."""
+    return _eval_model(ticket, name, "ticket", method_of(ticket.recipe))
 
 
 def method_of(recipe: Recipe) -> str:
-    """How a ticket was found, for the tables: 'edge-popup' is the search without an adversary, 'rtt' the
-    same search among trained weights (robust trained tickets), whatever they were trained for."""
+    """Return the method of a ticket for the tables.
+
+    'edge-popup' is the search without an adversary, 'rtt' the search among trained weights (robust trained
+    tickets).
+    """
     name = recipe.method.partition(":")[0]
     if name != "rst":
         return name
@@ -40,37 +43,40 @@ def method_of(recipe: Recipe) -> str:
 
 
 def checkpoint(id: str) -> EvalModel:
-    """`checkpoint:FILE`."""
-    return checkpoint_entry(Checkpoint.load(Path(id).expanduser()), Path(id).stem)
+    """Load `checkpoint:FILE`."""
+    return checkpoint_model(Checkpoint.load(Path(id).expanduser()), Path(id).stem)
 
 
-def checkpoint_entry(found: Checkpoint, name: str) -> EvalModel:
-    """A trained network as a module, with its card."""
-    adversarial = found.recipe.adversary != "none"
-    return _entry(found, name, "trained", "adversarial-training" if adversarial else "natural-training")
+def checkpoint_model(checkpoint: Checkpoint, name: str) -> EvalModel:
+    """Wrap a trained network for evaluation."""
+    is_adversarial = checkpoint.recipe.adversary != "none"
+    method = "adversarial-training" if is_adversarial else "natural-training"
+    return _eval_model(checkpoint, name, "trained", method)
 
 
-def _entry(found: Ticket | Checkpoint, name: str, kind: str, method: str) -> EvalModel:
-    card = ModelInfo(
+def _eval_model(artifact: Ticket | Checkpoint, name: str, kind: str, method: str) -> EvalModel:
+    info = ModelInfo(
         name=name,
         kind=kind,
         method=method,
-        network=str(found.spec),
-        remaining=float(found.remaining),
-        kept_weights=found.kept_weights,
-        total_weights=found.total_weights,
-        flags=_flags(found),
+        network=str(artifact.spec),
+        remaining=float(artifact.remaining),
+        kept_weights=artifact.kept_weights,
+        total_weights=artifact.total_weights,
+        flags=_flags(artifact),
     )
-    return wrap(found.module(), card, made=found)
+    return wrap(artifact.module(), info, artifact=artifact)
 
 
-def _files(text: str) -> list[Path]:
-    """The files of A+B+…; a '+' inside a file's own path is none that separates. Raises BadRequest where the
-    text can be read in two ways."""
+def _split_paths(text: str) -> list[Path]:
+    """Split A+B+… into files, whose own paths may hold a '+'.
+
+    Raises BadRequest where the text can be read in two ways.
+    """
     parts = text.split("+")
 
     def paths(start: int) -> Iterator[tuple[int, Path]]:
-        """The files that begin at a part, each with the part after it."""
+        """Yield the files that begin at a part, each with the index of the part after it."""
         for end in range(start + 1, len(parts) + 1):
             path = Path("+".join(parts[start:end])).expanduser()
             if path.is_file():
@@ -84,47 +90,48 @@ def _files(text: str) -> list[Path]:
         for end, path in paths(start):
             yield from ([path, *rest] for rest in readings(end))
 
-    found = list(islice(readings(0), 2))
-    if len(found) > 1:
+    possible = list(islice(readings(0), 2))
+    if len(possible) > 1:
         raise BadRequest(
-            f"{text!r} names {' or '.join(' and '.join(map(str, one)) for one in found)}; rename one"
+            f"{text!r} names {' or '.join(' and '.join(map(str, files)) for files in possible)}; rename one"
         )
-    if found:
-        return found[0]
-    start, files = 0, []  # one is missing: whoever reads it says so
+    if possible:
+        return possible[0]
+    start, files = 0, list[Path]()  # one is missing, which reading it reports
     while start < len(parts):
         start, path = next(paths(start), (start + 1, Path(parts[start]).expanduser()))
         files += [path] if path.name else []
     return files
 
 
-def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
+def _flags(artifact: Ticket | Checkpoint) -> tuple[str, ...]:
     alarms = {
-        "selected-on-test": bool(found.facts.get("on_test")),
-        "unlearnt-mask": isinstance(found, Ticket) and found.unlearnt,
+        "selected-on-test": bool(artifact.facts.get("on_test")),
+        "unlearnt-mask": isinstance(artifact, Ticket) and artifact.unlearnt,
     }
     return tuple(name for name, raised in alarms.items() if raised)
 
 
 def switch(id: str, weights: str = "") -> EvalModel:
-    """`switch:FILE+FILE+…[weights=0.2+0.8]`: tickets of one random network, drawn with these probabilities,
-    equal ones where none are given; `weights=best` leaves them to who has the training images."""
-    paths = _files(id)
+    """Load `switch:FILE+FILE+…[weights=0.2+0.8]`: tickets of one random network and their probabilities.
+
+    weights: equal ones by default; `best` leaves them to be fitted to training images.
+    """
+    paths = _split_paths(id)
     tickets = [Ticket.load(path) for path in paths]
-    if len({found.random_digest for found in tickets}) > 1:
+    if (networks := len({ticket.random_digest for ticket in tickets})) > 1:
         raise BadRequest(
-            f"the tickets of a switch share one random network; those of {id!r} come from "
-            f"{len({found.random_digest for found in tickets})}"
+            f"the tickets of a switch share one random network; those of {id!r} come from {networks}"
         )
-    members = [ticket_entry(found, path.stem) for found, path in zip(tickets, paths, strict=True)]
+    members = [ticket_model(ticket, path.stem) for ticket, path in zip(tickets, paths, strict=True)]
     name = f"switch:{'+'.join(path.stem for path in paths)}"
     if not weights:
         return wrap_switch(members, name)
     if weights == BEST:
         return replace(wrap_switch(members, f"{name}[weights={BEST}]"), unfitted=True)
     try:
-        shares = [float(share) for share in weights.split("+")]
+        probabilities = [float(weight) for weight in weights.split("+")]
     except ValueError:
         raise BadRequest(f"weights of a switch read 0.2+0.8 or {BEST}, got {weights!r}") from None
-    made = Switch([member.module for member in members], shares)
-    return wrap_switch(members, f"{name}[weights={weights}]", made)
+    module = Switch([member.module for member in members], probabilities)
+    return wrap_switch(members, f"{name}[weights={weights}]", module)

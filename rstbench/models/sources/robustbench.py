@@ -1,4 +1,4 @@
-"""RobustBench's model zoo: `robustbench:DATASET/THREAT/NAME`, from files already on this machine.
+"""Load RobustBench's model zoo from local files: `robustbench:DATASET/THREAT/NAME`.
 
 The only module that imports `robustbench`.
 """
@@ -13,7 +13,7 @@ from types import ModuleType
 from torch import nn
 
 from ...attacks.autoattack import alias_for_robustbench
-from ...errors import BadFile, BadRequest, unknown
+from ...errors import BadFile, BadRequest, first_line, unknown
 
 # What its dependencies say while they are imported, by message.
 _WARNINGS = (
@@ -26,7 +26,7 @@ _WARNINGS = (
 
 
 def import_robustbench() -> ModuleType:
-    """`robustbench`, which in version 1.1.1 imports `autoattack` and `pkg_resources`; takes seconds."""
+    """Import `robustbench` (seconds), which in version 1.1.1 wants `autoattack` and `pkg_resources`."""
     alias_for_robustbench()
     with warnings.catch_warnings():
         for message in _WARNINGS:
@@ -38,10 +38,10 @@ def import_robustbench() -> ModuleType:
 
 
 def robustbench(id: str, download: bool = False) -> nn.Module:
-    """A zoo model from `MODELS/<dataset>/<threat>/<name>.pt`, MODELS being $RSTBENCH_MODELS or ./models.
+    """Load a zoo model from `MODELS/<dataset>/<threat>/<name>.pt`, MODELS being $RSTBENCH_MODELS or ./models.
 
-    Raises BadFile where the file is missing and `download` is false: RobustBench would fetch it at once. A
-    download that gives no weights is removed again.
+    Raises BadFile where the file is missing and `download` is false, for RobustBench would fetch it. A
+    download without weights is removed again.
     """
     parts = id.split("/")
     if len(parts) != 3:
@@ -60,7 +60,7 @@ def robustbench(id: str, download: bool = False) -> nn.Module:
         raise unknown(
             "zoo model", id, [key for key in known if key.startswith(f"{dataset}/{threat}/")] or known
         )
-    missing = [file for file in _files(path, known[id]) if not file.is_file()]
+    missing = [file for file in _weight_files(path, known[id]) if not file.is_file()]
     if missing and not download:
         raise BadFile(
             f"no file {missing[0]}; put the zoo's checkpoint there, set RSTBENCH_MODELS to its folder, "
@@ -75,13 +75,13 @@ def robustbench(id: str, download: bool = False) -> nn.Module:
     except Exception as error:
         for file in missing:
             file.unlink(missing_ok=True)  # a web page instead of weights
-        text = (str(error).splitlines() or [repr(error)])[0]
-        raise BadFile(f"{path} {'cannot be fetched' if missing else 'does not load'}: {text}") from error
+        problem = "cannot be fetched" if missing else "does not load"
+        raise BadFile(f"{path} {problem}: {first_line(error)}") from error
     return model.requires_grad_(False).eval()
 
 
-def _files(path: Path, links: str | list[str] | None) -> list[Path]:
-    """The files of a zoo model: one, one a member of an ensemble, or none where timm keeps it."""
+def _weight_files(path: Path, links: str | list[str] | None) -> list[Path]:
+    """Return the files of a zoo model: one, one a member of an ensemble, or none where timm keeps it."""
     if isinstance(links, list):
         return [path.with_name(f"{path.name}_m{member}.pt") for member in range(len(links))]
     return [path] if links is not None else []

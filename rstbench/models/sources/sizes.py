@@ -1,4 +1,4 @@
-"""Networks of the libraries for the classes and channels that a file of weights has."""
+"""Build networks of the libraries for the classes and channels of a weight file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from ...errors import BadRequest
-from ..checkpoints.match import DoesNotFit, Wanted, holds
+from ..checkpoints.match import ArchitectureMismatch, MatchOptions, contains_network
 from ..wrapper import load_reference
 from .input_shape import first_convolution
 
@@ -16,49 +16,51 @@ Sizes = Mapping[str, str | int]
 
 
 def random_start(arch: str, sizes: Sizes) -> nn.Module:
-    """A network of `timm:NAME` or `torchvision:NAME`; sizes: its classes and in_chans, where they are known.
-    Raises BadRequest."""
+    """Build `timm:NAME` or `torchvision:NAME` with a random start.
+
+    sizes: its classes and in_chans, where they are known. Raises BadRequest.
+    """
     options = ",".join(f"{name}={size}" for name, size in sizes.items() if size)
     return load_reference(f"{arch}[{options}]" if options else arch).module
 
 
 @contextmanager
-def sized(
+def suggest_sizes(
     module: nn.Module,
     state: Mapping[str, Tensor],
-    wanted: Wanted,
+    options: MatchOptions,
     sizes: Sizes,
-    again: Callable[[Sizes], nn.Module],
+    rebuild: Callable[[Sizes], nn.Module],
 ) -> Iterator[None]:
-    """Says which classes and channels would do where a file does not fit for want of them.
+    """Add to an `ArchitectureMismatch` the classes and channels with which the file would match.
 
-    sizes: those that the module has; again: builds it with others.
+    sizes: those of the module; rebuild: builds it with others.
     """
     try:
         yield
-    except DoesNotFit as error:
-        theirs = _theirs(module, state, sizes)
+    except ArchitectureMismatch as error:
+        stored = _sizes_in_file(module, state, sizes)
         try:
-            fits = theirs and holds(again({**sizes, **theirs}), state, wanted)
+            matches = stored and contains_network(rebuild({**sizes, **stored}), state, options)
         except BadRequest:
-            fits = False
-        if not fits:
+            matches = False
+        if not matches:
             raise
-        options = ",".join(f"{name}={size}" for name, size in theirs.items())
-        helps = f"[{options}]: with that the file holds the whole {wanted.network}"
-        raise DoesNotFit(error.problem, helps) from None
+        advice = ",".join(f"{name}={size}" for name, size in stored.items())
+        helps = f"[{advice}]: with that the file holds the whole {options.network}"
+        raise ArchitectureMismatch(error.problem, helps) from None
 
 
-def _theirs(module: nn.Module, state: Mapping[str, Tensor], sizes: Sizes) -> dict[str, str | int]:
-    """The classes and channels that the tensors of a file have under the network's names, where others."""
+def _sizes_in_file(module: nn.Module, state: Mapping[str, Tensor], sizes: Sizes) -> dict[str, str | int]:
+    """Return the classes and channels of a file's tensors where they differ from the network's."""
     first = first_convolution(module)
-    found: dict[str, str | int] = {}
-    for name, ours in module.state_dict().items():
-        other = next((t for n, t in state.items() if f".{n}".endswith(f".{name}")), ours)
-        if other.dim() != ours.dim() or not ours.dim():
+    stored: dict[str, str | int] = {}
+    for name, own in module.state_dict().items():
+        other = next((t for n, t in state.items() if f".{n}".endswith(f".{name}")), own)
+        if other.dim() != own.dim() or not own.dim():
             continue
-        if first and name == f"{first[0]}.weight" and other.shape[1] != ours.shape[1]:
-            found["in_chans"] = other.shape[1]
-        elif str(len(ours)) == str(sizes["classes"]) and len(other) != len(ours):
-            found["classes"] = len(other)
-    return found
+        if first and name == f"{first[0]}.weight" and other.shape[1] != own.shape[1]:
+            stored["in_chans"] = other.shape[1]
+        elif str(len(own)) == str(sizes["classes"]) and len(other) != len(own):
+            stored["classes"] = len(other)
+    return stored

@@ -1,4 +1,4 @@
-"""Repositories of timm: what its own builder makes of a `config.json` and weights, fetching nothing."""
+"""Build timm's repositories (`config.json` and weights) with timm's own builder, fetching nothing."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from torch import Tensor, nn
 
 from ...errors import BadFile, BadRequest, listed, unknown
 from ...networks.normalise import layer
-from ..checkpoints.layer_order import is_counter
+from ..checkpoints.layer_order import is_counter, without_common_prefix
 from .input_shape import ADAPTED, RGB
 
 # Arguments of timm's `create_model` that would read or fetch other files.
 ELSEWHERE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
-LACKS = '"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]'
+EXAMPLE_STATISTICS = '"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]'
 
 
 @dataclasses.dataclass(frozen=True)
-class Repository:
-    """architecture: the network's name in timm; settings: its `pretrained_cfg`; arguments: its `model_args`;
-    pooling: what the file says of the last pooling, '' where it says nothing."""
+class TimmRepository:
+    """A `config.json` of timm.
+
+    architecture: the network's name in timm; settings: its `pretrained_cfg`; arguments: its `model_args`;
+    pooling: its `global_pool`, '' where there is none.
+    """
 
     architecture: str
     settings: Mapping[str, Any]
@@ -34,23 +37,25 @@ class Repository:
     pooling: str
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], what: str) -> Repository:
-        """Read as timm's `load_model_config_from_hf` does: a file without `pretrained_cfg` is of the old
-        form, in which it is the settings itself. Raises BadFile."""
+    def of(cls, config: Mapping[str, Any], what: str) -> TimmRepository:
+        """Read a configuration as timm's `load_model_config_from_hf` does. Raises BadFile.
+
+        A file of the old form, without `pretrained_cfg`, is the settings itself.
+        """
         import timm
 
-        old = "pretrained_cfg" not in config
-        held = dict(config) if old else config["pretrained_cfg"]
+        stored = config.get("pretrained_cfg", dict(config))
         name, arguments = config["architecture"], config.get("model_args") or {}
-        if not isinstance(held, dict) or not isinstance(arguments, dict) or not isinstance(name, str):
-            raise BadFile(f"{what}: config.json is no configuration of timm: {name!r}, {type(held).__name__}")
+        if not isinstance(stored, dict) or not isinstance(arguments, dict) or not isinstance(name, str):
+            kind = type(stored).__name__
+            raise BadFile(f"{what}: config.json is no configuration of timm: {name!r}, {kind}")
         # Other names, such as hf-hub:OWNER/REPO, would be fetched.
         if not re.fullmatch(r"\w+(\.\w+)?", name) or not timm.is_model(name):
             raise unknown(f"timm network (of {what}'s config.json)", name, timm.list_models())
-        if strange := [key for key in ELSEWHERE if key in arguments]:
-            raise BadFile(f"{what}: model_args of config.json may not hold {', '.join(strange)}")
+        if refused := [key for key in ELSEWHERE if key in arguments]:
+            raise BadFile(f"{what}: model_args of config.json may not hold {', '.join(refused)}")
         known = {field.name for field in dataclasses.fields(timm.models.PretrainedCfg)} - {*SOURCES}
-        settings = {key: value for key, value in held.items() if key in known}
+        settings = {key: value for key, value in stored.items() if key in known}
         if "num_classes" in config:
             settings["num_classes"] = config["num_classes"]
         _check_numbers(settings, what)
@@ -59,22 +64,25 @@ class Repository:
 
     @property
     def channels(self) -> int:
-        """How many channels the weights are for."""
+        """The number of channels that the weights are for."""
         size = self.settings.get("input_size", (RGB,))
         return int(self.arguments.get("in_chans", size[0]))
 
     def normalisation(self, what: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """(mean, std) of each channel; of other channels than the file's, their average. Raises BadFile."""
+        """Return (mean, std) of each channel, for other channels than the file's their averages.
+
+        Raises BadFile where they are missing or are not of pixels in [0, 1].
+        """
         sides: list[tuple[float, ...]] = []
         for key in ("mean", "std"):
             side = self.settings.get(key)
             if side is None:
                 raise BadFile(
                     f"{what}: config.json has no {key}, so how its images were normalised is not known; "
-                    f"write it there, such as {LACKS} (what timm takes where nothing is said)"
+                    f"write it there, such as {EXAMPLE_STATISTICS} (what timm takes where nothing is said)"
                 )
             numbers = [side] if isinstance(side, int | float) else side
-            if not isinstance(numbers, list) or not all(isinstance(one, int | float) for one in numbers):
+            if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
                 raise BadFile(f"{what}: {key} in config.json is a list of numbers, got {side!r}")
             if len(numbers) not in (1, self.channels):
                 raise BadFile(
@@ -93,19 +101,20 @@ class Repository:
     def network(
         self, state: Mapping[str, Tensor], what: str, in_chans: int = 0
     ) -> tuple[nn.Module, tuple[str, ...]]:
-        """(images in [0, 1] to logits, alarms): timm's network with these weights behind its normalisation.
+        """Build timm's network with these weights behind its normalisation; return (module, flags).
 
-        in_chans: channels of an image, 0 for the file's. What all names of the file begin with, as a wrapper
-        leaves it (`module.`), is taken away where timm does not know it. Raises BadFile where timm would
-        leave a part at random, or not use a part of the file.
+        in_chans: channels of an image, 0 for the file's. A prefix of all names (`module.`) is removed where
+        timm does not know it. Raises BadFile where timm would leave a part at random, or not use a part of
+        the file.
         """
         while True:
             try:
                 return self._network(state, what, in_chans)
             except BadFile:
-                if not (plain := _unwrapped(state)):
+                # Counters of averaged weights have no prefix.
+                state = {name: value for name, value in state.items() if not is_counter(name) or "." in name}
+                if not (state := without_common_prefix(state)):
                     raise
-                state = plain
 
     def _network(
         self, state: Mapping[str, Tensor], what: str, in_chans: int
@@ -123,7 +132,7 @@ class Repository:
             settings["first_conv"] = None  # timm would carry over weights that fit as they are
         arguments = {**self.arguments, **({"in_chans": in_chans} if in_chans else {})}
         try:
-            with torch.random.fork_rng(devices=[]), _overheard() as said:
+            with torch.random.fork_rng(devices=[]), _captured_log() as messages:
                 torch.manual_seed(0)
                 net: Any = timm.create_model(
                     self.architecture, pretrained=True, pretrained_cfg=settings, **arguments
@@ -133,7 +142,7 @@ class Repository:
             raise BadFile(
                 f"{what}: timm cannot build {self.architecture} from it: {text or repr(error)}"
             ) from None
-        _refuse_leftovers(said, what)
+        _refuse_mismatch(messages, what)
         self._refuse_other_pooling(net, what)
         net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key != "state_dict"}
         net.default_cfg = net.pretrained_cfg
@@ -141,7 +150,7 @@ class Repository:
         return module, () if channels == self.channels else (ADAPTED,)
 
     def _refuse_other_pooling(self, net: nn.Module, what: str) -> None:
-        """timm writes how a network pools into its config.json, but does not read it from there."""
+        """Raise BadFile for another pooling than in config.json, where timm writes it but reads none."""
         built = getattr(net, "global_pool", None)
         built = built if isinstance(built, str) else getattr(built, "pool_type", None)
         if self.pooling and isinstance(built, str) and built != self.pooling:
@@ -151,55 +160,45 @@ class Repository:
             )
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the part of its names, up to the first dot, that all of them share; counters of
-    averaged weights aside. Empty where there is none."""
-    names = [name for name in state if not is_counter(name) or "." in name]
-    starts = {name.partition(".")[0] for name in names}
-    if len(starts) != 1 or not all("." in name for name in names):
-        return {}
-    return {name.partition(".")[2]: state[name] for name in names}
-
-
 def _check_numbers(settings: Mapping[str, Any], what: str) -> None:
     classes, size = settings.get("num_classes", 1), settings.get("input_size", [RGB, 1, 1])
     if type(classes) is not int or classes < 1:
         raise BadFile(f"{what}: num_classes in config.json is a whole number from 1, got {classes!r}")
-    if not isinstance(size, list) or len(size) != 3 or not all(type(one) is int and one > 0 for one in size):
+    if not isinstance(size, list) or len(size) != 3 or not all(type(n) is int and n > 0 for n in size):
         raise BadFile(f"{what}: input_size in config.json is [channels, height, width], got {size!r}")
 
 
-def _refuse_leftovers(said: list[str], what: str) -> None:
-    """timm only logs which weights a file lacks, and which of them it does not use."""
-    for begin, problem in (("Missing keys (", "lacks"), ("Unexpected keys (", "also has")):
-        for line in said:
-            if line.startswith(begin):
-                names = line.removeprefix(begin).partition(")")[0].split(", ")
+def _refuse_mismatch(messages: list[str], what: str) -> None:
+    """Raise BadFile for missing and unexpected keys, which timm only logs."""
+    for start, problem in (("Missing keys (", "lacks"), ("Unexpected keys (", "also has")):
+        for message in messages:
+            if message.startswith(start):
+                names = message.removeprefix(start).partition(")")[0].split(", ")
                 raise BadFile(
                     f"{what}: the file {problem} {listed(names)}; timm would go on, with another "
                     f"network (do num_classes and input_size fit?)"
                 )
-    if lost := [line for line in said if line.startswith("Unable to convert")]:
+    if lost := [message for message in messages if message.startswith("Unable to convert")]:
         raise BadFile(f"{what}: {lost[0]}")
 
 
 @contextmanager
-def _overheard() -> Iterator[list[str]]:
-    """What timm logs meanwhile, which is shown nowhere else."""
-    said: list[str] = []
+def _captured_log() -> Iterator[list[str]]:
+    """Collect what timm's builder logs meanwhile, and show it nowhere else."""
+    messages: list[str] = []
 
-    class Ear(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            messages.append(record.getMessage())
 
-    logger, ear = logging.getLogger("timm.models._builder"), Ear()
+    logger, collector = logging.getLogger("timm.models._builder"), Collector()
     before = (logger.level, logger.propagate, logger.disabled)
-    logger.addHandler(ear)
+    logger.addHandler(collector)
     logger.setLevel(logging.INFO)
     logger.propagate = logger.disabled = False
     try:
-        yield said
+        yield messages
     finally:
-        logger.removeHandler(ear)
+        logger.removeHandler(collector)
         logger.setLevel(before[0])
         logger.propagate, logger.disabled = before[1:]

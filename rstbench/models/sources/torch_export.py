@@ -1,4 +1,4 @@
-"""Programs of torch.export, which `export --to torch-export` writes: `torch-export:FILE`."""
+"""Load programs of torch.export without running code of theirs: `torch-export:FILE`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import torch
 import torch.fx
 from torch import nn
 
-from ...errors import BadFile, BadRequest
+from ...errors import BadFile, BadRequest, first_line
 from ...evidence.trial import ModelInfo
-from ..checkpoints.formats import kind_of
+from ..checkpoints.formats import describe_file
 from ..wrapper import EvalModel, wrap
-from .axis_order import Size, checked, layout_of, line
-from .input_shape import image_shape
+from .axis_order import Size, checked_module, input_layout
+from .input_shape import parse_shape
 
-# Records of the archive, behind its name. Nothing else is handed to torch: compiled libraries, custom objects
-# and examples are left out, for reading them runs what is in them.
+# Records of the archive that torch may read. Compiled libraries, custom objects and examples are left out,
+# for reading them runs code.
 GRAPH, EXAMPLES = "models/model.json", "data/sample_inputs/model.pt"
 TENSORS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
-KEPT = re.compile(
+SAFE_RECORDS = re.compile(
     r"data/(weights/weight|constants/tensor)_\d+|archive_format|archive_version|byteorder|\.data/\w+"
 )
 
-# What a graph may say. torch finds functions by their names, evaluates sizes as Python, and writes names into
-# a program that it runs: so functions are torch's own operators, sizes are arithmetic, names are names.
+# Allowed texts of a graph. torch finds functions by their names, evaluates sizes as Python, and writes names
+# into a program that it runs: so functions are torch's own operators, sizes are arithmetic, names are names.
 NAME = re.compile(r"[A-Za-z_]\w*|")
 WORDS = re.compile(r"[\w .,:>+-]*", re.ASCII)
 OPERATOR = re.compile(r"torch\.ops\.aten\.(?!from_file\b)(?!__)(\w+)\.(?!__)(\w+)", re.ASCII)
@@ -43,40 +43,42 @@ SIZE = re.compile(
     r"|'[su]\d+'|\d+|[ (),=*+/-])*",
     re.ASCII,
 )
-TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
-NUMBERS = {6: torch.float16, 7: torch.float32, 8: torch.float64, 13: torch.bfloat16}  # as torch.export counts
+TREE_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
+DTYPES = {6: torch.float16, 7: torch.float32, 8: torch.float64, 13: torch.bfloat16}  # as torch.export counts
 
 
 def torch_export(id: str, shape: str | Sequence[int] | None = None, layout: str = "") -> EvalModel:
-    """`torch-export:FILE`, what `torch.export.save` wrote: one input of images, one output (n, classes).
+    """Load `torch-export:FILE`, written by `torch.export.save`: one input of images, one output (n, classes).
 
-    shape, layout: as for `onnx:FILE`. `torch.export.load` unpickles parts of a file and evaluates others; it
-    is given the graph and plain tensors alone here, and only a graph of torch's own operators. Raises BadFile
-    for others, BadRequest for programs that take no images.
+    shape, layout: as for `onnx:FILE`. `torch.export.load` unpickles parts of a file and evaluates others, so
+    it gets the graph and plain tensors alone, and only a graph of torch's own operators. Raises BadFile for
+    others, BadRequest for programs that take no images.
     """
     path, what = Path(id).expanduser(), f"torch-export:{id}"
     if not path.is_file():
         raise BadFile(f"no file {path}")
-    archive, program = _plain(path)
-    sizes, dtype = _input(program, what)
+    archive, program = _sanitized(path)
+    sizes, dtype = _image_input(program, what)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's about what it reads
+        with warnings.catch_warnings(action="ignore"):  # torch's about what it reads
             loaded = torch.export.load(archive).module(check_guards=False)
             # An ordinary graph: the exported kind refuses to be put into eval mode, in which it always is.
             module: nn.Module = torch.fx.GraphModule(loaded, loaded.graph)
     except Exception as error:  # of whatever torch meets in a file of another version
-        raise BadFile(f"{path} is no program that this torch reads: {line(error)}") from None
-    wanted = layout_of(sizes, image_shape(shape, what), layout, dtype, what)
-    module, notes = checked(module.requires_grad_(False).eval(), wanted, what)
+        raise BadFile(f"{path} is no program that this torch reads: {first_line(error)}") from None
+    image_layout = input_layout(sizes, parse_shape(shape, what), layout, dtype, what)
+    module, notes = checked_module(module.requires_grad_(False).eval(), image_layout, what)
     return wrap(module, ModelInfo(what, "external"), files=[path], notes=notes)
 
 
-def _plain(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
-    """(the file without what would run code, its graph). Raises BadFile where that leaves no program."""
+def _sanitized(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
+    """Return (the archive without what would run code, its graph).
+
+    Raises BadFile where that leaves no program.
+    """
     try:
-        with zipfile.ZipFile(path) as held:
-            records = {name.partition("/")[2]: held.read(name) for name in held.namelist()}
+        with zipfile.ZipFile(path) as archive:
+            records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
         program = json.loads(records[GRAPH])
         configs = {name: json.loads(records[name]) for name in TENSORS}
         for config in configs.values():
@@ -86,30 +88,30 @@ def _plain(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
     except BadFile:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        other = kind_of(path)
+        other = describe_file(path)
         if other and not other.endswith("torch-export:FILE"):
             raise BadFile(f"{path} is {other}") from None
         raise BadFile(
-            f"{path} is no program of torch.export (or of an old version of it): {line(error)}"
+            f"{path} is no program of torch.export (or of an old version of it): {first_line(error)}"
         ) from None
-    kept = {name: content for name, content in records.items() if KEPT.fullmatch(name)}
-    kept |= {name: json.dumps(config).encode() for name, config in configs.items()}
+    safe = {name: content for name, content in records.items() if SAFE_RECORDS.fullmatch(name)}
+    safe |= {name: json.dumps(config).encode() for name, config in configs.items()}
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as plain:
-        for name, content in {**kept, GRAPH: json.dumps(program).encode(), EXAMPLES: b""}.items():
-            plain.writestr(f"program/{name}", content)
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in {**safe, GRAPH: json.dumps(program).encode(), EXAMPLES: b""}.items():
+            archive.writestr(f"program/{name}", content)
     buffer.seek(0)
     return buffer, program
 
 
 def _check_tensors(config: dict[str, Any], path: Path) -> None:
-    for name, held in config.items():
-        if held["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", held["path_name"]):
+    for name, entry in config.items():
+        if entry["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
             raise BadFile(f"{path}: {name} is no plain tensor, and reading it would run code")
 
 
 def _strip(program: dict[str, Any]) -> None:
-    """Takes away what says nothing of the answers: in whose code each step was, and checks of shapes."""
+    """Remove what affects no output: the origin of each step, and checks of shapes."""
     program["guards_code"] = []
     graph = program["graph_module"]
     graph["module_call_graph"] = [call for call in graph["module_call_graph"] if not call["fqn"]]
@@ -118,20 +120,20 @@ def _strip(program: dict[str, Any]) -> None:
 
 
 def _check_graph(program: dict[str, Any], path: Path) -> None:
-    for key, text in _texts(program, ""):
-        if not _harmless(key, text):
+    for key, text in _strings(program, ""):
+        if not _is_allowed(key, text):
             raise BadFile(
                 f"{path}: the program holds {text[:60]!r} as {key}, which is none of torch's own operators, "
                 f"names and sizes; running it may run other code"
             )
 
 
-def _harmless(key: str, text: str) -> bool:
+def _is_allowed(key: str, text: str) -> bool:
     if key == "target":
-        found = OPERATOR.fullmatch(text)
-        known = getattr(getattr(torch.ops.aten, found[1], None), found[2], None) if found else None
-        own = text in ARITHMETIC and hasattr(operator, text.partition(".")[2])
-        return own or isinstance(known, torch._ops.OpOverload)
+        match = OPERATOR.fullmatch(text)
+        overload = getattr(getattr(torch.ops.aten, match[1], None), match[2], None) if match else None
+        is_arithmetic = text in ARITHMETIC and hasattr(operator, text.partition(".")[2])
+        return is_arithmetic or isinstance(overload, torch._ops.OpOverload)
     if key == "expr_str":
         return SIZE.fullmatch(text) is not None
     if key in ("name", "as_name"):
@@ -139,21 +141,21 @@ def _harmless(key: str, text: str) -> bool:
     if key in ("in_spec", "out_spec"):
         trees = list(_trees(json.loads(text)[1]))
         words = " ".join(re.sub(r'[\[\]"]', "", tree["context"] or "") for tree in trees)
-        return all(tree["type"] in TREES for tree in trees) and WORDS.fullmatch(words) is not None
+        return all(tree["type"] in TREE_TYPES for tree in trees) and WORDS.fullmatch(words) is not None
     return WORDS.fullmatch(text) is not None
 
 
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every text of a JSON value with the name it stands under, and the names themselves."""
+def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield (key, string) of every string in a JSON value, and the keys themselves."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
         for name, inner in value.items():
             yield "key", name
-            yield from _texts(inner, name)
+            yield from _strings(inner, name)
     elif isinstance(value, list):
         for inner in value:
-            yield from _texts(inner, key)
+            yield from _strings(inner, key)
 
 
 def _trees(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -162,17 +164,19 @@ def _trees(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _trees(child)
 
 
-def _input(program: dict[str, Any], what: str) -> tuple[list[Size], torch.dtype]:
-    """(the sizes of the only input, None where they are free; the type of its numbers). Raises BadRequest for
-    other programs."""
+def _image_input(program: dict[str, Any], what: str) -> tuple[list[Size], torch.dtype]:
+    """Return the sizes of the only input, None where they are free, and its dtype.
+
+    Raises BadRequest for programs with other inputs or outputs.
+    """
     graph = program["graph_module"]
     specs = graph["signature"]["input_specs"]
-    taken = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
-    if len(taken) != 1 or "as_tensor" not in taken[0] or len(graph["graph"]["outputs"]) != 1:
+    inputs = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
+    if len(inputs) != 1 or "as_tensor" not in inputs[0] or len(graph["graph"]["outputs"]) != 1:
         raise BadRequest(
             f"{what} wants one input and one output; export it with images in and logits out alone"
         )
-    meta = graph["graph"]["tensor_values"][taken[0]["as_tensor"]["name"]]
-    if meta["dtype"] not in NUMBERS:
+    meta = graph["graph"]["tensor_values"][inputs[0]["as_tensor"]["name"]]
+    if meta["dtype"] not in DTYPES:
         raise BadRequest(f"{what} takes other numbers than floating-point ones, images are float32 in [0, 1]")
-    return [size.get("as_int") for size in meta["sizes"]], NUMBERS[meta["dtype"]]
+    return [size.get("as_int") for size in meta["sizes"]], DTYPES[meta["dtype"]]

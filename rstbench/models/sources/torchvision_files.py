@@ -1,11 +1,10 @@
-"""torchvision's own files of weights, in what torchvision's own builder makes of them."""
+"""Load torchvision's own weight files into networks that torchvision's own builder makes for them."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,109 +14,110 @@ from torch import nn
 
 from ...errors import BadRequest
 from ...evidence.trial import ModelInfo
-from ..checkpoints.layer_names import OWN, Layout
-from ..checkpoints.state_dict import read_state
+from ..checkpoints.layer_names import OWN, NamingScheme
+from ..checkpoints.state_dict import read_state_dict
 from ..normalise import normalised
 from ..wrapper import EvalModel, wrap
-from .input_shape import ADAPTED, RGB, channels, fitting, image_shape, rechanneled
+from .input_shape import ADAPTED, RGB, adapt_channels, checked_input, parse_in_chans, parse_shape
 
-# Options beside which a file under the library's own name is still the library's file.
-ASIDE = {"arch", "normalize", "in_chans"}
+# Options with which a file under the library's own name is still the library's file.
+LIBRARY_FILE_OPTIONS = {"arch", "normalize", "in_chans"}
 
 
 def library_module(arch: str, path: Path) -> nn.Module | None:
-    """The network of `torchvision:NAME` with the weights of `path`, built by torchvision with the settings
-    that it ties to them, where the file bears the name of one of the library's own; None for other files.
+    """Build `torchvision:NAME` with a file of the library's own, None for files of other names.
 
-    Without it a googlenet would lose `transform_input`, and a vision transformer its image size. Raises
-    BadRequest where the file is not what its name says.
+    torchvision ties settings to its weights: without them a googlenet would lose `transform_input`, and a
+    vision transformer its image size. Raises BadRequest where the file is not what its name says.
     """
-    named = _named(arch, path)
-    return pretrained(arch.partition(":")[2], named, path, f"{arch}/{named.name}") if named else None
+    weights = _weights_of_file(arch, path)
+    return pretrained(arch.partition(":")[2], weights, path, f"{arch}/{weights.name}") if weights else None
 
 
-def library_entry(
+def library_model(
     path: Path, text: str, given: Mapping[str, str], classes: str | int, shape: str | Sequence[int] | None
 ) -> EvalModel | None:
-    """`library_module` as an entry, for images of this shape; None for other files, and where the options say
-    what only a file of the user's has.
+    """Wrap `library_module` for images of a shape; None for other files and with options for a user's file.
 
     given: the options, arch among them; classes: a text where the user gave it. Raises BadRequest as
     `library_module` does, and for options that the library's file contradicts.
     """
-    named = _named(given["arch"], path)
-    if not named or not set(given) <= ASIDE:
+    weights = _weights_of_file(given["arch"], path)
+    if not weights or not set(given) <= LIBRARY_FILE_OPTIONS:
         return None
-    held = len(named.meta["categories"])
-    if isinstance(classes, str) and classes not in ("", str(held)):
+    categories = len(weights.meta["categories"])
+    if isinstance(classes, str) and classes not in ("", str(categories)):
         raise BadRequest(
-            f"{text}: the library's file of that name has {held} classes, got classes={classes}; rename it, "
-            f"if it is another"
+            f"{text}: the library's file of that name has {categories} classes, got classes={classes}; "
+            f"rename it, if it is another"
         )
-    wanted, size = channels(given.get("in_chans", ""), text) or RGB, image_shape(shape, text)
+    channels, size = parse_in_chans(given.get("in_chans", ""), text) or RGB, parse_shape(shape, text)
     module = library_module(given["arch"], path)
     assert module is not None
-    shifts = getattr(module, "transform_input", False)
-    if wanted != RGB:
-        module = rechanneled(module, wanted, text)
-    module = fitting(module, size, wanted, option=not shifts)
+    adaptable = not getattr(module, "transform_input", False)
+    if channels != RGB:
+        module = adapt_channels(module, channels, text)
+    module = checked_input(module, size, channels, adaptable=adaptable)
     if "normalize" in given:
         module = normalised(module, given["normalize"])
-    flags = (ADAPTED,) if wanted != RGB else ()
+    flags = (ADAPTED,) if channels != RGB else ()
     return wrap(module, ModelInfo(text, "external", flags=flags), made_by=text)
 
 
-def as_saved(module: nn.Module, given: Mapping[str, str], text: str) -> tuple[nn.Module, tuple[Layout, ...]]:
-    """(a random start as the network that a user's file is of, in what no tensor of it tells; how its
-    tensors may be named).
+def with_transform_input(
+    module: nn.Module, given: Mapping[str, str], text: str
+) -> tuple[nn.Module, tuple[NamingScheme, ...]]:
+    """Set what no tensor of a user's file tells; return (network, naming schemes of its tensors).
 
     googlenet and inception_v3 shift their input where they were built with `transform_input`, as torchvision
-    does with its own weights and not otherwise: the user has to say. Their auxiliary heads, which answer in
-    training only, are left out. Raises BadRequest.
+    does with its own weights and not otherwise, so the user has to say. Their auxiliary heads, used in
+    training only, are removed. Raises BadRequest.
     """
-    said, name = given.get("transform_input", ""), given["arch"].partition(":")[2]
-    named = library_layouts(given["arch"])
+    transform, name = given.get("transform_input", ""), given["arch"].partition(":")[2]
+    schemes = library_naming(given["arch"])
     if not hasattr(module, "transform_input"):
-        if said:
+        if transform:
             raise BadRequest(f"{text}: transform_input goes with googlenet and inception_v3 of torchvision")
-        return module, named
-    rgb = (channels(given.get("in_chans", ""), text) or RGB) == RGB
-    if said == "true" and not rgb:
+        return module, schemes
+    is_rgb = (parse_in_chans(given.get("in_chans", ""), text) or RGB) == RGB
+    if transform == "true" and not is_rgb:
         raise BadRequest(f"{text}: transform_input shifts each of three channels, got {given['in_chans']}")
-    if not said and rgb:
+    if not transform and is_rgb:
         raise BadRequest(
             f"{text}: whether this {name} shifts its input is not in the file; add [transform_input=true], "
             f"as torchvision builds it for its own weights (and for what is tuned from them), or "
             f"[transform_input=false], as it builds it without"
         )
-    heads = _heads(module, name)
-    for attribute, value in {"transform_input": said == "true", "aux_logits": False}.items():
+    heads = _auxiliary_heads(module, name)
+    settings = {"transform_input": transform == "true", "aux_logits": False, **dict.fromkeys(heads)}
+    for attribute, value in settings.items():
         setattr(module, attribute, value)
-    for head in heads:
-        setattr(module, head, None)
     unused = tuple(f"{head}." for head in heads)
-    return module, tuple(replace(layout, unused=unused) for layout in named)
+    return module, tuple(replace(scheme, unused=unused) for scheme in schemes)
 
 
-def _heads(module: nn.Module, name: str) -> list[str]:
-    """The parts that torchvision leaves out without `aux_logits`."""
+def _auxiliary_heads(module: nn.Module, name: str) -> list[str]:
+    """Return the parts that torchvision leaves out without `aux_logits`."""
     from torchvision import models
 
-    with torch.device("meta"), hushed():
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
         bare = models.get_model(name, weights=None, aux_logits=False, init_weights=False)
     kept = {child for child, _ in bare.named_children()}
     return [child for child, _ in module.named_children() if child not in kept]
 
 
-def library_layouts(arch: str) -> tuple[Layout, ...]:
-    """How the library itself has named the tensors of a network: its densenets of an older time put a dot
-    into the names of layers, which its own loader takes away (torchvision/models/densenet.py, and timm's)."""
-    older = Layout(lambda name: re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name))
+def library_naming(arch: str) -> tuple[NamingScheme, ...]:
+    """Return the names that a library has used for the tensors of a network.
+
+    Older densenets have another dot in the names of layers, which the library's own loader removes
+    (torchvision/models/densenet.py, and timm's).
+    """
+    older = NamingScheme(lambda name: re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name))
     return (OWN, older) if "densenet" in arch else (OWN,)
 
 
-def _named(arch: str, path: Path) -> Any:
-    """The entry of torchvision's enumerations whose file has this name, None where there is none."""
+def _weights_of_file(arch: str, path: Path) -> Any:
+    """Return the member of torchvision's weights enumerations whose file has this name, else None."""
     source, _, name = arch.partition(":")
     if source != "torchvision" or "[" in name:
         return None
@@ -125,31 +125,34 @@ def _named(arch: str, path: Path) -> Any:
 
     if name not in models.list_models(module=models):
         return None
-    return next((found for found in models.get_model_weights(name) if file_name(found) == path.name), None)
+    enum = models.get_model_weights(name)
+    return next((weights for weights in enum if file_name(weights) == path.name), None)
 
 
-def pretrained(name: str, chosen: Any, path: Path, text: str) -> nn.Module:
-    """What torchvision's own builder makes of these weights: it knows which of its constructor's arguments
-    go with them (googlenet and inception_v3 shift their input, transformers have a fixed size), which names
-    older files have, and which heads are dropped. Only where it takes the file from is ours, for its own
-    loader fetches, and runs what a pickle says."""
+def pretrained(name: str, weights: Any, path: Path, text: str) -> nn.Module:
+    """Build a network of torchvision with a local file of its weights.
+
+    torchvision's builder knows the arguments that go with the weights (googlenet and inception_v3 shift their
+    input, transformers have a fixed size), the names in older files, and the heads that are dropped. Only the
+    loader is replaced, for torchvision's downloads, and unpickles whatever the file holds.
+    """
     from torchvision import models
 
-    read_state(path)  # refuses what would run code, and says what is wrong with a damaged file
+    read_state_dict(path)  # refuses what would run code, and says what is wrong with a damaged file
 
     # With the versions of its modules that the file keeps, which some of torchvision's loaders ask for.
-    def state(*_: Any, **__: Any) -> Any:
+    def get_state_dict(*_: Any, **__: Any) -> Any:
         return torch.load(path, weights_only=True, map_location="cpu")
 
-    enum = type(chosen)
-    enum.get_state_dict = state
+    enum = type(weights)
+    enum.get_state_dict = get_state_dict
     try:
-        with hushed():
-            module: nn.Module = models.get_model(name, weights=chosen)
+        with warnings.catch_warnings(action="ignore"):
+            module: nn.Module = models.get_model(name, weights=weights)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split())[:160]
         raise BadRequest(
-            f"{path} is not the file of {text} that its name says (rename it, if it is another): {said}"
+            f"{path} is not the file of {text} that its name says (rename it, if it is another): {reason}"
         ) from None
     finally:
         del enum.get_state_dict  # the method of its base class is back
@@ -157,13 +160,5 @@ def pretrained(name: str, chosen: Any, path: Path, text: str) -> nn.Module:
 
 
 def file_name(weights: Any) -> str:
-    """Under which torch.hub keeps the file of an entry of torchvision's enumerations."""
+    """Return the name under which torch.hub keeps a file of torchvision's weights enumerations."""
     return str(weights.url.rpartition("/")[2])
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Without the libraries' warnings about themselves, such as on how googlenet will be initialised."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

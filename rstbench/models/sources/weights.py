@@ -1,4 +1,4 @@
-"""Bare state dicts: `weights:FILE[arch=NETWORK]`, and library networks with a file's weights."""
+"""Load bare state dicts into networks of this tool or a library: `weights:FILE[arch=NETWORK]`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,31 @@ from ...errors import BadRequest, unknown
 from ...evidence.trial import ModelInfo
 from ...networks.choices import BIASES
 from ...networks.network import NetworkSpec, build, prunable
-from ..checkpoints.foreign import Foreign, as_ticket, read_foreign
-from ..checkpoints.layer_names import layouts
-from ..checkpoints.match import DoesNotFit, Fit, LeftOver, Wanted, fit, meant
-from ..checkpoints.select import TIMM, Found
-from ..checkpoints.state_dict import load, read_network
+from ..checkpoints.foreign import MaskedState, read_masked_state, to_ticket
+from ..checkpoints.layer_names import naming_schemes
+from ..checkpoints.match import (
+    ArchitectureMismatch,
+    Match,
+    MatchOptions,
+    UnexpectedTensors,
+    match_tensors,
+    select_tensors,
+)
+from ..checkpoints.select import TIMM_KEYS, StoredNetwork
+from ..checkpoints.state_dict import load_tensors, read_checkpoint
 from ..normalise import normalised
 from ..wrapper import EvalModel, wrap
-from .alternatives import fits, instead_of, last_bias
-from .input_shape import fitting, image_shape, takes
-from .native import ticket_entry
-from .options import given_options, number_of, shape_of, typed_of, width_of, written
-from .sizes import random_start, sized
-from .torchvision_files import as_saved, library_entry, library_layouts
+from .alternatives import fits, last_layer_bias, suggest_options
+from .input_shape import checked_input, input_channels, parse_shape, required_shape
+from .native import ticket_model
+from .options import non_default, positive_int, recipe_settings, reference_text, width_multiplier
+from .sizes import random_start, suggest_sizes
+from .torchvision_files import library_model, library_naming, with_transform_input
 
 LIBRARIES = ("torchvision", "timm")
-# Options that networks of the one kind lack, and of the other.
-OF_OURS = ("width", "norm", "last_norm", "bias", "shortcut", "recipe")
-OF_LIBRARIES = ("in_chans", "transform_input")
+# Options of the one kind of network that the other lacks.
+NATIVE_OPTIONS = ("width", "norm", "last_norm", "bias", "shortcut", "recipe")
+LIBRARY_OPTIONS = ("in_chans", "transform_input")
 
 
 def weights(
@@ -57,128 +64,136 @@ def weights(
     shortcut: str = "",
     **settings: str,
 ) -> EvalModel:
-    """`weights:FILE[arch=resnet18,norm=affine]` for a network of this tool, `[arch=timm:NAME]` or
-    `[arch=torchvision:NAME]` for a library's.
+    """Load `weights:FILE[arch=resnet18,norm=affine]`, `[arch=timm:NAME]` or `[arch=torchvision:NAME]`.
 
     classes and shape (channels x height x width, such as 3x32x32) are those of the data unless given. Files
-    that hold scores or masks beside the weights, as other projects' tickets do, become dense (see
+    with scores or masks beside the weights, as other projects' tickets have, become dense (see
     `checkpoints.foreign`); scores need the kept fraction, `[remaining=0.05]`. bias: 'last' for a network with
-    one on its last layer, which a file that has it tells; shortcut: see `NetworkSpec`. key: which network of
-    a training checkpoint; prefix: where its names begin; without: what takes no part, names or their
-    beginnings joined by '+'. Names of public code are known (see `checkpoints.layouts`); others are matched
-    by order, in networks with branches only with `[match=order]`. normalize puts that layer first. With
+    one on its last layer, by default as in the file; shortcut: see `NetworkSpec`. key: of the network in a
+    training checkpoint; prefix: of its names; without: names or prefixes of tensors to ignore, joined by '+'.
+    Names of public code are known (see `checkpoints.layer_names`); others are matched by order, in networks
+    with branches only with `[match=order]`. normalize puts that layer first. With
     `[recipe=paper-cifar,data=cifar10]`, and more settings of a recipe, scores over a random network of this
     tool become a `Ticket`. Raises BadRequest with the names that differ, and what to add.
     """
     if not arch:
         raise BadRequest(f"weights:{id} are weights only; name their network, [arch=resnet18]")
-    given = given_options(arch=arch, width=width, norm=norm, remaining=remaining, allocation=allocation,
+    given = non_default(arch=arch, width=width, norm=norm, remaining=remaining, allocation=allocation,
                    last_norm=last_norm, normalize=normalize, bias=bias, key=key, prefix=prefix,
                    without=without, scores=scores, match=match, in_chans=in_chans,
                    transform_input=transform_input, shortcut=shortcut)  # fmt: skip
-    text = written(f"weights:{id}", given)
-    _check(text, given | ({"recipe": recipe} if recipe else {}), () if recipe else settings)
-    if kept := library_entry(Path(id).expanduser(), text, given, classes, shape):
-        return kept
-    wanted = Wanted(prefix, without, normalize, order=match == "order")
-    file = _read(Path(id), text, wanted, key, TIMM if arch.startswith("timm:") else ())
-    found = read_foreign(file.state, remaining, allocation, scores)
-    if recipe and not found.pattern and not found.masks:
+    text = reference_text(f"weights:{id}", given)
+    _check_options(text, given | ({"recipe": recipe} if recipe else {}), () if recipe else settings)
+    if model := library_model(Path(id).expanduser(), text, given, classes, shape):
+        return model
+    options = MatchOptions(prefix, without, normalize, order=match == "order")
+    file = _read(Path(id), text, options, key, TIMM_KEYS if arch.startswith("timm:") else ())
+    state = read_masked_state(file.state, remaining, allocation, scores)
+    if recipe and not state.pattern and not state.masks:
         raise BadRequest(f"{text}: recipe goes with files that hold scores, this one has none")
     if arch.partition(":")[0] in LIBRARIES:
-        return _library(classes, id, file, found, given, wanted, shape)
-    size = (shape_of(shape, text), number_of(classes, "classes", text), width_of(width), norm)
-    bare = NetworkSpec(arch, *size, last_norm=last_norm == "true", shortcut=shortcut)
+        return _library_model(classes, id, file, state, given, options, shape)
+    size = (
+        required_shape(shape, text),
+        positive_int(classes, "classes", text),
+        width_multiplier(width),
+        norm,
+    )
+    spec = NetworkSpec(arch, *size, last_norm=last_norm == "true", shortcut=shortcut)
     if not recipe:
-        return _own(id, bare, file, found, given, wanted)
-    typed = typed_of({**settings, "recipe": recipe, "allocation": allocation})
-    return _ticket(id, bare, file, found, given, wanted, typed)
+        return _native_model(id, spec, file, state, given, options)
+    typed = recipe_settings({**settings, "recipe": recipe, "allocation": allocation})
+    return _ticket_model(id, spec, file, state, given, options, typed)
 
 
-def _ticket(
+def _ticket_model(
     id: str,
-    bare: NetworkSpec,
-    file: Found,
-    found: Foreign,
+    spec: NetworkSpec,
+    file: StoredNetwork,
+    state: MaskedState,
     given: Mapping[str, str],
-    wanted: Wanted,
+    options: MatchOptions,
     settings: Mapping[str, Any],
 ) -> EvalModel:
-    """The ticket that scores over a random network of this tool are; settings: of its recipe."""
-    bare, fitted = _fitted(bare, given, found, written(f"weights:{id}", given), _of_file(wanted, file))
-    normalize = wanted.normalize or ""
-    found = found.under(fitted.names, build(bare).state_dict()).behind("1." if normalize else "")
-    spec, remaining = replace(bare, normalize=normalize), given.get("remaining", "")
-    entry = ticket_entry(as_ticket(found, spec, remaining, settings), Path(id).stem)
-    card = replace(entry.card, flags=(*entry.card.flags, *_flags(fitted)))
-    return replace(entry, card=card, notes=file.notes)
+    """Make a ticket of scores over a random network of this tool; settings: of its recipe."""
+    text = reference_text(f"weights:{id}", given)
+    spec, match = _match_native(spec, given, state, text, _for_file(options, file))
+    normalize = options.normalize or ""
+    state = state.renamed(match.names, build(spec).state_dict()).prefixed("1." if normalize else "")
+    spec, remaining = replace(spec, normalize=normalize), given.get("remaining", "")
+    model = ticket_model(to_ticket(state, spec, remaining, settings), Path(id).stem)
+    info = replace(model.info, flags=(*model.info.flags, *_flags(match)))
+    return replace(model, info=info, notes=file.notes)
 
 
-def _check(text: str, given: Mapping[str, str], unknown_ones: Iterable[str]) -> None:
-    """Raises BadRequest for options that have no such value, or no meaning together."""
+def _check_options(text: str, given: Mapping[str, str], unknown_names: Iterable[str]) -> None:
+    """Raise BadRequest for options that have no such value, or no meaning together."""
     if given.get("last_norm", "false") not in ("true", "false") or given.get("match", "order") != "order":
         raise BadRequest(f"{text}: last_norm is true or false, match is order")
     if given.get("bias", "none") not in BIASES:
         raise unknown("bias", given["bias"], BIASES)
-    if strange := list(unknown_ones):
-        raise BadRequest(f"{text}: {', '.join(strange)} go with recipe=NAME, or are unknown")
+    if names := list(unknown_names):
+        raise BadRequest(f"{text}: {', '.join(names)} go with recipe=NAME, or are unknown")
     library = given["arch"].partition(":")[0] in LIBRARIES
     if given.get("transform_input", "true") not in ("true", "false"):
         raise BadRequest(f"{text}: transform_input is true or false")
-    if strange := [name for name in (OF_OURS if library else OF_LIBRARIES) if name in given]:
+    if names := [name for name in (NATIVE_OPTIONS if library else LIBRARY_OPTIONS) if name in given]:
         whose = "this tool" if library else "torchvision and timm"
-        raise BadRequest(f"{text}: {', '.join(strange)} go with networks of {whose}")
+        raise BadRequest(f"{text}: {', '.join(names)} go with networks of {whose}")
 
 
-def _own(
-    id: str, bare: NetworkSpec, file: Found, found: Foreign, given: Mapping[str, str], wanted: Wanted
+def _native_model(
+    id: str,
+    spec: NetworkSpec,
+    file: StoredNetwork,
+    state: MaskedState,
+    given: Mapping[str, str],
+    options: MatchOptions,
 ) -> EvalModel:
-    """A network of this tool with the weights, behind the normalisation that is wanted."""
-    text = written(f"weights:{id}", given)
-    wanted = _of_file(wanted, file)
-    bare, fitted = _fitted(bare, given, found, text, wanted)
-    spec = replace(bare, normalize=wanted.normalize or "")
+    """Load a network of this tool, behind its normalisation where there is one."""
+    text = reference_text(f"weights:{id}", given)
+    spec, match = _match_native(spec, given, state, text, _for_file(options, file))
+    bias = {"bias": spec.bias} if spec.bias != "none" else {}
+    spec = replace(spec, normalize=options.normalize or "")
     module = build(spec)
-    held = module.get_submodule("1") if wanted.normalize else module
-    found = found.under(fitted.names, held.state_dict())
-    load(held, found.dense(), text)
-    told = _told(file, fitted) | ({"bias": bare.bias} if bare.bias != "none" else {})
-    kept, total = _counts(found, held)
-    name = written(f"weights:{id}", {**given, **told})
-    card = ModelInfo(name, "external", "", str(spec), round(kept / total, 6), kept, total, _flags(fitted))
-    return wrap(module.requires_grad_(False).eval(), card, made_by=str(spec), notes=file.notes)
+    net = module.get_submodule("1") if options.normalize else module
+    state = state.renamed(match.names, net.state_dict())
+    load_tensors(net, state.dense(), text)
+    kept, total = _count_weights(state, net)
+    name = reference_text(f"weights:{id}", {**given, **_found_options(file, match), **bias})
+    info = ModelInfo(name, "external", "", str(spec), round(kept / total, 6), kept, total, _flags(match))
+    return wrap(module.requires_grad_(False).eval(), info, made_by=str(spec), notes=file.notes)
 
 
-def _library(
+def _library_model(
     classes: str | int,
     id: str,
-    file: Found,
-    found: Foreign,
+    file: StoredNetwork,
+    state: MaskedState,
     given: Mapping[str, str],
-    wanted: Wanted,
+    options: MatchOptions,
     shape: str | Sequence[int],
 ) -> EvalModel:
-    """A library's network with the weights, behind the normalisation that is wanted."""
-    text = written(f"weights:{id}", given)
+    """Load a library's network, behind a normalisation where one is given."""
+    text = reference_text(f"weights:{id}", given)
     arch, in_chans = given["arch"], given.get("in_chans", "")
     sizes: dict[str, str | int] = {"classes": classes, "in_chans": in_chans}
-    again = partial(random_start, arch)
-    start, named = as_saved(again(sizes), given, text)
-    wanted = replace(wanted, network=arch, layouts=named)
-    module, told, card = _filled(start, file, found, text, wanted, sizes, again)
-    channels = takes(module, in_chans)
-    module = fitting(module, image_shape(shape, text), channels, option=False)
-    name = written(f"weights:{id}", {**given, **told})
-    module = normalised(module, wanted.normalize) if wanted.normalize else module
-    return wrap(module, replace(card, name=name), made_by=name, notes=file.notes)
+    rebuild = partial(random_start, arch)
+    start, schemes = with_transform_input(rebuild(sizes), given, text)
+    options = replace(options, network=arch, schemes=schemes)
+    module, found, info = _load_library(start, file, state, text, options, sizes, rebuild)
+    channels = input_channels(module, in_chans)
+    module = checked_input(module, parse_shape(shape, text), channels, adaptable=False)
+    name = reference_text(f"weights:{id}", {**given, **found})
+    module = normalised(module, options.normalize) if options.normalize else module
+    return wrap(module, replace(info, name=name), made_by=name, notes=file.notes)
 
 
-def _flags(fitted: Fit) -> tuple[str, ...]:
-    """The alarm for names that only their order tells."""
-    return ("matched-by-order",) if fitted.by_order else ()
+def _flags(match: Match) -> tuple[str, ...]:
+    return ("matched-by-order",) if match.by_order else ()
 
 
-def timm_checkpoint(
+def timm_checkpoint_model(
     build: Callable[..., nn.Module],
     id: str,
     checkpoint: str,
@@ -189,90 +204,94 @@ def timm_checkpoint(
     prefix: str = "",
     without: str = "",
 ) -> EvalModel:
-    """`timm:NAME[checkpoint=FILE]`: of several networks in a file the one that timm's own loader takes, the
-    average of the weights first, unless `key` names another.
+    """Load `timm:NAME[checkpoint=FILE]`.
 
-    build: makes the network, given num_classes. Raises BadFile and BadRequest as `weights` does.
+    Of several networks in a file timm's own choice is taken, the averaged weights first, unless `key` names
+    another. build: makes the network, given num_classes. Raises BadFile and BadRequest as `weights` does.
     """
-    given = given_options(checkpoint=checkpoint, in_chans=in_chans, key=key, prefix=prefix, without=without)
-    text = written(f"timm:{id}", given)
-    wanted = Wanted(prefix, without, None, network=id, layouts=library_layouts(id))
-    file = _read(Path(checkpoint), text, wanted, key, TIMM)
-    found = read_foreign(file.state)
-    # The last matrix tells; only it is looked at.
-    matrices = [value for value in found.state.values() if value.dim() == 2]
-    classes = classes or (len(matrices[-1]) if matrices else "")
-    sizes: dict[str, str | int] = {"classes": number_of(classes, "classes", text), "in_chans": in_chans}
-    again = partial(random_start, f"timm:{id}")
-    module, told, card = _filled(build(num_classes=sizes["classes"]), file, found, text, wanted, sizes, again)
-    module = fitting(module, image_shape(shape, text), takes(module, in_chans), option=False)
-    card = replace(card, name=written(f"timm:{id}", given | told))
-    return wrap(module, card, made_by=id, notes=file.notes)
+    given = non_default(checkpoint=checkpoint, in_chans=in_chans, key=key, prefix=prefix, without=without)
+    text = reference_text(f"timm:{id}", given)
+    options = MatchOptions(prefix, without, None, network=id, schemes=library_naming(id))
+    file = _read(Path(checkpoint), text, options, key, TIMM_KEYS)
+    state = read_masked_state(file.state)
+    matrices = [value for value in state.state.values() if value.dim() == 2]
+    classes = classes or (len(matrices[-1]) if matrices else "")  # the last layer has a row a class
+    sizes: dict[str, str | int] = {"classes": positive_int(classes, "classes", text), "in_chans": in_chans}
+    rebuild = partial(random_start, f"timm:{id}")
+    start = build(num_classes=sizes["classes"])
+    module, found, info = _load_library(start, file, state, text, options, sizes, rebuild)
+    channels = input_channels(module, in_chans)
+    module = checked_input(module, parse_shape(shape, text), channels, adaptable=False)
+    info = replace(info, name=reference_text(f"timm:{id}", given | found))
+    return wrap(module, info, made_by=id, notes=file.notes)
 
 
-def _read(path: Path, text: str, wanted: Wanted, key: str, rule: Sequence[str]) -> Found:
-    file = read_network(path, key, rule, wanted.prefix, wanted.without, parts=True)
-    return replace(file, state=meant(file.state, text, wanted))
+def _read(
+    path: Path, text: str, options: MatchOptions, key: str, preferred_keys: Sequence[str]
+) -> StoredNetwork:
+    file = read_checkpoint(path, key, preferred_keys, options.prefix, options.without, parts=True)
+    return replace(file, state=select_tensors(file.state, text, options))
 
 
-def _of_file(wanted: Wanted, file: Found) -> Wanted:
-    return replace(wanted, ordered=file.ordered, unclear=file.unclear)
+def _for_file(options: MatchOptions, file: StoredNetwork) -> MatchOptions:
+    return replace(options, ordered=file.ordered, ambiguity=file.ambiguity)
 
 
-def _filled(
+def _load_library(
     module: nn.Module,
-    file: Found,
-    found: Foreign,
+    file: StoredNetwork,
+    state: MaskedState,
     text: str,
-    wanted: Wanted,
+    options: MatchOptions,
     sizes: Mapping[str, str | int],
-    again: Callable[[Mapping[str, str | int]], nn.Module],
+    rebuild: Callable[[Mapping[str, str | int]], nn.Module],
 ) -> tuple[nn.Module, dict[str, str], ModelInfo]:
-    """(a library's network with the weights, what is told of how they were found, a card without a name).
+    """Load the weights into a library's network; return (network, options found, info without a name).
 
-    sizes, again: what it was built for, and how it is built for other sizes."""
-    with sized(module, found.state, wanted, sizes, again):
-        fitted = fit(module, found.state, text, _of_file(wanted, file))
-    found = found.under(fitted.names, module.state_dict())
-    load(module, found.dense(), text)
-    card = ModelInfo("", "external", flags=_flags(fitted))
-    if found.masks:
-        kept, total = _counts(found, module)
-        card = replace(card, remaining=round(kept / total, 6), kept_weights=kept, total_weights=total)
-    return module, _told(file, fitted), card
-
-
-def _told(file: Found, fitted: Fit) -> dict[str, str]:
-    """The options that say what was chosen without having been asked."""
-    return ({"key": file.key} if file.key else {}) | fitted.told
+    sizes: those it was built for; rebuild: builds it for others.
+    """
+    with suggest_sizes(module, state.state, options, sizes, rebuild):
+        match = match_tensors(module, state.state, text, _for_file(options, file))
+    state = state.renamed(match.names, module.state_dict())
+    load_tensors(module, state.dense(), text)
+    info = ModelInfo("", "external", flags=_flags(match))
+    if state.masks:
+        kept, total = _count_weights(state, module)
+        info = replace(info, remaining=round(kept / total, 6), kept_weights=kept, total_weights=total)
+    return module, _found_options(file, match), info
 
 
-def _fitted(
-    bare: NetworkSpec, given: Mapping[str, str], found: Foreign, text: str, wanted: Wanted
-) -> tuple[NetworkSpec, Fit]:
-    """The network, with a bias on its last layer where the file has one, and whose tensor is whose in it."""
+def _found_options(file: StoredNetwork, match: Match) -> dict[str, str]:
+    """Return the options that say what was chosen although none was given."""
+    return ({"key": file.key} if file.key else {}) | match.options
+
+
+def _match_native(
+    spec: NetworkSpec, given: Mapping[str, str], state: MaskedState, text: str, options: MatchOptions
+) -> tuple[NetworkSpec, Match]:
+    """Match a network of this tool, with a bias on its last layer where the file has one."""
     bias = given.get("bias", "")
-    wanted = replace(wanted, layouts=layouts(bare.name), network=bare.name)
-    plain = build(replace(bare, bias=bias or "none"))  # says what is wrong with the network itself
-    tried = [replace(bare, bias=one) for one in ((bias,) if bias else ("last", "none"))]
-    nearest = tried[0] if last_bias(found.state) == "last" else tried[-1]
-    spec = next((one for one in tried if fits(one, found, replace(wanted, order=True))), nearest)
+    options = replace(options, schemes=naming_schemes(spec.name), network=spec.name)
+    build(replace(spec, bias=bias or "none"))  # says what is wrong with the network itself
+    candidates = [replace(spec, bias=choice) for choice in ((bias,) if bias else ("last", "none"))]
+    nearest = candidates[0] if last_layer_bias(state.state) == "last" else candidates[-1]
+    by_order = replace(options, order=True)
+    spec = next((candidate for candidate in candidates if fits(candidate, state.state, by_order)), nearest)
     try:
-        fitted = fit(plain if spec == tried[-1] else build(spec), found.state, text, wanted)
-    except (DoesNotFit, LeftOver) as error:
-        other = instead_of(tried[-1], found, wanted)
-        if other:
-            raise DoesNotFit(error.problem, other) from None
+        match = match_tensors(build(spec), state.state, text, options)
+    except (ArchitectureMismatch, UnexpectedTensors) as error:
+        if advice := suggest_options(candidates[-1], state.state, options):
+            raise ArchitectureMismatch(error.problem, advice) from None
         raise
-    if fitted.asks and "shortcut" not in given:
-        raise BadRequest(f"{text}: {fitted.asks}")
-    return spec, fitted
+    if match.question and "shortcut" not in given:
+        raise BadRequest(f"{text}: {match.question}")
+    return spec, match
 
 
-def _counts(found: Foreign, module: nn.Module) -> tuple[int, int]:
-    """(weights in use, all weights): as the masks say, and where there is none what is not 0."""
+def _count_weights(state: MaskedState, module: nn.Module) -> tuple[int, int]:
+    """Count (weights in use, all weights): kept by a mask, or not 0 where there is none."""
     weights = prunable(module)
     kept = sum(
-        int(found.masks[n].sum() if n in found.masks else w.count_nonzero()) for n, w in weights.items()
+        int(state.masks[n].sum() if n in state.masks else w.count_nonzero()) for n, w in weights.items()
     )
     return kept, sum(weight.numel() for weight in weights.values())
