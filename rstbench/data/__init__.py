@@ -1,4 +1,7 @@
-"""Images to measure on and to learn from: always the file's order, pixels in [0, 1]."""
+"""Labelled images for training and evaluation, in the file's order, pixels in [0, 1].
+
+Add a data set as a file here and a line in plugins.py; see images.py for what a source returns.
+"""
 
 from .fetch import download
 from .images import Found, Images, data_root, load, parse, training_images

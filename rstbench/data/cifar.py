@@ -15,7 +15,7 @@ from .layout import FIRST
 
 
 def cifar10(name: str, split: str, root: Path) -> Found:
-    """50,000 training and 10,000 test images, 3x32x32, uint8; from ROOT/cifar-10-batches-py."""
+    """Read 50,000 training and 10,000 test images, 3x32x32, uint8; from ROOT/cifar-10-batches-py."""
     from torchvision.datasets import CIFAR10
 
     no_id("cifar10", name)
@@ -23,7 +23,7 @@ def cifar10(name: str, split: str, root: Path) -> Found:
 
 
 def cifar100(name: str, split: str, root: Path) -> Found:
-    """50,000 training and 10,000 test images of 100 fine classes; from ROOT/cifar-100-python."""
+    """Read 50,000 training and 10,000 test images of 100 fine classes; from ROOT/cifar-100-python."""
     from torchvision.datasets import CIFAR100
 
     no_id("cifar100", name)
@@ -31,7 +31,7 @@ def cifar100(name: str, split: str, root: Path) -> Found:
 
 
 def svhn(name: str, split: str, root: Path) -> Found:
-    """73,257 training and 26,032 test house numbers, 3x32x32, uint8; from ROOT/<split>_32x32.mat."""
+    """Read 73,257 training and 26,032 test house numbers, 3x32x32, uint8; from ROOT/<split>_32x32.mat."""
     from torchvision.datasets import SVHN
 
     no_id("svhn", name)
@@ -40,10 +40,10 @@ def svhn(name: str, split: str, root: Path) -> Found:
     if not path.is_file():
         raise BadFile(f"no file {path}; set --data-root or RSTBENCH_DATA to its folder")
     try:
-        found = SVHN(str(root), split=split, download=False)
+        dataset = SVHN(str(root), split=split, download=False)
     except (RuntimeError, ValueError) as error:
         raise BadFile(f"{path} cannot be read, or has another md5 sum: {error}") from None
-    return Found(found.data, found.labels.astype(np.int64), 10, layout=FIRST)
+    return Found(dataset.data, dataset.labels.astype(np.int64), 10, layout=FIRST)
 
 
 def _cifar(kind: type, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -55,10 +55,10 @@ def _cifar(kind: type, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{folder.name}"
         )
     try:
-        found = kind(root, train=split == "train", download=False)
+        dataset = kind(root, train=split == "train", download=False)
     except RuntimeError:
         raise BadFile(f"a file in {folder} is missing or has another md5 sum") from None
-    return found.data.transpose(0, 3, 1, 2), np.array(found.targets, dtype=np.int64)
+    return dataset.data.transpose(0, 3, 1, 2), np.array(dataset.targets, dtype=np.int64)
 
 
 def _two_splits(name: str, split: str) -> None:

@@ -16,7 +16,7 @@ SIZES = {"train": 1200, "validation": 147, "test": 450}
 
 
 def digits(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """Pixels 0..16 as float in [0, 1]. One permutation by a fixed seed, cut into the three splits."""
+    """Read pixels 0..16 as float in [0, 1]; a permutation by a fixed seed is cut into the three splits."""
     from sklearn.datasets import load_digits
 
     no_id("digits", name)

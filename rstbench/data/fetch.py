@@ -1,4 +1,4 @@
-"""Downloads, when and only when they are asked for, through torchvision, which checks the md5 sums."""
+"""Download data sets on request, through torchvision, which checks the md5 sums."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CLASSES = {
 
 
 def download(texts: Iterable[str], root: Path) -> None:
-    """Puts the named data sets under `root`, training and test images, where they cannot be read there yet.
+    """Download training and test images of the named data sets to `root`, where they cannot be read there.
 
-    Names that torchvision does not know are left alone. Raises BadFile where the download fails.
+    Names that torchvision does not know are skipped. Raises BadFile where the download fails.
     """
     for source in sorted({parse(text)[0] for text in texts} & set(CLASSES)):
         for split in ("train", "test"):

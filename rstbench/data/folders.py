@@ -1,4 +1,4 @@
-"""Folders of image files: one's own in torchvision's ImageFolder layout, and Tiny ImageNet."""
+"""Folders of image files: the user's own in torchvision's ImageFolder layout, and Tiny ImageNet."""
 
 from __future__ import annotations
 
@@ -13,20 +13,37 @@ from ..errors import BadFile, BadRequest, listed
 from .images import Found, no_id
 from .layout import FIRST
 from .pictures import is_grey, read_pictures
-from .splits import Splits, named, numbering, refuse_inner_splits, refuse_splits, shared_parts, splits
-from .tree import FORMATS, class_folders, holds_classes, holds_images, images_below, innermost, left_out, look
+from .splits import (
+    SiblingSplits,
+    class_labels,
+    refuse_inner_splits,
+    refuse_splits,
+    shared_subfolders,
+    sibling_splits,
+    split_name,
+)
+from .tree import (
+    FORMATS,
+    class_folders,
+    holds_classes,
+    holds_images,
+    images_below,
+    innermost,
+    list_folder,
+    skipped_note,
+)
 
 SHUFFLE_SEED = 0
 TINY = "tiny-imagenet-200"
 
 
 def imagefolder(name: str, split: str, root: Path) -> Found:
-    """`imagefolder:DIR`: DIR/<split>/<class>/*.png, or DIR/val for the test images, or for them DIR itself.
+    """Read DIR/<split>/<class>/*.png; for the test images also DIR/val, or DIR itself.
 
-    Classes by their folders' sorted names, those of the training images where they are there, so that a
-    class without test images shifts no label; images of one size, in a fixed shuffle, so that the first
-    ones are of all classes. (n, 3, h, w), or (n, 1, h, w) where all files of all splits are grey; uint8, or
-    float32 where files have 16 bits.
+    Classes are the sorted names of the training folder where there is one, so that a class without test
+    images shifts no label. Images have one size and come in a fixed shuffle, so that the first ones are of
+    all classes: (n, 3, h, w), or (n, 1, h, w) where all files of all splits are grey; uint8, or float32 where
+    files have 16 bits.
     """
     if not name:
         raise BadRequest("imagefolder wants a folder: imagefolder:DIR")
@@ -34,87 +51,90 @@ def imagefolder(name: str, split: str, root: Path) -> Found:
     own, beside = class_folders(folder)
     if not own:
         raise BadFile(f"no class folders in {folder}; image trees read {folder}/<class>/*.png")
-    among = splits(folder)
-    classes, numbered = _classes(folder, own, among)
-    parts = _refuse_parts(folder, own, among.others)
+    siblings = sibling_splits(folder)
+    classes, label_folder = _classes(folder, own, siblings)
+    parts = _refuse_parts(folder, own, siblings.others)
     files, skipped, empty = list[tuple[Path, int]](), list[Path](), list[str]()
-    for place, label in enumerate(classes):
-        found, rest = images_below(folder / label) if label in own else ([], [])
-        files += [(path, place) for path in found]
-        skipped += rest
-        empty += [] if found else [label]
+    for label, name in enumerate(classes):
+        paths, others = images_below(folder / name) if name in own else ([], [])
+        files += [(path, label) for path in paths]
+        skipped += others
+        empty += [] if paths else [name]
     if not files:
         raise BadFile(f"no images in {folder}; wanted {', '.join(FORMATS)}")
     # Without images in the split alone, a class keeps its label; without any it has none.
-    known = {label for label in empty if numbered and holds_images(numbered / label)}
-    _refuse_empty(numbered or folder, [label for label in empty if label not in known])
+    known = {name for name in empty if label_folder and holds_images(label_folder / name)}
+    _refuse_empty(label_folder or folder, [name for name in empty if name not in known])
     notes = (*notes, *_numbers(classes), *parts, *((f"no image of {listed(empty)}",) if empty else ()))
-    if numbered and classes != own and numbered.name != "train":
-        notes += (f"labels by the folders of {numbered}",)
-    read = _load(files)
-    if read.pixels.shape[1] == 1:
+    if label_folder and classes != own and label_folder.name != "train":
+        notes += (f"labels by the folders of {label_folder}",)
+    images = _load(files)
+    if images.pixels.shape[1] == 1:
         # All splits are grey, or none.
-        colour = next((other for other in among.others if not _all_grey(other)), None)
+        colour = next((other for other in siblings.others if not _all_grey(other)), None)
         notes += (f"grey files read as RGB, for {colour} has colour" if colour else "grey files kept grey",)
-        read = read._replace(pixels=read.pixels.repeat(3, axis=1) if colour else read.pixels)
-    notes = (*notes, *read.notes, *left_out([*beside, *skipped]))
-    return read._replace(classes=len(classes), notes=notes)
+        images = images._replace(pixels=images.pixels.repeat(3, axis=1) if colour else images.pixels)
+    notes = (*notes, *images.notes, *skipped_note([*beside, *skipped]))
+    return images._replace(classes=len(classes), notes=notes)
 
 
 def _split_folder(top: Path, split: str) -> tuple[Path, tuple[str, ...]]:
-    """(where the class folders of a split lie, a note). Raises BadFile."""
+    """Return (the folder that holds the class folders of a split, notes). Raises BadFile."""
     options = [split, *(["val"] if split == "test" else [])]
     name = next((option for option in options if (top / option).is_dir()), None)
-    if name and not look(top / name)[0]:
+    if name and not list_folder(top / name)[0]:
         return _without_classes(top, name, split)
     if name:
         return top / name, () if name == split else (f"no folder {split}: the images of {name}",)
     if split != "test" or not top.is_dir():
-        like = [other for other in look(top)[0] if named(other).split == split]
+        like = [other for other in list_folder(top)[0] if split_name(other).split == split]
         helps = f"; rename {top / like[0]}" if like else f"; image trees read DIR/{split}/<class>/*.png"
         raise BadFile(f"no folder {top / split}{helps}")
     return top if top.name not in ("", "..") else Path(os.path.abspath(top)), ()
 
 
 def _without_classes(top: Path, name: str, split: str) -> tuple[Path, tuple[str, ...]]:
-    """For a folder of a split's name that has no class folders: a class, or unlabelled images."""
-    names, others = look(top)[0], [path for path in splits(top / name).others if holds_classes(path)]
+    """Read a folder of a split's name without class folders as a class. Raises BadFile where it is none."""
+    names, others = (
+        list_folder(top)[0],
+        [path for path in sibling_splits(top / name).others if holds_classes(path)],
+    )
     if others:
-        # What is not for learning is what to measure on.
-        apt = [path for path in others if named(path.name).split != "train"]
+        # Splits other than the training one are for evaluation.
+        apt = [path for path in others if split_name(path.name).split != "train"]
         helps = f"imagefolder:{apt[0]} has some" if apt else f"image trees read {top / name}/<class>/*.png"
         raise BadFile(f"no class folders in {top / name}; {helps}")
-    beside = [other for other in names if look(top / other)[1] and not named(other).split]
-    if split == "test" and beside and look(top / name)[1]:
+    beside = [other for other in names if list_folder(top / other)[1] and not split_name(other).split]
+    if split == "test" and beside and list_folder(top / name)[1]:
         return top, (f"{name} is read as a class beside {listed(beside)}",)
     raise BadFile(f"no class folders in {top / name}; image trees read {top / name}/<class>/*.png")
 
 
-def _classes(folder: Path, own: list[str], among: Splits) -> tuple[list[str], Path | None]:
-    """`numbering`, for a folder whose folders are classes. Raises BadFile where they are not."""
+def _classes(folder: Path, own: list[str], siblings: SiblingSplits) -> tuple[list[str], Path | None]:
+    """Return `class_labels` of a folder whose folders are classes. Raises BadFile where they are not."""
     refuse_inner_splits(folder, own)
-    if not any(set(own) & set(look(path)[0]) for path in among.others):
+    beside, inner = [set(list_folder(path)[0]) for path in siblings.others], innermost(folder)
+    if not any(set(own) & names for names in beside):
         refuse_splits(folder, own)
-    beside, inner = [set(look(path)[0]) for path in among.others], innermost(folder)
     known = any(own[0] in names and len(names) > 1 for names in beside)
-    branched = any(len(look(path)[0]) > 1 for path in (inner, *map(innermost, among.others)))
+    branched = any(len(list_folder(path)[0]) > 1 for path in (inner, *map(innermost, siblings.others)))
     if inner != folder and branched and not known:
         raise BadFile(
             f"{folder} has one class folder, {own[0]}, which holds folders itself; where those are the "
             f"classes, name imagefolder:{inner}"
         )
-    return numbering(folder, own, among)
+    return class_labels(folder, own, siblings)
 
 
 def _refuse_parts(folder: Path, own: list[str], others: list[Path]) -> tuple[str, ...]:
-    """Class folders with the same folders in them: a note where the tree says that they are classes.
+    """Note class folders with the same folders in them, where the tree shows that they are the classes.
 
     It does where another split has them too, or where they lie in DIR/<split>. Raises BadFile elsewhere.
     """
-    shared = shared_parts(folder, own)
-    if not shared or any(set(own) & names for names in map(set, (look(path)[0] for path in others))):
+    shared = shared_subfolders(folder, own)
+    if not shared or any(set(own) & names for names in map(set, (list_folder(path)[0] for path in others))):
         return ()
-    if named(folder.name).split and not named(folder.name).rest:
+    if split_name(folder.name).split and not split_name(folder.name).rest:
         return (f"{listed(own)} are the classes, not {listed(shared)} in them",)
     raise BadFile(
         f"{listed(own)} in {folder} hold the same folders, {listed(shared)}: where these are the classes, "
@@ -123,7 +143,7 @@ def _refuse_parts(folder: Path, own: list[str], others: list[Path]) -> tuple[str
 
 
 def _refuse_empty(folder: Path, empty: list[str]) -> None:
-    """A class without images, as torchvision does."""
+    """Raise BadFile for a class without images, as torchvision does."""
     if empty:
         raise BadFile(
             f"no images in the class folder {folder / empty[0]} ({', '.join(FORMATS)}): remove it, for as a "
@@ -132,16 +152,16 @@ def _refuse_empty(folder: Path, empty: list[str]) -> None:
 
 
 def _numbers(classes: list[str]) -> tuple[str, ...]:
-    """A note where folders are numbered, and a label is not its folder's number, or not in their order."""
+    """Note where folders are numbered, and a label is not its folder's number, or not in their order."""
     parts = [re.split(r"([0-9]+)", name) for name in classes]
     if len({tuple(part[::2]) for part in parts}) > 1 or len(parts[0]) == 1:
         return ()
     numbers = [[int(number) for number in part[1::2]] for part in parts]
-    moved = next((place for place, number in enumerate(sorted(numbers)) if number != numbers[place]), None)
+    moved = next((label for label, number in enumerate(sorted(numbers)) if number != numbers[label]), None)
     if moved is not None:
         return (f"classes in text order: {moved} is folder {classes[moved]}",)
     bare = all(name.isdigit() for name in classes)
-    moved = next((place for place, number in enumerate(numbers) if bare and number != [place]), None)
+    moved = next((label for label, number in enumerate(numbers) if bare and number != [label]), None)
     return () if moved is None else (f"classes by place: {moved} is folder {classes[moved]}",)
 
 
@@ -150,16 +170,18 @@ def _all_grey(folder: Path) -> bool:
 
 
 def tiny_imagenet(name: str, split: str, root: Path) -> Found:
-    """100,000 training and, for testing, the 10,000 labelled validation images, 3x64x64, 200 classes;
-    from ROOT/tiny-imagenet-200 as it is distributed. Its grey files are read as RGB."""
+    """Read 100,000 training and, for testing, the 10,000 labelled validation images, 3x64x64, 200 classes.
+
+    They lie in ROOT/tiny-imagenet-200 as it is distributed; its grey files are read as RGB.
+    """
     no_id("tiny-imagenet", name)
     folder = root / TINY
     try:
-        classes = {wnid: place for place, wnid in enumerate((folder / "wnids.txt").read_text().split())}
+        classes = {wnid: label for label, wnid in enumerate((folder / "wnids.txt").read_text().split())}
         if split == "train":
             files = [
-                (path, place)
-                for wnid, place in classes.items()
+                (path, label)
+                for wnid, label in classes.items()
                 for path in images_below(folder / "train" / wnid / "images")[0]
             ]
         else:
@@ -172,13 +194,14 @@ def tiny_imagenet(name: str, split: str, root: Path) -> Found:
         ) from None
     if not files:
         raise BadFile(f"no images in {folder}; wanted {', '.join(FORMATS)}")
-    read = _load(files)
-    pixels = read.pixels.repeat(3, axis=1) if read.pixels.shape[1] == 1 else read.pixels
-    return read._replace(pixels=pixels, classes=len(classes), notes=())
+    images = _load(files)
+    pixels = images.pixels.repeat(3, axis=1) if images.pixels.shape[1] == 1 else images.pixels
+    return images._replace(pixels=pixels, classes=len(classes), notes=())
 
 
 def _load(files: Sequence[tuple[Path, int]]) -> Found:
+    """Read (file, label) pairs in a fixed shuffle."""
     order = np.random.RandomState(SHUFFLE_SEED).permutation(len(files))
-    pixels, notes = read_pictures([files[place][0] for place in order])
-    labels = np.array([files[place][1] for place in order], dtype=np.int64)
+    pixels, notes = read_pictures([files[index][0] for index in order])
+    labels = np.array([files[index][1] for index in order], dtype=np.int64)
     return Found(pixels, labels, notes=notes, layout=FIRST)

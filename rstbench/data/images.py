@@ -23,9 +23,9 @@ from torch import Tensor
 
 from ..errors import BadRequest
 from ..plugins import find
-from .labels import NUMBER_THEM, from_one, whole_labels
+from .labels import NUMBER_THEM, counts_from_one, integer_labels
 from .layout import channels_first
-from .pixels import unit_range
+from .pixels import to_unit_range
 
 SPLITS = ("train", "validation", "test")
 
@@ -180,9 +180,9 @@ def _checked(found: Found, name: str) -> Images:
     y, y_stored = _tensor(found.labels, f"{name}: labels")
     if y.numel() == 0 or x.numel() == 0:
         raise BadRequest(f"the data {name!r} are empty")
-    y, flattened = whole_labels(y, len(x) if x.dim() else 1, y_stored, name)
+    y, flattened = integer_labels(y, len(x) if x.dim() else 1, y_stored, name)
     x, moved = channels_first(x, len(y), name, found.layout)
-    x, assumed = unit_range(x, x_stored, name)
+    x, assumed = to_unit_range(x, x_stored, name)
     x, y = x.contiguous(), y.contiguous()
     digest = hashlib.sha256(f"{x.dtype}{tuple(x.shape)}".encode())
     digest.update(x.numpy().tobytes())
@@ -190,7 +190,7 @@ def _checked(found: Found, name: str) -> Images:
     seen, classes = int(y.max()) + 1, found.classes
     if classes is not None and seen > classes:
         raise BadRequest(f"{name}: a label is {seen - 1}, but there are {classes} classes, from 0")
-    doubt = from_one(y) if classes is None else ()
+    doubt = counts_from_one(y) if classes is None else ()
     told = (found.notes,) if isinstance(found.notes, str) else found.notes
     notes = (*map(str, told), *moved, *assumed, *flattened, *doubt)
     return Images(name, x, y, classes or seen, digest.hexdigest(), classes is not None, notes)

@@ -1,4 +1,4 @@
-"""What the labels of images mean: whole numbers from 0, one an image, or refused."""
+"""Check labels: whole numbers from 0, one an image."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..errors import BadRequest
 NUMBER_THEM = "np.unique(y, return_inverse=True)[1] numbers any classes from 0"
 
 
-def whole_labels(y: Tensor, images: int, stored: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
-    """(the labels as (n,), int64, what was moved).
+def integer_labels(y: Tensor, images: int, stored: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Return (labels (n,) int64, notes); a column or row of labels is flattened.
 
-    images: how many there are; stored: the name of the type the labels came in. A column or a row of
-    labels is flattened. Raises BadRequest for one-hot rows and for what is no whole number from 0.
+    images: their number; stored: the name of the labels' dtype. Raises BadRequest for one-hot rows and for
+    other values than whole numbers from 0.
     """
     notes: tuple[str, ...] = ()
     if y.dim() == 2 and len(y) == images and y.shape[1] > 1:
-        raise BadRequest(_rows(y, name))
+        raise BadRequest(_rows_refused(y, name))
     if y.dim() == 2 and 1 in y.shape:
         notes = (f"labels {'(n, 1)' if y.shape[1] == 1 else '(1, n)'} read as (n,)",)
         y = y.flatten()
@@ -34,18 +34,18 @@ def whole_labels(y: Tensor, images: int, stored: str, name: str) -> tuple[Tensor
     return y, notes
 
 
-def from_one(y: Tensor) -> tuple[str, ...]:
-    """A note where no label is 0, and nothing but the labels tells how many classes there are."""
+def counts_from_one(y: Tensor) -> tuple[str, ...]:
+    """Note where no label is 0, for labels that alone tell the number of classes."""
     low, high = int(y.min()), int(y.max())
     if low == 0:
         return ()
     return (f"no label is 0, they are {low} to {high}: where they count from 1, store y - 1",)
 
 
-def _rows(y: Tensor, name: str) -> str:
-    wanted = f"{name}: labels must be (n,), whole numbers from 0, got {tuple(y.shape)}"
+def _rows_refused(y: Tensor, name: str) -> str:
+    problem = f"{name}: labels must be (n,), whole numbers from 0, got {tuple(y.shape)}"
     values = y.real.double()
     if bool(((values >= 0).all() & ((values.sum(1) - 1).abs() < 1e-3)).all()):
         hard = torch.isin(values, torch.tensor([0.0, 1.0], dtype=values.dtype)).all()
-        return f"{wanted}; {'one-hot rows' if hard else 'probabilities'} become labels by y.argmax(1)"
-    return wanted
+        return f"{problem}; {'one-hot rows' if hard else 'probabilities'} become labels by y.argmax(1)"
+    return problem

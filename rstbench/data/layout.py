@@ -1,4 +1,4 @@
-"""Which axis of an array of images holds the channels: seen from the shape, or asked for."""
+"""Find the axis of the channels in an array of images, from its shape or the source's own word."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from torch import Tensor
 
 from ..errors import BadRequest
 
-CHANNELS = (1, 3, 4)  # grey, RGB, RGB and one more
+CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 FIRST, LAST = "nchw", "nhwc"
-SAY = f"say which: an npz file by an array layout ({FIRST!r} or {LAST!r}), a source by Found(…, layout=…)"
+HOW_TO_SAY = (
+    f"say which: an npz file by an array layout ({FIRST!r} or {LAST!r}), a source by Found(…, layout=…)"
+)
 
 
 def channels_first(x: Tensor, count: int, name: str, layout: str = "") -> tuple[Tensor, tuple[str, ...]]:
-    """(the images as (n, c, h, w), what was moved).
+    """Return (images (n, c, h, w), notes).
 
-    x: (n, c, h, w), (n, h, w, c) or, grey, (n, h, w); count: how many labels there are; layout: 'nchw' or
-    'nhwc' where the source knows. Channels are the axis of 1, 3 or 4; where that is both of them or none,
-    the one that leaves images square. Raises BadRequest where neither tells, and for other shapes.
+    x: (n, c, h, w), (n, h, w, c) or, grey, (n, h, w); count: the number of labels; layout: 'nchw' or 'nhwc'
+    where the source knows. Channels are the axis of 1, 3 or 4; where that is both of them or none, the one
+    that leaves images square. Raises BadRequest where neither tells, and for other shapes.
     """
     if layout not in ("", FIRST, LAST):
         raise BadRequest(f"{name}: a layout is {FIRST!r} or {LAST!r}, got {layout!r}")
@@ -30,16 +32,16 @@ def channels_first(x: Tensor, count: int, name: str, layout: str = "") -> tuple[
                 "(n, c, h, w)"
             )
         return x[:, None], ()
-    layout = layout or _seen(shape)
+    layout = layout or _infer(shape)
     if not layout:
-        raise BadRequest(f"{name}: images {_text(shape)} may be (n, c, h, w) or (n, h, w, c); {SAY}")
+        raise BadRequest(f"{name}: images {_text(shape)} may be (n, c, h, w) or (n, h, w, c); {HOW_TO_SAY}")
     if layout == LAST:
         return x.permute(0, 3, 1, 2), (f"images {_text(shape)} transposed to (n, c, h, w)",)
     return x, () if shape[0] in CHANNELS else (f"images {_text(shape)} have {shape[0]} channels",)
 
 
-def _seen(shape: tuple[int, ...]) -> str:
-    """The layout of images of this shape, '' where it cannot be told."""
+def _infer(shape: tuple[int, ...]) -> str:
+    """Return the layout of images of this shape, '' where it is not clear."""
     if set(shape) == {1}:
         return FIRST  # one pixel is the same either way
     first, last = shape[0] in CHANNELS, shape[2] in CHANNELS
@@ -53,9 +55,9 @@ def _text(shape: tuple[int, ...]) -> str:
 
 
 def _other_shape(x: Tensor, count: int, name: str) -> str:
-    wanted = f"{name}: wanted images (n, c, h, w) and labels (n,), got {tuple(x.shape)} and ({count},)"
+    problem = f"{name}: problem images (n, c, h, w) and labels (n,), got {tuple(x.shape)} and ({count},)"
     if x.dim() == 2 and len(x) == count:
-        return f"{wanted}; flat images want reshaping, x.reshape(-1, c, h, w)"
+        return f"{problem}; flat images want reshaping, x.reshape(-1, c, h, w)"
     if x.dim() == 4 and x.shape[3] == count:
-        return f"{wanted}; where images come last, x.transpose(3, 2, 0, 1) helps"
-    return wanted
+        return f"{problem}; where images come last, x.transpose(3, 2, 0, 1) helps"
+    return problem

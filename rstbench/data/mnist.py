@@ -1,7 +1,6 @@
 """MNIST and Fashion-MNIST from their raw files, gzipped or not, in torchvision's folder layout.
 
-Read here rather than by torchvision, which refuses a folder that holds only the `.gz` files and
-would unpack them beside.
+torchvision itself refuses a folder that holds only the `.gz` files, and would unpack them.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ FILES = {"train": "train", "test": "t10k"}
 
 
 def mnist(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """60,000 training and 10,000 test digits, 28x28 grey, uint8; from ROOT/MNIST/raw."""
+    """Read 60,000 training and 10,000 test digits, 28x28 grey, uint8; from ROOT/MNIST/raw."""
     no_id("mnist", name)
     return _read("MNIST", split, root)
 
 
 def fashionmnist(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """Fashion-MNIST (Xiao et al. 2017), in MNIST's form; from ROOT/FashionMNIST/raw."""
+    """Read Fashion-MNIST (Xiao et al. 2017), in MNIST's form; from ROOT/FashionMNIST/raw."""
     no_id("fashionmnist", name)
     return _read("FashionMNIST", split, root)
 
@@ -39,29 +38,29 @@ def _read(folder: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, 
     return images, _read_idx(raw / f"{FILES[split]}-labels-idx1-ubyte", 1).astype(np.int64), 10
 
 
-def _checked(packed: Path) -> bytes:
-    """The bytes of a packed file whose md5 sum, where torchvision knows it, is right. Raises BadFile."""
+def _read_checked(gz: Path) -> bytes:
+    """Read a gzipped file and check its md5 sum where torchvision knows it. Raises BadFile."""
     from torchvision import datasets
 
-    content = packed.read_bytes()
-    known = dict(getattr(datasets, packed.parent.parent.name).resources)
-    if known.get(packed.name, "") not in ("", hashlib.md5(content).hexdigest()):
-        raise BadFile(f"{packed} has another md5 sum than the published file")
+    content = gz.read_bytes()
+    md5_sums = dict(getattr(datasets, gz.parent.parent.name).resources)
+    if md5_sums.get(gz.name, "") not in ("", hashlib.md5(content).hexdigest()):
+        raise BadFile(f"{gz} has another md5 sum than the published file")
     return content
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """An IDX file of unsigned bytes: magic 0x0000 08 DD, DD big-endian sizes, then the data."""
-    packed = path.with_name(path.name + ".gz")
+    """Read an IDX file of unsigned bytes: magic 0x0000 08 DD, DD big-endian sizes, then the data."""
+    gz = path.with_name(path.name + ".gz")
     try:
-        content = path.read_bytes() if path.exists() else gzip.decompress(_checked(packed))
+        content = path.read_bytes() if path.exists() else gzip.decompress(_read_checked(gz))
     except FileNotFoundError:
         raise BadFile(
             f"no file {path}[.gz]; set --data-root or RSTBENCH_DATA to the folder that holds "
             f"{path.parent.parent.name}/raw"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise BadFile(f"{packed} cannot be read: {error}") from None
+        raise BadFile(f"{gz} cannot be read: {error}") from None
     head = 4 + 4 * dimensions
     if len(content) < head or content[:4] != bytes([0, 0, 8, dimensions]):
         raise BadFile(f"{path} is no IDX file of {dimensions} dimensions")

@@ -1,4 +1,4 @@
-"""Images of one's own from a numpy archive."""
+"""The user's own images in a numpy archive: `npz:FILE`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, Typ
 
 
 def npz(name: str, split: str, root: Path) -> Found:
-    """`npz:FILE`: arrays `x_<split>` and `y_<split>`, or for the test images `x` and `y`.
+    """Read the arrays `x_<split>` and `y_<split>`, or for the test images `x` and `y`.
 
-    x: (n, c, h, w), (n, h, w, c) or (n, h, w), uint8 or float in [0, 1]; y: (n,), whole numbers from 0.
-    An array `layout`, 'nchw' or 'nhwc', says how the images lie where their shape does not.
+    x: (n, c, h, w), (n, h, w, c) or (n, h, w), uint8 or float in [0, 1]; y: (n,), whole numbers from 0. An
+    array `layout`, 'nchw' or 'nhwc', tells the axes where their shape does not.
     """
     path = Path(name).expanduser()
     if not path.is_file():
         raise BadFile(f"no file {path}; npz data read 'npz:FILE[:test][:N]'")
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            alone = file.read(len(MAGIC)) == MAGIC
-        what = "a single array (.npy)" if alone else "another format, or cut short"
+            is_npy = file.read(len(MAGIC)) == MAGIC
+        kind = "a single array (.npy)" if is_npy else "another format, or cut short"
         raise BadFile(
-            f"{path} is no readable numpy archive but {what}; write one by np.savez(FILE, x=x, y=y)"
+            f"{path} is no readable numpy archive but {kind}; write one by np.savez(FILE, x=x, y=y)"
         )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:

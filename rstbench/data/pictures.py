@@ -1,4 +1,4 @@
-"""Image files as arrays of one shape: grey where all are grey, RGB where one is not."""
+"""Read image files as one array: grey where all are grey, RGB where one is not."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 
 
 def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """((n, c, h, w), what was read otherwise than one may think).
+    """Return (pixels (n, c, h, w), notes).
 
     uint8, or float32 in [0, 1] where files have 16 bits; c is 1 where all files are grey, else 3.
     Transparency is dropped and a rotation in EXIF data not applied, both as in torchvision. Raises BadFile
-    for what cannot be read, and for images of different sizes.
+    for files that cannot be read, and for images of different sizes.
     """
     from PIL import Image
 
@@ -36,16 +36,16 @@ def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
         for path in paths:
             try:
                 with Image.open(path) as image:
-                    picture, heard = _decode(image)
+                    picture, notes = _decode(image)
             except Exception as error:  # decoders of damaged files raise of every kind
                 raise BadFile(f"{path} cannot be read: {error}") from None
             pictures.append(picture)
-            remarks.update(heard)
+            remarks.update(notes)
             first, size = pictures[0].shape[:2], picture.shape[:2]
             if size != first:
                 raise BadFile(f"{path} is {size}, others are {first}; resize them first")
     grey = sum(picture.ndim == 2 for picture in pictures)
-    pictures = _of_one_depth(pictures)
+    pictures = _of_one_dtype(pictures)
     if grey < len(pictures):
         pictures = [p if p.ndim == 3 else np.stack([p] * 3, axis=-1) for p in pictures]
         pixels = np.stack(pictures).transpose(0, 3, 1, 2)
@@ -53,12 +53,11 @@ def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
         pixels = np.stack(pictures)[:, None]
     if 0 < grey < len(pictures):
         remarks["grey files read as RGB"] = grey
-    notes = tuple(f"{what}: {count} of {len(pictures)} files" for what, count in remarks.items())
-    return pixels, notes
+    return pixels, tuple(f"{note}: {count} of {len(pictures)} files" for note, count in remarks.items())
 
 
-def _of_one_depth(pictures: list[np.ndarray]) -> list[np.ndarray]:
-    """uint8 as they are where all are; else float32, bytes divided by their white."""
+def _of_one_dtype(pictures: list[np.ndarray]) -> list[np.ndarray]:
+    """Return uint8 where all pictures are; else float32 in [0, 1]."""
     if all(picture.dtype == np.uint8 for picture in pictures):
         return pictures
     return [p if p.dtype == np.float32 else p.astype(np.float32) / np.float32(255) for p in pictures]
@@ -83,7 +82,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _decode(image: Image.Image) -> tuple[np.ndarray, list[str]]:
-    """((h, w) grey or (h, w, 3), uint8, or float32 in [0, 1]; remarks on the file)."""
+    """Return ((h, w) grey or (h, w, 3), uint8 or float32 in [0, 1]; notes)."""
     frames = getattr(image, "n_frames", 1)
     image.load()
     remarks = {
@@ -91,7 +90,7 @@ def _decode(image: Image.Image) -> tuple[np.ndarray, list[str]]:
         "rotation in EXIF data not applied": _is_rotated(image),
         "transparency dropped": _is_transparent(image),
     }
-    heard = [what for what, holds in remarks.items() if holds]
+    notes = [remark for remark, holds in remarks.items() if holds]
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ValueError("it has 32 bits, and does not say what is white; save it with 8 or 16")
     if image.mode.startswith("I"):
@@ -99,26 +98,26 @@ def _decode(image: Image.Image) -> tuple[np.ndarray, list[str]]:
         bits = _tag(image, BITS, 16)
         white = 2**bits - 1
         levels = np.asarray(image).astype(np.uint16)
-        heard.append(f"{bits} bits divided by {white}")
+        notes.append(f"{bits} bits divided by {white}")
         if _tag(image, PHOTOMETRIC, 1) == WHITE_IS_ZERO:
             # Pillow has turned the ones of 8 bits itself.
             levels = np.uint16(white) - levels
-            heard.append("white is 0, turned round")
-        return levels.astype(np.float32) / np.float32(white), heard
+            notes.append("white is 0, turned round")
+        return levels.astype(np.float32) / np.float32(white), notes
     if _is_grey(image):
         # A grey palette holds its levels in any order: they are looked up, then all three are equal.
-        plain = image.convert("RGBA") if image.mode in ("P", "PA") else image.convert("L")
-        return np.asarray(plain) if plain.mode == "L" else np.asarray(plain)[:, :, 0], heard
+        levels = np.asarray(image.convert("RGBA" if image.mode in ("P", "PA") else "L"))
+        return levels if levels.ndim == 2 else levels[:, :, 0], notes
     if image.mode not in ("RGB", "RGBA", "P", "PA"):
-        heard.append(f"{image.mode} converted to RGB")
+        notes.append(f"{image.mode} converted to RGB")
     # By way of RGBA, since Pillow warns of palettes with transparency otherwise.
-    plain = image.convert("RGBA") if image.mode in ("P", "PA") else image
-    return np.asarray(plain.convert("RGB")), heard
+    colours = image.convert("RGBA") if image.mode in ("P", "PA") else image
+    return np.asarray(colours.convert("RGB")), notes
 
 
-def _tag(image: Image.Image, tag: int, otherwise: int) -> int:
-    """A number of a TIFF file's header."""
-    value = getattr(image, "tag_v2", {}).get(tag, otherwise)
+def _tag(image: Image.Image, tag: int, default: int) -> int:
+    """Return a number of a TIFF file's header."""
+    value = getattr(image, "tag_v2", {}).get(tag, default)
     return int(value[0] if isinstance(value, tuple) else value)
 
 

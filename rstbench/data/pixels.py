@@ -1,4 +1,4 @@
-"""What the numbers of an image mean: bytes, or fractions of white. Read by a rule, or refused."""
+"""Read pixels as bytes or fractions of white by fixed rules, or refuse them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from torch import Tensor
 from ..errors import BadRequest
 
 WHITE = 255
-# Normalising and back ends one or two roundings from where it began, resizing some four; but what is off by
-# a whole grey level is no rounding.
+# In units of the dtype's precision: normalising and back errs by one or two, resizing by some four.
 ROUNDINGS = 16
 # Whole numbers above this take all eight bits.
 EIGHT_BITS = 127
 DARK = 0.25
 
 
-def unit_range(x: Tensor, stored: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
-    """(the pixels as uint8 in 0..255 or float32 in [0, 1], what was assumed of them).
+def to_unit_range(x: Tensor, stored: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Return (pixels as uint8 in 0..255 or float32 in [0, 1], notes on what was assumed).
 
-    stored: the name of the type they came in, such as 'uint16'. Fractions that rounding has put just
-    outside [0, 1] are clipped. Whole numbers that are no uint8 are bytes where they reach 128 to 255, and
-    black and white where they are 0 and 1. Raises BadRequest for everything whose white is not known.
+    stored: the name of their dtype, such as 'uint16'. Fractions that rounding has put just outside [0, 1] are
+    clipped. Whole numbers of another dtype than uint8 are bytes where they reach 128 to 255, and black and
+    white where they are 0 and 1. Raises BadRequest for pixels whose white is not known.
     """
     if x.dtype.is_complex:
         raise BadRequest(f"{name}: pixels must be real numbers, got {stored}")
@@ -39,8 +38,8 @@ def unit_range(x: Tensor, stored: str, name: str) -> tuple[Tensor, tuple[str, ..
     else:
         x, notes = _whole_numbers(x, stored, name)
     bright = float(x.max()) / (WHITE if x.dtype == torch.uint8 else 1)
-    dim = f"dark: the brightest pixel is {bright:.3g} of 1 ({bright * WHITE:.3g} of 255)"
-    return x, (*notes, *([dim] if bright < DARK else []))
+    dark = f"dark: the brightest pixel is {bright:.3g} of 1 ({bright * WHITE:.3g} of 255)"
+    return x, (*notes, *([dark] if bright < DARK else []))
 
 
 def _whole_numbers(x: Tensor, stored: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -59,19 +58,21 @@ def _whole_numbers(x: Tensor, stored: str, name: str) -> tuple[Tensor, tuple[str
     )
 
 
-def _fractions(given: Tensor, name: str) -> tuple[Tensor, tuple[str, ...]]:
-    if not bool(given.isfinite().all()):
-        lost = int((~given.isfinite()).sum())
-        raise BadRequest(f"{name}: pixels must be finite, {lost} of {given.numel()} are NaN or infinite")
-    x = given.float()
+def _fractions(stored: Tensor, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    if not bool(stored.isfinite().all()):
+        not_finite = int((~stored.isfinite()).sum())
+        raise BadRequest(
+            f"{name}: pixels must be finite, {not_finite} of {stored.numel()} are NaN or infinite"
+        )
+    x = stored.float()
     low, high = float(x.min()), float(x.max())
     # Doubles often hold what was computed in single precision.
-    unit = max(torch.finfo(given.dtype).eps, torch.finfo(torch.float32).eps)
+    unit = max(torch.finfo(stored.dtype).eps, torch.finfo(torch.float32).eps)
     slack = min(ROUNDINGS * unit, 1 / WHITE)
-    span = f"{_digits(float(given.min()))} to {_digits(float(given.max()))}"
+    span = f"{_digits(float(stored.min()))} to {_digits(float(stored.max()))}"
     if low < -slack or high > 1 + slack:
         raise BadRequest(
-            f"{name}: pixels must be uint8, or numbers in [0, 1], got {span}; {_likely(given, low, high)}; "
+            f"{name}: pixels must be uint8, or numbers in [0, 1], got {span}; {_likely(stored, low, high)}; "
             "normalisation belongs into the model ([normalize=MEAN/STD])"
         )
     if 0 < high <= (1 + slack) / WHITE:  # 1 / 255 has its own roundings
@@ -85,7 +86,7 @@ def _fractions(given: Tensor, name: str) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def _likely(x: Tensor, low: float, high: float) -> str:
-    """What such numbers mostly are, and what undoes it."""
+    """Tell what such numbers mostly are, and what undoes it."""
     if low >= -0.1 and high <= 1.1:
         return "where resizing has overshot, x.clip(0, 1) helps"
     if low >= 0 and EIGHT_BITS < high <= WHITE:
@@ -104,6 +105,6 @@ def _likely(x: Tensor, low: float, high: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """As few digits as show on which side of 0 and 1 the value lies."""
+    """Write as few digits as show on which side of 0 and 1 the value lies."""
     texts = (f"{value:.{digits}g}" for digits in range(4, 18))
     return next(t for t in texts if (float(t) < 0, float(t) > 1) == (value < 0, value > 1))

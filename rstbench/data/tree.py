@@ -1,4 +1,4 @@
-"""Trees of image files, walked as torchvision's ImageFolder walks them, but for what is hidden.
+"""Walk trees of image files as torchvision's ImageFolder does, hidden files left out.
 
 Source: https://github.com/pytorch/vision/blob/main/torchvision/datasets/folder.py (`find_classes`,
 `make_dataset`, `IMG_EXTENSIONS`): sorted classes, files at any depth below them, links followed.
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from ..errors import BadFile, listed
 
-DEEPEST = 8  # folders in folders that are followed to where they branch
+MAX_DEPTH = 8  # of folders in folders that are followed to where they branch
 FORMATS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# What desktops, archivers and storage boxes leave; what begins with a dot is hidden anyway.
+# Files and folders of desktops, archivers and storage boxes; names that begin with a dot are hidden anyway.
 SYSTEM = {"__macosx", "__pycache__", "@eadir", "@recycle", "@tmp", "#recycle", "$recycle.bin", "lost+found"}
 SYSTEM |= {"system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 
 
 def class_folders(folder: Path) -> tuple[list[str], list[Path]]:
-    """(the sorted names of the class folders, what lies beside them). Raises BadFile for a broken link."""
+    """Return (sorted class names, other paths beside them). Raises BadFile for a broken link."""
     names, beside = [], []
     for entry in _entries(folder):
         if not is_hidden(entry.name) and entry.is_dir():
@@ -33,53 +33,48 @@ def class_folders(folder: Path) -> tuple[list[str], list[Path]]:
 
 
 def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(image files at any depth, in torchvision's order, what was left out).
+    """Return (image files at any depth in torchvision's order, skipped paths).
 
-    Raises BadFile for a link to a folder above it, whose images would count again and again.
+    Raises BadFile for a link to a folder above it, whose images would be read again and again.
     """
-    found, skipped = list[tuple[str, list[str]]](), list[Path]()
+    images, skipped = list[tuple[str, list[str]]](), list[Path]()
     for root, entries in _walk(str(folder), ()):
-        kept = [e.name for e in entries if is_image(e.name) and not is_hidden(e.name) and not e.is_dir()]
-        found.append((root, kept))
+        images.append((root, [entry.name for entry in entries if _is_image_file(entry)]))
         skipped += [
             Path(e.path) for e in entries if is_hidden(e.name) or not (e.is_dir() or is_image(e.name))
         ]
-    return [Path(root, name) for root, names in sorted(found) for name in names], skipped
+    return [Path(root, name) for root, names in sorted(images) for name in names], skipped
 
 
-def look(folder: Path) -> tuple[list[str], bool]:
-    """(the names of the folders in it, whether images lie beside them). Raises BadFile as `class_folders`."""
+def list_folder(folder: Path) -> tuple[list[str], bool]:
+    """Return (names of the folders in it, whether images lie beside them). Raises as `class_folders`."""
     names, beside = class_folders(folder)
     return names, any(is_image(path.name) and not is_hidden(path.name) for path in beside)
 
 
 def holds_classes(folder: Path) -> bool:
     """Whether a folder has folders in it, and no images beside them."""
-    names, loose = look(folder)
+    names, loose = list_folder(folder)
     return bool(names) and not loose
 
 
 def holds_images(folder: Path) -> bool:
     """Whether there is an image at any depth."""
-    return any(
-        is_image(entry.name) and not is_hidden(entry.name) and not entry.is_dir()
-        for _, entries in _walk(str(folder), ())
-        for entry in entries
-    )
+    return any(_is_image_file(entry) for _, entries in _walk(str(folder), ()) for entry in entries)
 
 
 def innermost(folder: Path) -> Path:
-    """Where folders branch: `a` for a/x and a/y, `a/b` where a holds nothing but b, and b has folders."""
-    for _ in range(DEEPEST):
-        names, loose = look(folder)
-        if len(names) != 1 or loose or not look(folder / names[0])[0]:
+    """Return where folders branch: `a` of a/x and a/y, `a/b` where a holds only b, and b has folders."""
+    for _ in range(MAX_DEPTH):
+        names, loose = list_folder(folder)
+        if len(names) != 1 or loose or not list_folder(folder / names[0])[0]:
             break
         folder = folder / names[0]
     return folder
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is one by its ending."""
+    """Whether a name has the suffix of an image."""
     return name.lower().endswith(FORMATS)
 
 
@@ -88,8 +83,8 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def left_out(skipped: Iterable[Path]) -> tuple[str, ...]:
-    """A note of what is no part of the data: `skipped 1 hidden folder (.ipynb_checkpoints)`."""
+def skipped_note(skipped: Iterable[Path]) -> tuple[str, ...]:
+    """Note what was skipped: `skipped 1 hidden folder (.ipynb_checkpoints)`."""
     kinds: dict[str, list[str]] = {}
     for path in skipped:
         kind = "file outside the class folders" if is_image(path.name) else "other file"
@@ -102,6 +97,10 @@ def left_out(skipped: Iterable[Path]) -> tuple[str, ...]:
 
 def _plural(kind: str, count: int) -> str:
     return kind if count == 1 else kind.replace("file", "files").replace("hidden folder", "hidden folders")
+
+
+def _is_image_file(entry: os.DirEntry[str]) -> bool:
+    return is_image(entry.name) and not is_hidden(entry.name) and not entry.is_dir()
 
 
 def _walk(folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:

@@ -19,7 +19,7 @@ from torch import nn
 
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
-from rstbench.models.sources.axis_order import ORDERS, SINGLY, layout_of
+from rstbench.models.sources.axis_order import ONE_BY_ONE, ORDERS, input_layout
 from rstbench.models.wrapper import load_reference
 
 W = torch.Generator().manual_seed(3)
@@ -93,7 +93,7 @@ def test_one_image_at_once(tmp_path, digits, reshape):
     for batch in (1, "n"):
         reference = linear(tmp_path / f"{batch}.onnx", [batch, 1, 8, 8], GREY, reshape=reshape)
         entry = same(reference, digits, by_channel)
-        assert entry.notes == ((SINGLY,) if batch == 1 or reshape == (1,) else ())
+        assert entry.notes == ((ONE_BY_ONE,) if batch == 1 or reshape == (1,) else ())
 
 
 @pytest.mark.parametrize("batch", ["n", 1])
@@ -297,7 +297,7 @@ def test_weights_in_a_file_beside(tmp_path, digits, monkeypatch):
     ],
 )
 def test_layouts_by_hand(sizes, shape, form, last):
-    found = layout_of(sizes, shape, "", torch.float32, "onnx:a")
+    found = input_layout(sizes, shape, "", torch.float32, "onnx:a")
     assert (found.form, found.last, found.single) == (form, last, sizes[0] == 1)
     channels, height, width = found.shape
     x = torch.arange(2.0 * channels * height * width).view(2, *found.shape)
@@ -348,7 +348,7 @@ def exported(net, path, batch=2, *, free=True, x=None):
 def test_programs_are_measured_as_their_networks(tmp_path, digits):
     net = Net().eval()
     assert same(exported(net, tmp_path / "a.pt2"), digits, net).notes == ()
-    assert same(exported(net, tmp_path / "b.pt2", 1, free=False), digits, net).notes == (SINGLY,)
+    assert same(exported(net, tmp_path / "b.pt2", 1, free=False), digits, net).notes == (ONE_BY_ONE,)
     with pytest.raises(BadRequest, match="takes 2 images at once only"):
         load_reference(exported(net, tmp_path / "c.pt2", free=False), digits)
     entry = load_reference(f"torch-export:{tmp_path}/a.pt2")  # the file tells the shape

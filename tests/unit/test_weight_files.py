@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rstbench.errors import BadFile, BadRequest
-from rstbench.models.checkpoints.csr import compressed
 from rstbench.models.checkpoints.foreign import read_masked_state
+from rstbench.models.checkpoints.csr import to_csr
 from rstbench.models.checkpoints.formats import read_weight_file
 from rstbench.models.checkpoints.state_dict import read_state_dict
 from rstbench.models.wrapper import load_reference
@@ -200,7 +200,7 @@ def test_a_ticket_is_no_bare_state_dict(ticket_files):
     [("col_indices", -1), ("crow_indices", 0), ("values", None)],
 )
 def test_compressed_weights_that_do_not_fit_together(tmp_path, part, value):
-    parts = compressed({"a.weight": torch.eye(60)})
+    parts = to_csr({"a.weight": torch.eye(60)})
     assert "a.weight.values" in parts
     if value is None:
         del parts[f"a.weight.{part}"]
@@ -225,7 +225,9 @@ def test_scores_whose_rule_no_name_tells():
     state = {"fc.weight": torch.ones(2, 2), "fc.mask_scores": scores}
     with pytest.raises(BadRequest, match=r"\[scores=signed\] where the largest are kept, \[scores=abs\]"):
         read_masked_state(state, "0.5")
-    signed, size = (read_masked_state(state, "0.5", scores=rule).masks["fc.weight"] for rule in ("signed", "abs"))
+    signed, size = (
+        read_masked_state(state, "0.5", scores=rule).masks["fc.weight"] for rule in ("signed", "abs")
+    )
     assert signed.tolist() == [[True, False], [True, False]]
     assert size.tolist() == [[False, True], [True, False]]
     published = {"fc.weight": torch.ones(2, 2), "fc.popup_scores": scores}

@@ -17,7 +17,7 @@ from torch import nn
 
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
-from rstbench.models.checkpoints.csr import compressed, expanded
+from rstbench.models.checkpoints.csr import to_csr, to_dense
 from rstbench.models.exports.bundle import ExportBundle
 from rstbench.models.exports.python_source import network_source
 from rstbench.models.exports.robustbench import model_info
@@ -319,18 +319,18 @@ FOLD = {"largest_logit_difference": 0.001, "images": "noise"}
 def test_compression_by_hand():
     weight = torch.zeros(3, 200, 3, 3)
     weight[0, 1, 2, 2], weight[2, 0, 0, 1] = 5.0, -1.0
-    small = compressed({"w": weight, "b": torch.ones(3), "dense": torch.ones(2, 2)})
+    small = to_csr({"w": weight, "b": torch.ones(3), "dense": torch.ones(2, 2)})
     assert small["w.values"].tolist() == [5, -1]
     assert small["w.crow_indices"].tolist() == [0, 1, 1, 2]
     assert small["w.col_indices"].tolist() == [17, 1]
     assert small["w.col_indices"].dtype == torch.int16
     assert set(small) == {"w.values", "w.crow_indices", "w.col_indices", "w.shape", "b", "dense"}
-    full = expanded(small)
+    full = to_dense(small)
     assert full["w"].equal(weight)
     assert set(full) == {"w", "b", "dense"}
     del small["w.shape"]
     with pytest.raises(BadFile, match="w is compressed, and its parts do not fit"):
-        expanded(small)
+        to_dense(small)
 
 
 def test_compressed_weights_come_back_in(tmp_path):
@@ -357,4 +357,6 @@ def test_what_cannot_be_written_as_python_is_said():
     with pytest.raises(BadRequest, match="cannot be written as Python"):
         network_source(Branch().eval(), "a branch", (1, 8, 8), "b.pt")
     with pytest.raises(BadRequest, match="MultiheadAttention"):
-        network_source(nn.Sequential(nn.Flatten(2), nn.MultiheadAttention(8, 1)).eval(), "a", (1, 8, 8), "b.pt")
+        network_source(
+            nn.Sequential(nn.Flatten(2), nn.MultiheadAttention(8, 1)).eval(), "a", (1, 8, 8), "b.pt"
+        )

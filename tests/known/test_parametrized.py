@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import utils
 
 from rstbench.errors import BadRequest
-from rstbench.models.checkpoints.parametrized import rebuilt
+from rstbench.models.checkpoints.parametrized import without_parametrizations
 
 
 def network():
@@ -44,7 +44,9 @@ def test_the_weights_that_torch_computes(norm, nested):
     net = in_parts(norm, (0, 1, 3))
     state = {f"a.b.{name}" if nested else name: tensor for name, tensor in net.state_dict().items()}
     plain, x = network(), torch.rand(2, 1, 8, 8)
-    plain.load_state_dict({name.removeprefix("a.b."): tensor for name, tensor in rebuilt(state).items()})
+    plain.load_state_dict(
+        {name.removeprefix("a.b."): tensor for name, tensor in without_parametrizations(state).items()}
+    )
     with torch.no_grad():
         assert torch.allclose(plain(x), net(x), atol=1e-6)
 
@@ -53,18 +55,18 @@ def test_what_torch_alone_can_put_together():
     net = copy.deepcopy(network())
     utils.parametrizations.orthogonal(net[3])
     with pytest.raises(BadRequest, match=r"3.weight is stored in parts \(original, 0.base\)"):
-        rebuilt(net.state_dict())
+        without_parametrizations(net.state_dict())
     for g, v in (((2, 3), (6, 1, 3, 3)), ((6, 3, 1, 1), (6, 3, 3, 3))):
         with pytest.raises(BadRequest, match=r"0.weight is stored in parts \(_g, _v\)"):
-            rebuilt({"0.weight_g": torch.ones(g), "0.weight_v": torch.ones(v)})
+            without_parametrizations({"0.weight_g": torch.ones(g), "0.weight_v": torch.ones(v)})
     with pytest.raises(BadRequest, match=r"0.weight is stored in parts \(_orig, _u\)"):
-        rebuilt({"0.weight_orig": torch.ones(3, 2), "0.weight_u": torch.ones(3)})
+        without_parametrizations({"0.weight_orig": torch.ones(3, 2), "0.weight_u": torch.ones(3)})
     with pytest.raises(BadRequest, match=r"0.weight is there twice"):
-        rebuilt(
+        without_parametrizations(
             {"0.weight": torch.ones(3, 2), "0.weight_g": torch.ones(3, 1), "0.weight_v": torch.ones(3, 2)}
         )
 
 
 def test_names_that_only_end_alike():
     state = {"a.weight_g": torch.ones(2), "b.value_v": torch.ones(2), "c.weight_orig": torch.ones(2)}
-    assert rebuilt(state) == state
+    assert without_parametrizations(state) == state
