@@ -13,25 +13,8 @@ from ..errors import BadFile, BadRequest, listed
 from .images import Found, no_id
 from .layout import FIRST
 from .pictures import is_grey, read_pictures
-from .splits import (
-    SiblingSplits,
-    class_labels,
-    refuse_inner_splits,
-    refuse_splits,
-    shared_subfolders,
-    sibling_splits,
-    split_name,
-)
-from .tree import (
-    FORMATS,
-    class_folders,
-    holds_classes,
-    holds_images,
-    images_below,
-    innermost,
-    list_folder,
-    skipped_note,
-)
+from .splits import Siblings, class_labels, refuse_inner, refuse_splits, shared_parts, siblings_of, split_name
+from .tree import FORMATS, class_folders, find_images, holds_classes, holds_images, innermost, scan, skip_note
 
 SHUFFLE_SEED = 0
 TINY = "tiny-imagenet-200"
@@ -51,12 +34,12 @@ def imagefolder(name: str, split: str, root: Path) -> Found:
     own, beside = class_folders(folder)
     if not own:
         raise BadFile(f"no class folders in {folder}; image trees read {folder}/<class>/*.png")
-    siblings = sibling_splits(folder)
+    siblings = siblings_of(folder)
     classes, label_folder = _classes(folder, own, siblings)
     parts = _refuse_parts(folder, own, siblings.others)
     files, skipped, empty = list[tuple[Path, int]](), list[Path](), list[str]()
     for label, name in enumerate(classes):
-        paths, others = images_below(folder / name) if name in own else ([], [])
+        paths, others = find_images(folder / name) if name in own else ([], [])
         files += [(path, label) for path in paths]
         skipped += others
         empty += [] if paths else [name]
@@ -74,7 +57,7 @@ def imagefolder(name: str, split: str, root: Path) -> Found:
         colour = next((other for other in siblings.others if not _all_grey(other)), None)
         notes += (f"grey files read as RGB, for {colour} has colour" if colour else "grey files kept grey",)
         images = images._replace(pixels=images.pixels.repeat(3, axis=1) if colour else images.pixels)
-    notes = (*notes, *images.notes, *skipped_note([*beside, *skipped]))
+    notes = (*notes, *images.notes, *skip_note([*beside, *skipped]))
     return images._replace(classes=len(classes), notes=notes)
 
 
@@ -82,12 +65,12 @@ def _split_folder(top: Path, split: str) -> tuple[Path, tuple[str, ...]]:
     """Return (the folder that holds the class folders of a split, notes). Raises BadFile."""
     options = [split, *(["val"] if split == "test" else [])]
     name = next((option for option in options if (top / option).is_dir()), None)
-    if name and not list_folder(top / name)[0]:
+    if name and not scan(top / name)[0]:
         return _without_classes(top, name, split)
     if name:
         return top / name, () if name == split else (f"no folder {split}: the images of {name}",)
     if split != "test" or not top.is_dir():
-        like = [other for other in list_folder(top)[0] if split_name(other).split == split]
+        like = [other for other in scan(top)[0] if split_name(other).split == split]
         helps = f"; rename {top / like[0]}" if like else f"; image trees read DIR/{split}/<class>/*.png"
         raise BadFile(f"no folder {top / split}{helps}")
     return top if top.name not in ("", "..") else Path(os.path.abspath(top)), ()
@@ -95,29 +78,27 @@ def _split_folder(top: Path, split: str) -> tuple[Path, tuple[str, ...]]:
 
 def _without_classes(top: Path, name: str, split: str) -> tuple[Path, tuple[str, ...]]:
     """Read a folder of a split's name without class folders as a class. Raises BadFile where it is none."""
-    names, others = (
-        list_folder(top)[0],
-        [path for path in sibling_splits(top / name).others if holds_classes(path)],
-    )
+    names, siblings = scan(top)[0], siblings_of(top / name).others
+    others = [path for path in siblings if holds_classes(path)]
     if others:
         # Splits other than the training one are for evaluation.
         apt = [path for path in others if split_name(path.name).split != "train"]
         helps = f"imagefolder:{apt[0]} has some" if apt else f"image trees read {top / name}/<class>/*.png"
         raise BadFile(f"no class folders in {top / name}; {helps}")
-    beside = [other for other in names if list_folder(top / other)[1] and not split_name(other).split]
-    if split == "test" and beside and list_folder(top / name)[1]:
+    beside = [other for other in names if scan(top / other)[1] and not split_name(other).split]
+    if split == "test" and beside and scan(top / name)[1]:
         return top, (f"{name} is read as a class beside {listed(beside)}",)
     raise BadFile(f"no class folders in {top / name}; image trees read {top / name}/<class>/*.png")
 
 
-def _classes(folder: Path, own: list[str], siblings: SiblingSplits) -> tuple[list[str], Path | None]:
+def _classes(folder: Path, own: list[str], siblings: Siblings) -> tuple[list[str], Path | None]:
     """Return `class_labels` of a folder whose folders are classes. Raises BadFile where they are not."""
-    refuse_inner_splits(folder, own)
-    beside, inner = [set(list_folder(path)[0]) for path in siblings.others], innermost(folder)
+    refuse_inner(folder, own)
+    beside, inner = [set(scan(path)[0]) for path in siblings.others], innermost(folder)
     if not any(set(own) & names for names in beside):
         refuse_splits(folder, own)
     known = any(own[0] in names and len(names) > 1 for names in beside)
-    branched = any(len(list_folder(path)[0]) > 1 for path in (inner, *map(innermost, siblings.others)))
+    branched = any(len(scan(path)[0]) > 1 for path in (inner, *map(innermost, siblings.others)))
     if inner != folder and branched and not known:
         raise BadFile(
             f"{folder} has one class folder, {own[0]}, which holds folders itself; where those are the "
@@ -131,8 +112,8 @@ def _refuse_parts(folder: Path, own: list[str], others: list[Path]) -> tuple[str
 
     It does where another split has them too, or where they lie in DIR/<split>. Raises BadFile elsewhere.
     """
-    shared = shared_subfolders(folder, own)
-    if not shared or any(set(own) & names for names in map(set, (list_folder(path)[0] for path in others))):
+    shared = shared_parts(folder, own)
+    if not shared or any(set(own) & names for names in map(set, (scan(path)[0] for path in others))):
         return ()
     if split_name(folder.name).split and not split_name(folder.name).rest:
         return (f"{listed(own)} are the classes, not {listed(shared)} in them",)
@@ -166,7 +147,7 @@ def _numbers(classes: list[str]) -> tuple[str, ...]:
 
 
 def _all_grey(folder: Path) -> bool:
-    return all(is_grey(path) for name in class_folders(folder)[0] for path in images_below(folder / name)[0])
+    return all(is_grey(path) for name in class_folders(folder)[0] for path in find_images(folder / name)[0])
 
 
 def tiny_imagenet(name: str, split: str, root: Path) -> Found:
@@ -182,7 +163,7 @@ def tiny_imagenet(name: str, split: str, root: Path) -> Found:
             files = [
                 (path, label)
                 for wnid, label in classes.items()
-                for path in images_below(folder / "train" / wnid / "images")[0]
+                for path in find_images(folder / "train" / wnid / "images")[0]
             ]
         else:
             lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()

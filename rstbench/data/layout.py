@@ -8,9 +8,7 @@ from ..errors import BadRequest
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 FIRST, LAST = "nchw", "nhwc"
-HOW_TO_SAY = (
-    f"say which: an npz file by an array layout ({FIRST!r} or {LAST!r}), a source by Found(…, layout=…)"
-)
+SAY = f"say which: an npz file by an array layout ({FIRST!r} or {LAST!r}), a source by Found(…, layout=…)"
 
 
 def channels_first(x: Tensor, count: int, name: str, layout: str = "") -> tuple[Tensor, tuple[str, ...]]:
@@ -34,7 +32,7 @@ def channels_first(x: Tensor, count: int, name: str, layout: str = "") -> tuple[
         return x[:, None], ()
     layout = layout or _infer(shape)
     if not layout:
-        raise BadRequest(f"{name}: images {_text(shape)} may be (n, c, h, w) or (n, h, w, c); {HOW_TO_SAY}")
+        raise BadRequest(f"{name}: images {_text(shape)} may be (n, c, h, w) or (n, h, w, c); {SAY}")
     if layout == LAST:
         return x.permute(0, 3, 1, 2), (f"images {_text(shape)} transposed to (n, c, h, w)",)
     return x, () if shape[0] in CHANNELS else (f"images {_text(shape)} have {shape[0]} channels",)
@@ -55,7 +53,7 @@ def _text(shape: tuple[int, ...]) -> str:
 
 
 def _other_shape(x: Tensor, count: int, name: str) -> str:
-    problem = f"{name}: problem images (n, c, h, w) and labels (n,), got {tuple(x.shape)} and ({count},)"
+    problem = f"{name}: wanted images (n, c, h, w) and labels (n,), got {tuple(x.shape)} and ({count},)"
     if x.dim() == 2 and len(x) == count:
         return f"{problem}; flat images want reshaping, x.reshape(-1, c, h, w)"
     if x.dim() == 4 and x.shape[3] == count:

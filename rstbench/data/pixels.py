@@ -60,10 +60,8 @@ def _whole_numbers(x: Tensor, stored: str, name: str) -> tuple[Tensor, tuple[str
 
 def _fractions(stored: Tensor, name: str) -> tuple[Tensor, tuple[str, ...]]:
     if not bool(stored.isfinite().all()):
-        not_finite = int((~stored.isfinite()).sum())
-        raise BadRequest(
-            f"{name}: pixels must be finite, {not_finite} of {stored.numel()} are NaN or infinite"
-        )
+        bad = int((~stored.isfinite()).sum())
+        raise BadRequest(f"{name}: pixels must be finite, {bad} of {stored.numel()} are NaN or infinite")
     x = stored.float()
     low, high = float(x.min()), float(x.max())
     # Doubles often hold what was computed in single precision.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BadFile, listed
-from .tree import holds_classes, holds_images, innermost, is_hidden, list_folder
+from .tree import holds_classes, holds_images, innermost, is_hidden, scan
 
 SPLIT_WORDS = {
     "train": ("train", "training", "trn"),
@@ -21,10 +21,9 @@ SPLIT_WORDS = {
     "test": ("test", "testing", "tst", "holdout"),
 }
 # Words beside a split's name that tell no split from another: training_set, x_test, val_images.
-FILLER_WORDS = ("set", "data", "dataset", "image", "images", "img", "imgs", "split", "folder")
-SPLIT_OF = {
-    word + end: split for split, words in SPLIT_WORDS.items() for word in words for end in ("", *FILLER_WORDS)
-}
+FILLERS = ("set", "data", "dataset", "image", "images", "img", "imgs", "split", "folder")
+ENDS = ("", *FILLERS)
+SPLIT_OF = {word + end: split for split, words in SPLIT_WORDS.items() for word in words for end in ENDS}
 PART_WORDS = {"fold", "part", "split", "subset", "batch", "session", "cv"}
 
 
@@ -41,36 +40,32 @@ def split_name(name: str) -> SplitName:
     splits = {SPLIT_OF[word] for word in words if word in SPLIT_OF}
     if len(splits) != 1:
         return SplitName("", tuple(words))
-    ignored = {*SPLIT_OF, *FILLER_WORDS, "x"}
-    return SplitName(splits.pop(), tuple(word for word in words if word not in ignored))
+    return SplitName(splits.pop(), tuple(w for w in words if w not in (*SPLIT_OF, *FILLERS, "x")))
 
 
-class SiblingSplits(NamedTuple):
+class Siblings(NamedTuple):
     """The other splits of a data set, and the name of the given one among them."""
 
     name: str
     others: list[Path]
 
 
-def sibling_splits(folder: Path) -> SiblingSplits:
+def siblings_of(folder: Path) -> Siblings:
     """Find the other splits of the data set that a folder of classes is a split of.
 
     They lie beside it, or beside the folder that holds nothing but it (seg_test/seg_test), or its kind of
     the same classes (test/noisy); of a link, beside the link, then beside its target.
     """
-    own = list_folder(folder)[0]
+    own = scan(folder)[0]
     for path in dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))):
         start = parent = Path(path)
         for _ in range(3):
-            others = _splits_beside(parent)
-            if others and (
-                parent == start or _leads_to(parent, start) or _shares_classes(parent.name, own, others)
-            ):
-                if not folder.is_absolute():
-                    others = [Path(os.path.relpath(other)) for other in others]
-                return SiblingSplits(parent.name, others)
+            others, name = _splits_beside(parent), parent.name
+            if others and (parent == start or _leads_to(parent, start) or _shares_classes(name, own, others)):
+                relative = [Path(os.path.relpath(other)) for other in others]
+                return Siblings(name, others if folder.is_absolute() else relative)
             parent = parent.parent
-    return SiblingSplits(os.path.basename(os.path.abspath(folder)), [])
+    return Siblings(os.path.basename(os.path.abspath(folder)), [])
 
 
 def _leads_to(parent: Path, folder: Path) -> bool:
@@ -108,14 +103,14 @@ def _splits_beside(folder: Path) -> list[Path]:
     elif SplitName("train", ()) in others.values():
         # Whatever it is called, it lies beside training images; other data sets share no class with them.
         splits = [n for n, other in others.items() if other.split and not other.rest]
-        own = set(list_folder(folder)[0])
-        splits = splits if any(own & set(list_folder(folder.parent / name)[0]) for name in splits) else []
+        own = set(scan(folder)[0])
+        splits = splits if any(own & set(scan(folder.parent / name)[0]) for name in splits) else []
     elif set(own_name.rest) & PART_WORDS:
         splits = [n for n, other in others.items() if other == own_name]
-    return [folder.parent / name for name in splits if list_folder(folder.parent / name)[0]]
+    return [folder.parent / name for name in splits if scan(folder.parent / name)[0]]
 
 
-def class_labels(folder: Path, own: list[str], siblings: SiblingSplits) -> tuple[list[str], Path | None]:
+def class_labels(folder: Path, own: list[str], siblings: Siblings) -> tuple[list[str], Path | None]:
     """Return (the classes by label, the folder they were taken from where it is another one).
 
     They are those of the training folder; without one, those of another split, or of folders beside this one,
@@ -163,7 +158,7 @@ def _advice(folder: Path, known: set[str], others: list[Path]) -> str:
 
 def _classes(path: Path) -> set[str]:
     """Return the folders in it, whatever lies beside them, for a stray image would else shift the labels."""
-    return set(list_folder(path)[0])
+    return set(scan(path)[0])
 
 
 def _class_root(path: Path, own: list[str]) -> Path:
@@ -209,12 +204,12 @@ def refuse_splits(folder: Path, own: list[str]) -> None:
         )
 
 
-def refuse_inner_splits(folder: Path, own: list[str]) -> None:
+def refuse_inner(folder: Path, own: list[str]) -> None:
     """Raise BadFile where class folders hold splits, which would be evaluated together."""
     for name in own:
         inner = [
             part
-            for part in list_folder(folder / name)[0]
+            for part in scan(folder / name)[0]
             if split_name(part).split and holds_images(folder / name / part)
         ]
         if len({split_name(part).split for part in inner}) > 1:
@@ -227,14 +222,14 @@ def refuse_inner_splits(folder: Path, own: list[str]) -> None:
             )
 
 
-def shared_subfolders(folder: Path, own: list[str]) -> list[str]:
+def shared_parts(folder: Path, own: list[str]) -> list[str]:
     """Return the names of folders that several class folders have in them.
 
     Then these may be parts, and those the classes (fold1/cat, fold2/cat), or sessions of a class (cat/day,
     dog/day).
     """
     roots = {name: innermost(folder / name) for name in own}
-    contents = {name: list_folder(root) for name, root in roots.items()}
+    contents = {name: scan(root) for name, root in roots.items()}
     counts = Counter[str]()
     for name, (inner, loose) in contents.items():
         if len(inner) > 1 and not loose:

@@ -32,7 +32,7 @@ def class_folders(folder: Path) -> tuple[list[str], list[Path]]:
     return names, beside
 
 
-def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return (image files at any depth in torchvision's order, skipped paths).
 
     Raises BadFile for a link to a folder above it, whose images would be read again and again.
@@ -46,7 +46,7 @@ def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
     return [Path(root, name) for root, names in sorted(images) for name in names], skipped
 
 
-def list_folder(folder: Path) -> tuple[list[str], bool]:
+def scan(folder: Path) -> tuple[list[str], bool]:
     """Return (names of the folders in it, whether images lie beside them). Raises as `class_folders`."""
     names, beside = class_folders(folder)
     return names, any(is_image(path.name) and not is_hidden(path.name) for path in beside)
@@ -54,7 +54,7 @@ def list_folder(folder: Path) -> tuple[list[str], bool]:
 
 def holds_classes(folder: Path) -> bool:
     """Whether a folder has folders in it, and no images beside them."""
-    names, loose = list_folder(folder)
+    names, loose = scan(folder)
     return bool(names) and not loose
 
 
@@ -66,8 +66,8 @@ def holds_images(folder: Path) -> bool:
 def innermost(folder: Path) -> Path:
     """Return where folders branch: `a` of a/x and a/y, `a/b` where a holds only b, and b has folders."""
     for _ in range(MAX_DEPTH):
-        names, loose = list_folder(folder)
-        if len(names) != 1 or loose or not list_folder(folder / names[0])[0]:
+        names, loose = scan(folder)
+        if len(names) != 1 or loose or not scan(folder / names[0])[0]:
             break
         folder = folder / names[0]
     return folder
@@ -83,7 +83,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def skipped_note(skipped: Iterable[Path]) -> tuple[str, ...]:
+def skip_note(skipped: Iterable[Path]) -> tuple[str, ...]:
     """Note what was skipped: `skipped 1 hidden folder (.ipynb_checkpoints)`."""
     kinds: dict[str, list[str]] = {}
     for path in skipped:

@@ -25,14 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .plain import (
-    BUILTIN_FUNCTIONS,
-    is_library,
-    is_plain,
-    is_python_class,
-    is_torch_internal,
-    library_attributes,
-)
+from .plain import BUILTIN_FUNCTIONS, is_internal, is_library, is_plain, is_python_class, library_attributes
 
 _CLASS_BOOKKEEPING = ("_abc_impl", "_is_protocol", "_is_runtime_protocol")
 _OTHER_LIBRARIES = ("timm", "robustbench", "onnx2torch", "functools", "typing", "abc", "enum", "collections")
@@ -104,7 +97,7 @@ def walk(root: Any) -> Children:
         try:
             held = list(children(value))
         except Unreadable:
-            held = [] if is_torch_internal(value) else [("?", inner) for inner in _referents(value)]
+            held = [] if is_internal(value) else [("?", inner) for inner in _referents(value)]
         stack += [(f"{path}.{label}".lstrip("."), inner) for label, inner in reversed(held)]
 
 
@@ -149,7 +142,7 @@ def unregistered_attributes(part: nn.Module) -> Children:
         named = graph is None or name == "forward" or re.search(rf"\bself\.{re.escape(name)}\b", graph)
         if not named:
             continue
-        if internal and is_torch_internal(value):
+        if internal and is_internal(value):
             continue
         yield name, value
     if isinstance(part, torch.jit.ScriptModule):
@@ -255,7 +248,7 @@ def _closure_of(function: types.FunctionType) -> Children:
 
 
 def _children_of_object(value: Any) -> Children:
-    if is_torch_internal(value):
+    if is_internal(value):
         raise Unreadable(type(value).__qualname__)
     kind = type(value)
     if isinstance(value, dict):

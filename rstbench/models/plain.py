@@ -81,7 +81,7 @@ def is_python_class(cls: type) -> bool:
     return bool(cls.__flags__ & _HEAP_TYPE) and not compiled
 
 
-def is_torch_internal(value: Any) -> bool:
+def is_internal(value: Any) -> bool:
     """Whether a value is an internal object of torch, such as a compiler's context or an optimizer.
 
     Distributions, generators and contexts such as `no_grad` are not: their attributes define them.

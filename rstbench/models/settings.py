@@ -15,19 +15,7 @@ _FIRST_MODULES = {
     "rstbench.tickets.switch.shared_switch": "rstbench.tickets.shared.shared_switch",
     "rstbench.reports.csv_io.read_table": "rstbench.reporters.cells.read_table",
 }
-_PRIMITIVES = (
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    bool,
-    type(None),
-    torch.dtype,
-    torch.device,
-    torch.Size,
-    slice,
-)
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, slice)
 
 
 def settings_text(part: nn.Module) -> str:
@@ -60,7 +48,7 @@ def _text(value: Any, parents: tuple[int, ...]) -> str:
     """Write a value; parents: the ids of the containers that hold it."""
     if isinstance(value, Tensor | nn.Module):
         return ""  # digested as tensors and modules
-    if isinstance(value, _PRIMITIVES):
+    if isinstance(value, _PLAIN):
         return plain_text(value)
     if isinstance(value, np.ndarray | np.generic):
         return plain_text(value) if value.dtype != object else type(value).__qualname__

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from rstbench.data import load
-from rstbench.data.splits import named
+from rstbench.data.splits import split_name
 from rstbench.errors import BadFile
 
 
@@ -246,4 +246,4 @@ def test_a_split_of_another_name_is_said(tmp_path):
     ],
 )
 def test_names_of_splits(name, split, rest):
-    assert named(name) == (split, rest)
+    assert split_name(name) == (split, rest)

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rstbench.errors import BadFile, BadRequest
-from rstbench.models.checkpoints.foreign import read_masked_state
 from rstbench.models.checkpoints.csr import to_csr
+from rstbench.models.checkpoints.foreign import read_masked_state
 from rstbench.models.checkpoints.formats import read_weight_file
 from rstbench.models.checkpoints.state_dict import read_state_dict
 from rstbench.models.wrapper import load_reference

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...errors import BadRequest, listed
 from .layer_names import NamingScheme
-from .layer_order import is_counter, squeezed_shape, without_common_prefix
+from .layer_order import core_shape, is_counter, without_common_prefix
 
 
 def difference(
@@ -27,7 +27,7 @@ def difference(
     mismatched = [
         f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
         for name in own
-        if name in state and not is_counter(name) and squeezed_shape(state[name]) != squeezed_shape(own[name])
+        if name in state and not is_counter(name) and core_shape(state[name]) != core_shape(own[name])
     ]
     problems = ((missing, "lacks"), (unexpected, "also has"), (mismatched, "has of another shape"))
     return "the file " + "; ".join(f"{problem} {listed(names)}" for names, problem in problems if names)

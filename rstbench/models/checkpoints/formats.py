@@ -53,7 +53,7 @@ _MEMBERS: tuple[tuple[Callable[[str], bool], str, str], ...] = (
      "a TorchScript archive", f"torch.jit.load(…) in {OWN_CODE.partition(' in ')[2]}"),
     (lambda name: name.endswith(".npy"),
      "an archive of NumPy arrays", f"save a state dict with torch.save, or {OWN_CODE}"),
-    (lambda name: name.endswith(".weights.h5"), "a Keras model", f"convert it, or {OWN_CODE}"),
+    (lambda name: name.endswith(".weights.h5"), "a Keras model", f"convert it, or {OWN_CODE}")
 )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def _plain_classes() -> list[Any]:
     return [
         argparse.Namespace, collections.defaultdict, list, dict, int, float, np.dtype, np.ndarray, *kinds,
         *((function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
-          for function, name in ((scalar, "scalar"), (rebuilt, "_reconstruct"))),
+          for function, name in ((scalar, "scalar"), (rebuilt, "_reconstruct")))
     ]  # fmt: skip
 
 

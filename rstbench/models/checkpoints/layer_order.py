@@ -22,11 +22,12 @@ def match_in_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> di
         return None
     names: dict[str, str] = {}
     for ours, theirs in zip(own_layers, layers, strict=True):
+        pairs = {ours[leaf]: theirs.get(leaf, "") for leaf in ours}
         if ours.keys() != theirs.keys() or any(
-            squeezed_shape(own[ours[leaf]]) != squeezed_shape(state[theirs[leaf]]) for leaf in ours
+            core_shape(own[a]) != core_shape(state[b]) for a, b in pairs.items()
         ):
             return None
-        names |= {ours[leaf]: theirs[leaf] for leaf in ours}
+        names |= pairs
     return names
 
 
@@ -64,7 +65,7 @@ def without_common_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.partition(".")[2]: tensor for name, tensor in state.items()}
 
 
-def squeezed_shape(tensor: Tensor) -> tuple[int, ...]:
+def core_shape(tensor: Tensor) -> tuple[int, ...]:
     """Return a shape without the trailing ones of a 1x1 kernel."""
     sizes = list(tensor.shape)
     while len(sizes) > 2 and sizes[-1] == 1:
@@ -74,4 +75,4 @@ def squeezed_shape(tensor: Tensor) -> tuple[int, ...]:
 
 def reshape_like(tensor: Tensor, target: Tensor) -> Tensor:
     """Return the tensor in the target's shape, where only trailing ones differ (1x1 kernels and matrices)."""
-    return tensor.reshape(target.shape) if squeezed_shape(tensor) == squeezed_shape(target) else tensor
+    return tensor.reshape(target.shape) if core_shape(tensor) == core_shape(target) else tensor

@@ -11,14 +11,7 @@ from ...errors import BadRequest, listed
 from .differences import difference, refuse_quantized
 from .formats import OWN_CODE
 from .layer_names import OWN, NamingScheme
-from .layer_order import (
-    is_counter,
-    is_sequential,
-    layers_of,
-    match_in_order,
-    squeezed_shape,
-    without_wrappers,
-)
+from .layer_order import core_shape, is_counter, is_sequential, layers_of, match_in_order, without_wrappers
 from .masks import equal, masked_name
 from .normalisers import mean_std_pairs, without_normalisation
 
@@ -221,8 +214,7 @@ def _candidates(
                 continue
             names = {name: prefix + renamed[name] for name in own}
             if not all(
-                names[n] in state and squeezed_shape(state[names[n]]) == squeezed_shape(own[n])
-                for n in required
+                names[n] in state and core_shape(state[names[n]]) == core_shape(own[n]) for n in required
             ):
                 continue
             used, top = set(names.values()), prefix.rstrip(".")

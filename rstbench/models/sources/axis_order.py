@@ -62,11 +62,7 @@ class Relaid(nn.Module):
 
 
 def input_layout(
-    sizes: Sequence[Size],
-    shape: tuple[int, int, int] | None,
-    order: str,
-    dtype: torch.dtype,
-    what: str,
+    sizes: Sequence[Size], shape: tuple[int, int, int] | None, order: str, dtype: torch.dtype, what: str
 ) -> InputLayout:
     """Find how images go into a graph whose input has these sizes, the batch first.
 
@@ -121,10 +117,7 @@ def _shape_in_file(expected: Sequence[Size], order: str, what: str) -> tuple[int
 
 
 def checked_module(
-    net: nn.Module,
-    layout: InputLayout,
-    what: str,
-    runtime: Callable[[Tensor], Tensor] | None = None,
+    net: nn.Module, layout: InputLayout, what: str, runtime: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Return (the network behind its layout, notes), with logits compared on two random images.
 
