@@ -33,12 +33,8 @@ def right_under(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     normalises = isinstance(module, nn.Sequential) and len(module) == 2 and is_layer(module[0])
     raw = module[1] if normalises else module  # type: ignore[index]
     right = {AS_IS: _right(module, x, y)}
-    for_any_channels = ("half", "bytes")
-    candidates = {
-        name: constants
-        for name, constants in KNOWN.items()
-        if name in for_any_channels or len(constants[0]) == x.shape[1]
-    }
+    any_channels, channels = ("half", "bytes"), x.shape[1]
+    candidates = {n: stats for n, stats in KNOWN.items() if n in any_channels or len(stats[0]) == channels}
     if normalises:
         candidates["none"] = ((0.0,), (1.0,))
     for name, constants in candidates.items():

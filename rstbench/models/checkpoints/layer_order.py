@@ -22,13 +22,14 @@ def match_in_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> di
         return None
     names: dict[str, str] = {}
     for ours, theirs in zip(own_layers, layers, strict=True):
-        pairs = {ours[leaf]: theirs.get(leaf, "") for leaf in ours}
-        if ours.keys() != theirs.keys() or any(
-            core_shape(own[a]) != core_shape(state[b]) for a, b in pairs.items()
-        ):
+        if _shapes(ours, own) != _shapes(theirs, state):
             return None
-        names |= pairs
+        names |= {ours[leaf]: theirs[leaf] for leaf in ours}
     return names
+
+
+def _shapes(layer: Mapping[str, str], state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {leaf: core_shape(state[name]) for leaf, name in layer.items()}
 
 
 def layers_of(state: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:

@@ -134,8 +134,8 @@ def _match(module: nn.Module, state: Mapping[str, Tensor], what: str, options: M
     rest = [name for name in state if name not in used and not is_counter(name)]
     rest = without_normalisation(rest, state, what, options.normalize)
     unused = [name for name in rest if name.startswith(chosen.unused)]
-    if unexpected := [name for name in rest if name not in unused]:
-        raise _unexpected(state, unexpected, chosen, what, options)
+    if unexpected := {name: state[name] for name in rest if name not in unused}:
+        raise _unexpected(unexpected, chosen, what, options)
     found = {"prefix": chosen.prefix} if copies and chosen.prefix and not options.prefix else {}
     if unused:
         found["without"] = "+".join(dict.fromkeys(_foreign_prefix(name, chosen) for name in unused))
@@ -269,11 +269,7 @@ def _match_by_order(
 
 
 def _unexpected(
-    state: Mapping[str, Tensor],
-    unexpected: Sequence[str],
-    candidate: _Candidate,
-    what: str,
-    options: MatchOptions,
+    unexpected: Mapping[str, Tensor], candidate: _Candidate, what: str, options: MatchOptions
 ) -> BadRequest:
     """Make the error for a complete network with unexpected tensors."""
     where = f"under {candidate.prefix!r}" if candidate.prefix else "in the file"
@@ -284,7 +280,7 @@ def _unexpected(
     unless_used = "where the network does not use that, add"
     if candidate.prefix and not any(name.startswith(candidate.prefix) for name in unexpected):
         # One value, or one a channel, may be what the images are normalised by.
-        small = all(state[name].numel() <= 4 for name in unexpected)
+        small = all(tensor.numel() <= 4 for tensor in unexpected.values())
         norms = f"; where it normalises by that, [normalize=MEAN/STD] too, or {OWN_CODE}" if small else ""
         return UnexpectedTensors(problem, f"{unless_used} [prefix={candidate.prefix}]{norms}")
     if len(prefixes) > MOST_PREFIXES:

@@ -21,10 +21,10 @@ from .extras import (
 )
 from .formats import OWN_CODE
 from .masks import equal
-from .tensors import as_dense, as_tensor, iter_tensors, type_text
+from .tensors import as_dense, as_tensor, iter_tensors
 
 TOP = "."  # the key of a file's outermost dictionary
-MOST_NAMED = 8
+MOST_NAMED, MOST_KEYS = 8, 5
 # timm/models/_helpers.py, load_state_dict with use_ema=True
 TIMM_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
@@ -56,7 +56,10 @@ def select_network(
     network, BadRequest where there are several, and for values beside it that may affect outputs.
     """
     if not isinstance(content, Mapping) or not any(True for _ in iter_tensors(content)):
-        raise BadFile(f"{path} holds no state dict, but {type_text(content)}")
+        kind = type(content).__name__
+        if isinstance(content, Mapping):
+            kind = f"dictionary of {listed(map(str, content), MOST_KEYS) or 'nothing'}"
+        raise BadFile(f"{path} holds no state dict, but a {kind}")
     networks = _networks(content)
     if key:
         chosen = _checked_key(content, key, path, networks)

@@ -45,9 +45,3 @@ def as_dense(name: str, value: Tensor, path: Path) -> Tensor:
         raise BadFile(f"{path}: {name} is complex; save real weights")
     plain = value.detach()
     return plain if plain.layout == torch.strided else plain.to_dense()
-
-
-def type_text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"a dictionary of {', '.join(map(str, list(value)[:5]))}" if value else "an empty dictionary"
-    return f"a {type(value).__name__}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from ...attacks.autoattack import example_resnet
 from ...errors import unknown
 from ...evidence.trial import ModelInfo
@@ -19,5 +17,4 @@ def bundled(id: str) -> EvalModel:
     """
     if id not in MODELS:
         raise unknown("bundled model", id, MODELS)
-    module: nn.Module = MODELS[id]()
-    return wrap(module, ModelInfo(f"bundled:{id}", "external", network="resnet18"), made_by=id)
+    return wrap(MODELS[id](), ModelInfo(f"bundled:{id}", "external", network="resnet18"), made_by=id)

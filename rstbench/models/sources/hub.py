@@ -115,11 +115,7 @@ def _timm_model(
     repository, channels = TimmRepository.of(config, what), parse_in_chans(in_chans, what)
     module, flags = repository.network(state, what, channels)
     name = f"{what}[in_chans={channels}]" if channels else what
-    module = checked_input(
-        module,
-        parse_shape(shape, what),
-        channels or repository.channels,
-        adaptable=repository.channels == RGB,
-    )
+    takes, adaptable = channels or repository.channels, repository.channels == RGB
+    module = checked_input(module, parse_shape(shape, what), takes, adaptable=adaptable)
     made_by = f"{id}|{channels}" if channels else id
     return wrap(module, ModelInfo(name, "external", flags=flags), made_by=made_by)

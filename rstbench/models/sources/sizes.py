@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -29,19 +29,19 @@ def suggest_sizes(
     module: nn.Module,
     state: Mapping[str, Tensor],
     options: MatchOptions,
+    arch: str,
     sizes: Sizes,
-    rebuild: Callable[[Sizes], nn.Module],
 ) -> Iterator[None]:
     """Add to an `ArchitectureMismatch` the classes and channels with which the file would match.
 
-    sizes: those of the module; rebuild: builds it with others.
+    arch: the module as `random_start` takes it; sizes: those it was built for.
     """
     try:
         yield
     except ArchitectureMismatch as error:
         stored = _sizes_in_file(module, state, sizes)
         try:
-            matches = stored and contains_network(rebuild({**sizes, **stored}), state, options)
+            matches = stored and contains_network(random_start(arch, {**sizes, **stored}), state, options)
         except BadRequest:
             matches = False
         if not matches:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,10 @@ from .alternatives import fits, last_layer_bias, suggest_options
 from .input_shape import checked_input, input_channels, parse_shape, required_shape
 from .native import ticket_model
 from .options import non_default, positive_int, recipe_settings, reference_text, width_multiplier
-from .sizes import random_start, suggest_sizes
+from .sizes import Sizes, random_start, suggest_sizes
 from .torchvision_files import library_model, library_naming, with_transform_input
 
+Given = Mapping[str, str]  # options of a reference as the user gave them
 LIBRARIES = ("torchvision", "timm")
 # Options of the one kind of network that the other lacks.
 NATIVE_OPTIONS = ("width", "norm", "last_norm", "bias", "shortcut", "recipe")
@@ -93,12 +93,8 @@ def weights(
         raise BadRequest(f"{text}: recipe goes with files that hold scores, this one has none")
     if arch.partition(":")[0] in LIBRARIES:
         return _library_model(classes, id, file, state, given, options, shape)
-    size = (
-        required_shape(shape, text),
-        positive_int(classes, "classes", text),
-        width_multiplier(width),
-        norm,
-    )
+    shape_and_classes = (required_shape(shape, text), positive_int(classes, "classes", text))
+    size = (*shape_and_classes, width_multiplier(width), norm)
     spec = NetworkSpec(arch, *size, last_norm=last_norm == "true", shortcut=shortcut)
     if not recipe:
         return _native_model(id, spec, file, state, given, options)
@@ -111,7 +107,7 @@ def _ticket_model(
     spec: NetworkSpec,
     file: StoredNetwork,
     state: MaskedState,
-    given: Mapping[str, str],
+    given: Given,
     options: MatchOptions,
     settings: Mapping[str, Any],
 ) -> EvalModel:
@@ -126,7 +122,7 @@ def _ticket_model(
     return replace(model, info=info, notes=file.notes)
 
 
-def _check_options(text: str, given: Mapping[str, str], unknown_names: Iterable[str]) -> None:
+def _check_options(text: str, given: Given, unknown_names: Iterable[str]) -> None:
     """Raise BadRequest for options that have no such value, or no meaning together."""
     if given.get("last_norm", "false") not in ("true", "false") or given.get("match", "order") != "order":
         raise BadRequest(f"{text}: last_norm is true or false, match is order")
@@ -143,12 +139,7 @@ def _check_options(text: str, given: Mapping[str, str], unknown_names: Iterable[
 
 
 def _native_model(
-    id: str,
-    spec: NetworkSpec,
-    file: StoredNetwork,
-    state: MaskedState,
-    given: Mapping[str, str],
-    options: MatchOptions,
+    id: str, spec: NetworkSpec, file: StoredNetwork, state: MaskedState, given: Given, options: MatchOptions
 ) -> EvalModel:
     """Load a network of this tool, behind its normalisation where there is one."""
     text = reference_text(f"weights:{id}", given)
@@ -170,20 +161,17 @@ def _library_model(
     id: str,
     file: StoredNetwork,
     state: MaskedState,
-    given: Mapping[str, str],
+    given: Given,
     options: MatchOptions,
     shape: str | Sequence[int],
 ) -> EvalModel:
     """Load a library's network, behind a normalisation where one is given."""
     text = reference_text(f"weights:{id}", given)
     arch, in_chans = given["arch"], given.get("in_chans", "")
-    sizes: dict[str, str | int] = {"classes": classes, "in_chans": in_chans}
-    rebuild = partial(random_start, arch)
-    start, schemes = with_transform_input(rebuild(sizes), given, text)
+    sizes: Sizes = {"classes": classes, "in_chans": in_chans}
+    start, schemes = with_transform_input(random_start(arch, sizes), given, text)
     options = replace(options, network=arch, schemes=schemes)
-    module, found, info = _load_library(start, file, state, text, options, sizes, rebuild)
-    channels = input_channels(module, in_chans)
-    module = checked_input(module, parse_shape(shape, text), channels, adaptable=False)
+    module, found, info = _load_library(start, arch, file, state, text, options, sizes, shape)
     name = reference_text(f"weights:{id}", {**given, **found})
     module = normalised(module, options.normalize) if options.normalize else module
     return wrap(module, replace(info, name=name), made_by=name, notes=file.notes)
@@ -216,12 +204,9 @@ def timm_checkpoint_model(
     state = read_masked_state(file.state)
     matrices = [value for value in state.state.values() if value.dim() == 2]
     classes = classes or (len(matrices[-1]) if matrices else "")  # the last layer has a row a class
-    sizes: dict[str, str | int] = {"classes": positive_int(classes, "classes", text), "in_chans": in_chans}
-    rebuild = partial(random_start, f"timm:{id}")
+    sizes: Sizes = {"classes": positive_int(classes, "classes", text), "in_chans": in_chans}
     start = build(num_classes=sizes["classes"])
-    module, found, info = _load_library(start, file, state, text, options, sizes, rebuild)
-    channels = input_channels(module, in_chans)
-    module = checked_input(module, parse_shape(shape, text), channels, adaptable=False)
+    module, found, info = _load_library(start, f"timm:{id}", file, state, text, options, sizes, shape)
     info = replace(info, name=reference_text(f"timm:{id}", given | found))
     return wrap(module, info, made_by=id, notes=file.notes)
 
@@ -239,18 +224,19 @@ def _for_file(options: MatchOptions, file: StoredNetwork) -> MatchOptions:
 
 def _load_library(
     module: nn.Module,
+    arch: str,
     file: StoredNetwork,
     state: MaskedState,
     text: str,
     options: MatchOptions,
-    sizes: Mapping[str, str | int],
-    rebuild: Callable[[Mapping[str, str | int]], nn.Module],
+    sizes: Sizes,
+    shape: str | Sequence[int] | None,
 ) -> tuple[nn.Module, dict[str, str], ModelInfo]:
     """Load the weights into a library's network; return (network, options found, info without a name).
 
-    sizes: those it was built for; rebuild: builds it for others.
+    arch, sizes: as which it was built; shape: of the images it is for.
     """
-    with suggest_sizes(module, state.state, options, sizes, rebuild):
+    with suggest_sizes(module, state.state, options, arch, sizes):
         match = match_tensors(module, state.state, text, _for_file(options, file))
     state = state.renamed(match.names, module.state_dict())
     load_tensors(module, state.dense(), text)
@@ -258,6 +244,8 @@ def _load_library(
     if state.masks:
         kept, total = _count_weights(state, module)
         info = replace(info, remaining=round(kept / total, 6), kept_weights=kept, total_weights=total)
+    channels = input_channels(module, str(sizes["in_chans"]))
+    module = checked_input(module, parse_shape(shape, text), channels, adaptable=False)
     return module, _found_options(file, match), info
 
 
@@ -267,7 +255,7 @@ def _found_options(file: StoredNetwork, match: Match) -> dict[str, str]:
 
 
 def _match_native(
-    spec: NetworkSpec, given: Mapping[str, str], state: MaskedState, text: str, options: MatchOptions
+    spec: NetworkSpec, given: Given, state: MaskedState, text: str, options: MatchOptions
 ) -> tuple[NetworkSpec, Match]:
     """Match a network of this tool, with a bias on its last layer where the file has one."""
     bias = given.get("bias", "")
@@ -291,7 +279,5 @@ def _match_native(
 def _count_weights(state: MaskedState, module: nn.Module) -> tuple[int, int]:
     """Count (weights in use, all weights): kept by a mask, or not 0 where there is none."""
     weights = prunable(module)
-    kept = sum(
-        int(state.masks[n].sum() if n in state.masks else w.count_nonzero()) for n, w in weights.items()
-    )
+    kept = sum(int(state.masks.get(name, weight).count_nonzero()) for name, weight in weights.items())
     return kept, sum(weight.numel() for weight in weights.values())
