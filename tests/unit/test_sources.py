@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 
 import pytest
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
 from rstbench.data import load
 from rstbench.errors import BadFile, BadRequest
 from rstbench.models.checkpoints.state_dict import read_state_dict
-from rstbench.models.normalise import KNOWN, clearly_better, normalised, right_under
+from rstbench.models.normalise import KNOWN
 from rstbench.models.wrapper import load_reference
 from rstbench.networks.network import NetworkSpec, build
 
@@ -24,38 +23,6 @@ SPEC = NetworkSpec("conv2", (1, 8, 8), 10, 0.1, "affine")
 @pytest.fixture(scope="module")
 def digits():
     return load("digits:test:10")
-
-
-def test_normalisation_by_hand():
-    torch.manual_seed(0)
-    x = torch.rand(2, 3, 4, 4)
-    for text, (mean, std) in KNOWN.items():
-        channels = len(mean)
-        wanted = (x[:, :channels] - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(
-            1, -1, 1, 1
-        )
-        assert torch.allclose(normalised(nn.Identity(), text)(x[:, :channels]), wanted, atol=1e-6)
-    own = normalised(nn.Identity(), "0.1+0.2+0.3/0.5+1+2")
-    assert torch.allclose(own(x)[:, 2], (x[:, 2] - 0.3) / 2, atol=1e-6)
-    assert not list(own.parameters())
-
-
-@pytest.mark.parametrize("text", ["cifar", "0.5", "0.5/0", "0.5+0.5/0.2+0.2+0.2", "a/b", "0.5/-1"])
-def test_wrong_normalisations(text):
-    with pytest.raises(BadRequest, match="normalize is one of cifar10, cifar100"):
-        normalised(nn.Identity(), text)
-
-
-def test_any_reference_can_be_normalised(ticket_files, digits):
-    plain = load_reference(f"ticket:{ticket_files[0]}")
-    entry = load_reference(f"ticket:{ticket_files[0]}[normalize=0.1/0.5]")
-    x, _ = digits.at(slice(None))
-    assert torch.allclose(entry.module(x), plain.module((x - 0.1) / 0.5), atol=1e-5)
-    assert entry.digest != plain.digest
-    assert entry.info.name.endswith("[normalize=0.1/0.5]")
-    assert load_reference(f"ticket:{ticket_files[0]}[normalize=0.1/0.5]").digest == entry.digest
-    with pytest.raises(BadRequest, match="members of a switch"):
-        load_reference("switch:" + "+".join(map(str, ticket_files)) + "[normalize=half]")
 
 
 @pytest.mark.parametrize("form", ["pt", "safetensors", "nested", "parallel"])
@@ -191,30 +158,6 @@ def test_no_other_bundled_network():
         load_reference("bundled:resnet")
 
 
-class Expects(nn.Module):
-    """A network that was trained on images normalised to [-1, 1]."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return self.inner(x * 0.5 + 0.5)
-
-
-def test_a_likely_mistake_is_noticed(lesson):
-    from rstbench.tickets.checkpoint import train
-    from rstbench.training.recipe import recipe_for
-
-    recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 8, "batch": 16, "adversary": "none"})
-    inner = train(NetworkSpec("conv2", (1, 8, 8), 10, 0.1), lesson, recipe)[0].module()
-    x, y = load("digits:test:100").at(slice(None))
-    assert clearly_better(right_under(Expects(inner), x, y)) == "half"
-    assert clearly_better(right_under(normalised(Expects(inner), "mnist"), x, y)) == "half"
-    assert clearly_better(right_under(normalised(Expects(inner), "half"), x, y)) == ""
-    assert clearly_better(right_under(inner, x, y)) == ""
-
-
 def test_a_zoo_model_of_a_file(tmp_path, monkeypatch):
     """Random weights under a zoo name in RobustBench's model folder: nothing is fetched."""
     from rstbench.models.sources.robustbench import import_robustbench
@@ -240,70 +183,6 @@ def test_a_zoo_model_of_a_file(tmp_path, monkeypatch):
         load_reference("robustbench:cifar10/Linf/Chen2020Adversarial")
     with pytest.raises(BadFile, match="through timm; add --download"):
         load_reference("robustbench:cifar10/Linf/Debenedetti2022Light_XCiT-S12")
-
-
-def cached(root, repository, files):
-    """Files in the layout of the hub's cache."""
-    folder = root / f"models--{repository.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("0" * 40)
-    snapshot = folder / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
-    for name, content in files.items():
-        (snapshot / name).write_bytes(content)
-    return snapshot
-
-
-def test_timm_networks_of_the_hub(tmp_path, monkeypatch):
-    import timm
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    torch.manual_seed(0)
-    net = timm.create_model("resnet10t", num_classes=5).eval()
-    config = {
-        "architecture": "resnet10t", "num_classes": 5,
-        "pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "tag": "c3_in1k"},
-    }  # fmt: skip
-    files = {"config.json": json.dumps(config).encode(), "model.safetensors": save(net.state_dict())}
-    cached(tmp_path, "timm/resnet10t.c3_in1k", files)
-    x = torch.rand(2, 3, 64, 64)
-    mean, std = (torch.tensor(config["pretrained_cfg"][key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    wanted = net((x - mean) / std)
-    for reference in ("hub:timm/resnet10t.c3_in1k", "timm:resnet10t/c3_in1k"):
-        entry = load_reference(reference)
-        assert torch.allclose(entry.module(x), wanted, atol=1e-4)
-        assert entry.info.name == reference
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (None, r"no files of a/b in .*models--a--b; --download fetches it"),
-        ({}, "holds no readable config.json"),
-        ({"config.json": b"[]"}, "holds no readable config.json"),
-        ({"config.json": b"{}"}, "holds none of model.safetensors, pytorch_model.bin"),
-        ({"config.json": b'{"model_type": "vit"}', "model.safetensors": b"x"}, "is vit, not of timm"),
-        ({"config.json": b'{"rstbench": {}}', "model.safetensors": b"x"}, "config.json is damaged"),
-        (
-            {"config.json": b'{"architecture": "resnot"}', "pytorch_model.bin": b"x"},
-            r"is no file of torch.save: it begins with b'x'",
-        ),
-    ],
-)
-def test_hub_repositories_that_cannot_be_used(tmp_path, monkeypatch, files, message):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    if files is not None:
-        cached(tmp_path, "a/b", files)
-    with pytest.raises(BadFile if "is vit" not in message else BadRequest, match=message):
-        load_reference("hub:a/b")
-
-
-def test_hub_names_that_are_none():
-    with pytest.raises(BadRequest, match="a hub model reads 'hub:OWNER/REPO'"):
-        load_reference("hub:a/b/c")
 
 
 def graph(net, path, **settings):
@@ -339,20 +218,3 @@ def test_onnx_graphs_that_cannot_be_attacked(tmp_path):
             load_reference(f"onnx:{tmp_path}/{name}.onnx", digits)
     color = load_reference(f"onnx:{tmp_path}/good.onnx")  # the file knows its shape
     assert color.module(torch.rand(1, 1, 8, 8)).shape == (1, 3)
-
-
-def test_a_normalisation_too_many_is_told(data_root):
-    entry = load_reference("bundled:autoattack-resnet18[normalize=cifar10]")
-    x, y = load("cifar10:test:60", data_root).at(slice(None))
-    assert clearly_better(right_under(entry.module, x, y)) == "none"
-    with pytest.raises(BadRequest, match="is for 2 channels, images have 3"):
-        load_reference("bundled:autoattack-resnet18[normalize=0.5+0.5/1]", load("cifar10:test:2", data_root))
-
-
-def test_chance_is_no_reason_for_a_flag():
-    """A model at chance on a few images may be better under any of four normalisations."""
-    torch.manual_seed(0)
-    for _ in range(20):
-        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
-        right = right_under(net, torch.rand(20, 3, 8, 8), torch.randint(0, 10, (20,)))
-        assert clearly_better(right) == ""
