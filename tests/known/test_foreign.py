@@ -159,8 +159,8 @@ def test_the_published_resnet_under_its_own_names(tmp_path, dims):
     mean, std = (torch.tensor([float(v) for v in side.split("+")]).view(1, 3, 1, 1)
                  for side in constants.split("/"))  # fmt: skip
     assert torch.allclose(ticket.module(x * std + mean), logits, atol=1e-4 * float(logits.abs().max()))
-    assert isinstance(ticket.made, Ticket)
-    ticket.made.save(tmp_path / "t.safetensors")
+    assert isinstance(ticket.artifact, Ticket)
+    ticket.artifact.save(tmp_path / "t.safetensors")
     assert Ticket.load(tmp_path / "t.safetensors").recipe.pattern == entry_pattern(dims)
 
 

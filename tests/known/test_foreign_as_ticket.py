@@ -48,7 +48,7 @@ def test_a_checkpoint_becomes_a_ticket_where_its_recipe_is_known(tmp_path, digit
     # Projects normalise in their data pipeline: the layer is part of the ticket.
     behind = load_reference(text.replace(SETTINGS, f"normalize=0.1/0.5,{SETTINGS}"), digits)
     assert torch.allclose(behind.module((x * 0.5) + 0.1), logits, atol=10 * near)
-    assert behind.made.random_digest != entry.artifact.random_digest  # other names, another network
+    assert behind.artifact.random_digest != entry.artifact.random_digest  # other names, another network
     files = export_model(text, "ticket", tmp_path / "t.safetensors", data="digits:test:4")
     again = load_reference(f"ticket:{files[0]}")
     assert again.module(x).equal(entry.module(x))

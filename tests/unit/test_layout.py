@@ -85,7 +85,7 @@ def test_other_precisions(tmp_path, digits, kind):
 )
 def test_layouts_by_hand(sizes, shape, form, last):
     found = input_layout(sizes, shape, "", torch.float32, "onnx:a")
-    assert (found.form, found.last, found.single) == (form, last, sizes[0] == 1)
+    assert (found.input_shape, found.channels_last, found.batch_of_one) == (form, last, sizes[0] == 1)
     channels, height, width = found.shape
     x = torch.arange(2.0 * channels * height * width).view(2, *found.shape)
     laid = found.into(x)

@@ -57,7 +57,7 @@ def test_bare_weights(tmp_path, digits, form):
         ("[arch=conv4,width=0.1,norm=affine]", "lacks"),
         ("[arch=conv3]", "did you mean 'conv"),
         ("[arch=conv2,width=x]", "width is a number"),
-        ("[arch=conv2,width=0.1,norm=affine,shape=8x8]", "shape of an image is missing"),
+        ("[arch=conv2,width=0.1,norm=affine,shape=8x8]", "shape reads channels x height x width"),
     ],
 )
 def test_weights_that_do_not_fit(tmp_path, digits, options, message):
