@@ -6,22 +6,22 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadRequest, ModelFault, RstbenchError, unknown
 from ..plugins import BUILTIN, names
+from ..references import DataReference, Reference
+from ..threat import Threat
 from .arguments import make_parser
 
 if TYPE_CHECKING:
     from ..attacks import AttackSpec
     from ..models.wrapper import EvalModel
     from ..progress import Progress
-    from ..references import DataReference
     from ..study.plan import Study
     from ..study.run import Options
-    from ..threat import Threat
 
 DONE, FAULTS, REFUSED, INTERRUPTED = 0, 1, 2, 130
 WARNINGS_OF_OTHERS = (
@@ -63,8 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Makes what a study names, attacks everything, writes the leaderboard."""
-    from dataclasses import replace
-
     from ..reports.tables import as_text
     from ..study.run import run_study
     from .tables import show
@@ -79,7 +77,6 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def transfer(args: argparse.Namespace) -> int:
     """Crafts images against each model and lets every model judge them."""
-    from ..references import Reference
     from ..reports.tables import as_text
     from ..study.transfer import run_transfer
     from .tables import show
@@ -117,13 +114,8 @@ def train(args: argparse.Namespace) -> int:
     """Adversarially trains a dense network, or the weights of a ticket with its mask fixed."""
     from ..study.draw_train import train_network
 
-    made = train_network(
-        _settings(args),
-        _options(args, ""),
-        _progress(args),
-        start=args.start or "",
-        size_of=args.size_of or "",
-    )
+    start, size_of = args.start or "", args.size_of or ""
+    made = train_network(_settings(args), _options(args, ""), _progress(args), start=start, size_of=size_of)
     return _list_made(*made)
 
 
@@ -222,7 +214,6 @@ VERBS = {
 
 def _study(args: argparse.Namespace) -> tuple[Study, list[EvalModel] | None]:
     """Return what `evaluate` was given: one study, or one of models, which come loaded."""
-    from ..references import Reference
     from ..study.plan import override
     from ..study.reading import DEFAULT_ATTACKS, read_study
     from ..study.run import study_of_models
@@ -245,9 +236,6 @@ def _attacks(texts: Sequence[str]) -> list[AttackSpec]:
 
 
 def _threats_and_data(args: argparse.Namespace) -> tuple[list[Threat], DataReference | None]:
-    from ..references import DataReference
-    from ..threat import Threat
-
     threats = [Threat.parse(text) for text in args.threat or []]
     return threats, DataReference.parse(args.data) if args.data else None
 

@@ -1,4 +1,4 @@
-"""Progress for a person: bars on a terminal, a log line now and then elsewhere."""
+"""Show progress: bars on a terminal, a log line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TextIO
 
 from ..progress import Silent
 
-EVERY = 15.0  # seconds between two log lines
+INTERVAL = 15.0  # seconds between two log lines
 
 
 class Notes(Silent):
-    """Single lines that one should read, only."""
+    """Prints only the lines that a person should read."""
 
     def note(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
 class Bars:
-    """One bar a stage, with units per second, the remaining time and the figures so far."""
+    """Prints one bar a stage, with units per second, the remaining time and the figures so far."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self.out = out or sys.stderr
@@ -49,7 +49,7 @@ class _Bar:
 
 
 class Lines:
-    """A plain line at the start of a stage, every 15 seconds, and at its end."""
+    """Prints a plain line at the start of a stage, every 15 seconds, and at its end."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self.out = out or sys.stderr
@@ -78,7 +78,7 @@ class _Line:
         # What an earlier run finished comes without figures and must not count as speed.
         self.fresh += count if figures else 0
         self.figures = figures or self.figures
-        if time.monotonic() - self.said > EVERY and self.done < self.total:
+        if time.monotonic() - self.said > INTERVAL and self.done < self.total:
             self.say()
 
     def say(self) -> None:
