@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat
+from .mixture import Model
 from .objective import LossEvaluation, Objective, check_names, expand_as_batch
 from .spec import Crafted
 
@@ -33,9 +33,7 @@ class APGD:
             raise ValueError(f"steps and restarts must be positive, got {self.steps}, {self.restarts}")
         check_names(self.loss, self.mean)
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         objective = Objective(model, y, self.loss, self.mean)
         best = _BestImages(x)
         zero_gradient = False

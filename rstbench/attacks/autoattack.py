@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 
 from ..errors import BadFile, ModelFault
 from ..threat import Threat
-from .mixture import Mixture, mean_log_probability, one_draw
+from .mixture import Mixture, Model, mean_log_probability, one_draw
 from .spec import Crafted
 
 STAGES = {
@@ -69,9 +69,7 @@ class AutoAttack:
         if strange:
             raise ValueError(f"no stage named {strange[0]!r}; there are: {', '.join(sorted(set(stages)))}")
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         seed = int(torch.randint(0, 2**31 - 1, (1,), generator=generator, device=generator.device))
         # `.view` in APGD-T and L2 APGD needs contiguous images.
         flags: tuple[str, ...] = ()
@@ -86,7 +84,7 @@ class AutoAttack:
 
     def _run(
         self,
-        logits_of: Callable[[Tensor], Tensor],
+        logits_of: Model,
         x: Tensor,
         y: Tensor,
         threat: Threat,
@@ -115,17 +113,14 @@ class AutoAttack:
         return Crafted(images, stages, _flags(warnings))
 
     def _library(
-        self, logits_of: Callable[[Tensor], Tensor], threat: Threat, seed: int, device: torch.device
+        self, logits_of: Model, threat: Threat, seed: int, device: torch.device
     ) -> types.SimpleNamespace:
         from pyautoattack import AutoAttack as Library
 
-        custom = (
-            {"version": "custom", "attacks": list(self.attacks)}
-            if self.attacks
-            else {"version": self.version}
-        )
+        custom = {"version": "custom", "attacks": list(self.attacks)}
+        version = custom if self.attacks else {"version": self.version}
         library: types.SimpleNamespace = Library(
-            logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **custom
+            logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **version
         )
         return library
 
@@ -147,7 +142,7 @@ class FiniteLogits:
     image that caused it is kept: it broke the model.
     """
 
-    def __init__(self, logits_of: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, logits_of: Model) -> None:
         self.logits_of = logits_of
         self.non_finite: list[Tensor] = []
 

@@ -117,13 +117,7 @@ def make_manifest(
             for attacks in [tuple(map(str, attacks_on(model, study, threat)))]
             if rows
         ),
-        groups=tuple(
-            dict.fromkeys(
-                tuple(member.digest for member in group)
-                for participants in by_seed
-                for group in participants.groups
-            )
-        ),
+        groups=tuple(dict.fromkeys(tuple(m.digest for m in group) for p in by_seed for group in p.groups)),
         keys=tuple(sorted({trial.key for trial in trials})),
         labels=tuple(setting.data.labels[:images].tolist()),
     )
