@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from ..flags import ZERO_GRADIENT
 from ..threat import Threat
 from .objective import LossEvaluation, Objective, check_names, expand_as_batch
 from .spec import Crafted
@@ -41,7 +42,7 @@ class APGD:
         zero_gradient = False
         for _ in range(self.restarts):
             zero_gradient |= self._run(objective, threat.sample(x, generator), x, threat, found)
-        return Crafted(found.images, {"apgd": found.wrong}, ("zero-gradient",) if zero_gradient else ())
+        return Crafted(found.images, {"apgd": found.wrong}, (ZERO_GRADIENT.name,) if zero_gradient else ())
 
     def _run(self, objective: Objective, adv: Tensor, x: Tensor, threat: Threat, found: _Best) -> bool:
         look = objective(adv)

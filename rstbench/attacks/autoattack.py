@@ -22,6 +22,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..errors import BadFile, ModelFault
+from ..flags import (
+    GRADIENT_IN_FORWARD,
+    PROBABILITIES_NOT_LOGITS,
+    RANDOM_OUTPUT,
+    SAMPLED_SWITCH,
+    ZERO_GRADIENT,
+)
 from ..threat import Threat
 from .mixture import Mixture, mean_log_probability, one_draw
 from .spec import Crafted
@@ -31,12 +38,12 @@ STAGES = {
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-# What the library says in a log line, and the alarm it stands for.
+# What the library says in a log line, and the flag it stands for.
 _WARNINGS = {
-    "randomized defense": "random-output",
-    "probability distribution": "probabilities-not-logits",
-    "zero gradient": "zero-gradient",
-    "dynamic defense": "gradient-in-forward",
+    "randomized defense": RANDOM_OUTPUT,
+    "probability distribution": PROBABILITIES_NOT_LOGITS,
+    "zero gradient": ZERO_GRADIENT,
+    "dynamic defense": GRADIENT_IN_FORWARD,
 }
 ROUNDING = 1e-5  # images at the very edge of the ball lie beyond it by as much; they are projected back
 MOST_KEPT = 2000  # images with non-finite logits that are remembered
@@ -77,7 +84,7 @@ class AutoAttack:
         flags: tuple[str, ...] = ()
         logits_of = mean_log_probability(model)
         if self.sampled and isinstance(model, Mixture):
-            logits_of, flags = one_draw(model, generator), ("sampled-switch",)
+            logits_of, flags = one_draw(model, generator), (SAMPLED_SWITCH.name,)
         finite, x = Finite(logits_of), x.contiguous()
         with _contained() as said, torch.random.fork_rng():
             crafted = self._run(finite, x, y, threat, seed, said)
@@ -111,7 +118,7 @@ class AutoAttack:
             images[left[broken]] = found[broken]
             stages[stage][left[broken]] = True
             alive[left[broken]] = False
-        return Crafted(images, stages, _alarms(said))
+        return Crafted(images, stages, _flags_of(said))
 
     def _library(
         self, logits_of: Callable[[Tensor], Tensor], threat: Threat, seed: int, device: torch.device
@@ -176,8 +183,9 @@ class Finite:
         return Crafted(images, {**crafted.stages, "non-finite": broken}, crafted.flags)
 
 
-def _alarms(said: list[str]) -> tuple[str, ...]:
-    return tuple(sorted({flag for words, flag in _WARNINGS.items() if any(words in line for line in said)}))
+def _flags_of(said: list[str]) -> tuple[str, ...]:
+    raised = {flag.name for words, flag in _WARNINGS.items() if any(words in line for line in said)}
+    return tuple(sorted(raised))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ..models.exports.bundle import ExportBundle, folded_bundle
 from ..models.sources.native import checkpoint_entry, ticket_entry
 from ..models.wrapper import EvalModel, load_reference
 from ..plugins import find
-from ..reports.leaderboard import rows_of
+from ..reports.leaderboard import lines_of
 from ..reports.lookup import Evidence
 from ..tickets.checkpoint import FORMAT as CHECKPOINT
 from ..tickets.checkpoint import Checkpoint
@@ -92,7 +92,7 @@ def _rows(entry: EvalModel, file: Path | None, results: str | None) -> Sequence[
     if not folders:
         return []
     folder = folders[0]
-    rows = rows_of(Evidence.read(folder), entry.digest)
+    rows = lines_of(Evidence.read(folder), entry.digest)
     if results and not rows:
         raise BadRequest(f"{folder} has no answer about {entry.card.name}; choose other --results")
     return rows

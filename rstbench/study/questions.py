@@ -13,6 +13,7 @@ from ..errors import BadRequest
 from ..evaluation.evaluate import EvalSetting, Question, clean
 from ..evaluation.shard import device_name, versions
 from ..evidence.manifest import FILE, Manifest, Row
+from ..evidence.trial import Trial
 from ..models.wrapper import EvalModel
 from ..threat import Threat
 from .participants import Participants
@@ -80,6 +81,11 @@ def early_stopped(text: str) -> str | None:
     return canonical_text(text.partition(":")[0], stopped)
 
 
+def trials_of(questions: Sequence[Question], setting: EvalSetting) -> list[Trial]:
+    """Return the trials of all questions."""
+    return [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
+
+
 def refuse_other_kind(out: Path, *, rows: bool) -> None:
     """Raises BadRequest where a folder holds a transfer matrix and a leaderboard is asked, or the reverse:
     each would take the other's tables away."""
@@ -98,7 +104,6 @@ def as_request(
     rows: bool = True,
 ) -> Manifest:
     """What this run asks for; without `rows` there is no leaderboard, only the matrix."""
-    trials = [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
     cards = {e.digest: e.card for q in questions for e in (q.source, *q.targets)}
     # A model that is a member of a switch too has its own name.
     cards |= {entry.digest: entry.card for field in fields for entry in field.entries}
@@ -125,6 +130,6 @@ def as_request(
         groups=tuple(
             dict.fromkeys(tuple(e.digest for e in group) for field in fields for group in field.groups)
         ),
-        keys=tuple(sorted({trial.key for trial in trials})),
+        keys=tuple(sorted({trial.key for trial in trials_of(questions, setting)})),
         labels=tuple(setting.data.labels[:images].tolist()),
     )

@@ -29,7 +29,7 @@ from .jobs import Job, jobs_of
 from .parallel import make_all
 from .participants import given_models, make_field
 from .plan import Study, StudyAttack
-from .questions import added, as_request, questions_of, refuse_other_kind
+from .questions import added, as_request, questions_of, refuse_other_kind, trials_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def run_study(
             progress.note(text)
         request = as_request(study, setting, images, fields, questions)
         request.save(options.out)
-        run_log.add(options.out, "asking")
+        run_log.begin_asking(options.out, trials_of(questions, setting))
         keeper = AdversarialWriter(options.out) if options.save_adversarials else None
         examples = ExampleWriter(options.out, request, setting.data)
         faults = [fault for field in fields for fault in field.faults]

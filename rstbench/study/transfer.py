@@ -13,7 +13,7 @@ from ..progress import Progress
 from ..threat import Threat
 from .build import tell_of
 from .participants import Participants, apart, tell_notes
-from .questions import as_request, early_stopped, refuse_other_kind
+from .questions import as_request, early_stopped, refuse_other_kind, trials_of
 from .run import Options, Outcome, adhoc, canonical_study, finish, settle
 
 
@@ -53,7 +53,7 @@ def run_transfer(
         refuse_other_kind(options.out, rows=False)
         run_log.begin(options.out, [])
         as_request(study, setting, images, [field], questions, rows=False).save(options.out)
-        run_log.add(options.out, "asking")
+        run_log.begin_asking(options.out, trials_of(questions, setting))
         faults = run_questions(questions, setting, store, progress)
         tables = finish(options, progress)
     return Outcome(tables, faults)
