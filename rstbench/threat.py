@@ -46,7 +46,12 @@ class Threat:
         return cls(norm, eps)
 
     def __str__(self) -> str:
-        return f"{self.norm}:{_shortest(self.eps)}"
+        return f"{self.norm}:{self.eps_text}"
+
+    @property
+    def eps_text(self) -> str:
+        """eps as the field writes it: '8/255', '0.5'."""
+        return _shortest(self.eps)
 
     def distance(self, x: Tensor, adv: Tensor) -> Tensor:
         """Return the norm of adv - x for each image, shape (n,), in float64."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from ..flags import ZERO_GRADIENT
 from ..threat import Threat
 from .mixture import Model
 from .objective import LossEvaluation, Objective, check_names, expand_as_batch
@@ -39,7 +40,7 @@ class APGD:
         zero_gradient = False
         for _ in range(self.restarts):
             zero_gradient |= self._run(objective, threat.sample(x, generator), x, threat, best)
-        return Crafted(best.images, {"apgd": best.wrong}, ("zero-gradient",) if zero_gradient else ())
+        return Crafted(best.images, {"apgd": best.wrong}, (ZERO_GRADIENT.name,) if zero_gradient else ())
 
     def _run(self, objective: Objective, adv: Tensor, x: Tensor, threat: Threat, best: _BestImages) -> bool:
         """Run from one start, and return whether a gradient vanished."""

@@ -22,6 +22,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..errors import BadFile, ModelFault
+from ..flags import (
+    GRADIENT_IN_FORWARD,
+    PROBABILITIES_NOT_LOGITS,
+    RANDOM_OUTPUT,
+    SAMPLED_SWITCH,
+    ZERO_GRADIENT,
+)
 from ..threat import Threat
 from .mixture import Mixture, Model, mean_log_probability, one_draw
 from .spec import Crafted
@@ -33,10 +40,10 @@ STAGES = {
 }
 # Words of the library's log lines, and the flags they stand for.
 _WARNINGS = {
-    "randomized defense": "random-output",
-    "probability distribution": "probabilities-not-logits",
-    "zero gradient": "zero-gradient",
-    "dynamic defense": "gradient-in-forward",
+    "randomized defense": RANDOM_OUTPUT,
+    "probability distribution": PROBABILITIES_NOT_LOGITS,
+    "zero gradient": ZERO_GRADIENT,
+    "dynamic defense": GRADIENT_IN_FORWARD,
 }
 ROUNDING = 1e-5  # images at the very edge of the ball lie beyond it by as much; they are projected back
 MOST_KEPT = 2000  # images with non-finite logits that are remembered
@@ -75,7 +82,7 @@ class AutoAttack:
         flags: tuple[str, ...] = ()
         logits_of = mean_log_probability(model)
         if self.sampled and isinstance(model, Mixture):
-            logits_of, flags = one_draw(model, generator), ("sampled-switch",)
+            logits_of, flags = one_draw(model, generator), (SAMPLED_SWITCH.name,)
         finite, x = FiniteLogits(logits_of), x.contiguous()
         with _contained() as warnings, torch.random.fork_rng():
             crafted = self._run(finite, x, y, threat, seed, warnings)
@@ -173,7 +180,8 @@ class FiniteLogits:
 
 
 def _flags(warnings: list[str]) -> tuple[str, ...]:
-    return tuple(sorted(flag for words, flag in _WARNINGS.items() if any(words in line for line in warnings)))
+    raised = {flag.name for words, flag in _WARNINGS.items() if any(words in line for line in warnings)}
+    return tuple(sorted(raised))
 
 
 @contextmanager

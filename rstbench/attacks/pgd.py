@@ -8,6 +8,7 @@ from fractions import Fraction
 import torch
 from torch import Generator, Tensor
 
+from ..flags import ZERO_GRADIENT
 from ..threat import Threat
 from .mixture import Model
 from .objective import Objective, check_names, expand_as_batch
@@ -82,7 +83,7 @@ class PGD:
                     gradient = velocity
                 moved = threat.project(x, threat.step(adv, gradient, size))
                 adv = torch.where(expand_as_batch(fooled, x), adv, moved) if self.early_stop else moved
-        flags = ("zero-gradient",) if zero_gradient else ()
+        flags = (ZERO_GRADIENT.name,) if zero_gradient else ()
         return Crafted(best, {"pgd": fooled}, flags)
 
     def _smoothed(

@@ -173,12 +173,12 @@ def status(args: argparse.Namespace) -> int:
     """Says how far runs are, their rate and when they end, from their folders alone."""
     import time
 
-    from ..reports.status import look, status_text
+    from ..reports.status import read_status, status_text
     from .tables import printable
 
     for folder in map(Path, args.folders):
         now = time.time()
-        print("\n".join(map(printable, status_text(look(folder, now), now))))
+        print("\n".join(map(printable, status_text(read_status(folder, now), now))))
     return DONE
 
 

@@ -12,6 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelFault
+from ..flags import (
+    BATCH_DEPENDENT,
+    NON_FINITE_LOGITS,
+    NORMALISATION_DOUBTFUL,
+    PROBABILITIES_NOT_LOGITS,
+    RANDOM_OUTPUT,
+)
 from ..models.frozen import frozen_eval, untouched
 from ..models.normalise import clearly_better, right_under
 from ..models.wrapper import EvalModel
@@ -64,21 +71,21 @@ def _judge(
     # The argmax of NaN is class 0: it must not look robust.
     predicted = logits.argmax(1).where(finite, -1)
     if clean_from is None:
-        return Verdict(predicted, frozenset() if bool(finite.all()) else frozenset({"non-finite-logits"}))
+        return Verdict(predicted, frozenset() if bool(finite.all()) else frozenset({NON_FINITE_LOGITS.name}))
     if not bool(finite.all()):
         raise ModelFault(f"{target.card.name} gives non-finite logits on clean images")
     flags = set()
     if _relative_distance(predict(target, x, classes, exact=exact), logits) > SAME:
-        flags.add("random-output")
+        flags.add(RANDOM_OUTPUT.name)
     elif not alone or _depends_on_batch(target, logits, alone):
-        flags.add("batch-dependent")
+        flags.add(BATCH_DEPENDENT.name)
     if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
-        flags.add("probabilities-not-logits")
+        flags.add(PROBABILITIES_NOT_LOGITS.name)
     right = {}
     if target.card.kind == "external" and clean_from < NORMALISATIONS:
         right = right_under(target.module, x, y)
         if clean_from == 0 and clearly_better(right):
-            flags.add("normalisation-doubtful")
+            flags.add(NORMALISATION_DOUBTFUL.name)
     return Verdict(predicted, frozenset(flags), right)
 
 

@@ -18,7 +18,7 @@ from ..models.sources.native import checkpoint_entry, ticket_entry
 from ..models.wrapper import EvalModel, load_reference
 from ..plugins import find
 from ..references import DataReference
-from ..reports.leaderboard import rows_of
+from ..reports.leaderboard import lines_of
 from ..reports.lookup import Evidence
 from ..tickets.checkpoint import FORMAT as CHECKPOINT
 from ..tickets.checkpoint import Checkpoint
@@ -93,7 +93,7 @@ def _rows(model: EvalModel, file: Path | None, results: str | None) -> Sequence[
     if not folders:
         return []
     folder = folders[0]
-    rows = rows_of(Evidence.read(folder), model.digest)
+    rows = lines_of(Evidence.read(folder), model.digest)
     if results and not rows:
         raise BadRequest(f"{folder} has no answer about {model.card.name}; choose other --results")
     return rows

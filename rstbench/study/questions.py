@@ -13,6 +13,7 @@ from ..errors import BadRequest
 from ..evaluation.evaluate import EvalSetting, Question, clean
 from ..evaluation.shard import device_name, versions
 from ..evidence.manifest import FILE, Manifest, Row
+from ..evidence.trial import Trial
 from ..models.wrapper import EvalModel
 from ..threat import Threat
 from .participants import Participants
@@ -74,6 +75,11 @@ def questions_of(study: Study, participants: Participants) -> list[Question]:
     return sorted(questions, key=lambda q: q.attack is not None and q.attack.family == "autoattack")
 
 
+def trials_of(questions: Sequence[Question], setting: EvalSetting) -> list[Trial]:
+    """Return the trials of all questions."""
+    return [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
+
+
 def refuse_other_kind(out: Path, *, rows: bool) -> None:
     """Raise BadRequest where a folder holds a transfer matrix and a leaderboard is asked for, or the reverse:
     each would take the other's tables away."""
@@ -92,7 +98,6 @@ def make_manifest(
     rows: bool = True,
 ) -> Manifest:
     """Return what this run asks for; without `rows` there is no leaderboard, only the matrix."""
-    trials = [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
     cards = {model.digest: model.card for q in questions for model in (q.source, *q.targets)}
     # A model that is a member of a switch too has its own name.
     cards |= {model.digest: model.card for participants in by_seed for model in participants.models}
@@ -118,6 +123,6 @@ def make_manifest(
             if rows
         ),
         groups=tuple(dict.fromkeys(tuple(m.digest for m in group) for p in by_seed for group in p.groups)),
-        keys=tuple(sorted({trial.key for trial in trials})),
+        keys=tuple(sorted({trial.key for trial in trials_of(questions, setting)})),
         labels=tuple(setting.data.labels[:images].tolist()),
     )

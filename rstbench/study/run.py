@@ -29,7 +29,7 @@ from .jobs import Job, jobs_of
 from .parallel import make_all
 from .participants import Participants, gather_participants, load_models
 from .plan import Study, StudyAttack, StudyModel
-from .questions import make_manifest, note_on_added_attacks, questions_of, refuse_other_kind
+from .questions import make_manifest, note_on_added_attacks, questions_of, refuse_other_kind, trials_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def run_study(
             progress.note(note)
         manifest = make_manifest(study, setting, images, by_seed, questions)
         manifest.save(options.out)
-        run_log.add(options.out, "asking")
+        run_log.begin_asking(options.out, trials_of(questions, setting))
         adversarials = AdversarialWriter(options.out) if options.save_adversarials else None
         examples = ExampleWriter(options.out, manifest, setting.data)
         faults = [fault for participants in by_seed for fault in participants.faults]

@@ -15,7 +15,7 @@ from ..references import DataReference, Reference
 from ..threat import Threat
 from .build import report_images
 from .participants import Participants, report_notes, without_duplicates
-from .questions import make_manifest, refuse_other_kind
+from .questions import make_manifest, refuse_other_kind, trials_of
 from .run import Options, Outcome, evaluation_setting, study_of_models, write_outcome
 
 
@@ -57,7 +57,7 @@ def run_transfer(
         refuse_other_kind(options.out, rows=False)
         run_log.begin(options.out, [])
         make_manifest(study, setting, images, [participants], questions, rows=False).save(options.out)
-        run_log.add(options.out, "asking")
+        run_log.begin_asking(options.out, trials_of(questions, setting))
         faults = run_questions(questions, setting, store, progress)
         tables = write_outcome(options, progress)
     return Outcome(tables, faults)
