@@ -19,9 +19,11 @@ RISES = 0.75  # share of the steps of a period that must raise the loss
 
 @dataclass(frozen=True)
 class APGD:
-    """`steps` steps from 2 eps down, halved for each image where its loss has stopped rising; `restarts`
-    random starts. Returns for each image the iterate on which the expected accuracy over the members is
-    lowest, of those the one of largest loss. loss and mean as for `PGD`.
+    """Auto-PGD: `steps` steps from each of `restarts` random starts.
+
+    The step size begins at 2 eps and is halved for each image whose loss has stopped rising. Returns for each
+    image the iterate with the lowest expected accuracy over the members, and of those the one of largest
+    loss. loss and mean as for `PGD`.
     """
 
     steps: int = 50

@@ -107,16 +107,18 @@ class AutoAttack:
         images, alive = x.clone(), logits.argmax(1) == y
         stages: dict[str, Tensor] = {}
         for stage in selected:
-            left = alive.nonzero()[:, 0]
+            survivors = alive.nonzero()[:, 0]
             stages[stage] = torch.zeros_like(alive)
-            if not len(left):
+            if not len(survivors):
                 continue
             library.attacks_to_run = [stage]
-            adv, predicted = library.run_standard_evaluation(x[left], y[left], batch_size=len(left))
-            broken = predicted != y[left]
-            images[left[broken]] = adv[broken]
-            stages[stage][left[broken]] = True
-            alive[left[broken]] = False
+            adv, predicted = library.run_standard_evaluation(
+                x[survivors], y[survivors], batch_size=len(survivors)
+            )
+            broken = predicted != y[survivors]
+            images[survivors[broken]] = adv[broken]
+            stages[stage][survivors[broken]] = True
+            alive[survivors[broken]] = False
         return Crafted(images, stages, _flags(warnings))
 
     def _library(
