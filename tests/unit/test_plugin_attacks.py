@@ -120,9 +120,8 @@ def test_its_images_are_transferred(plugin, ticket_files, tmp_path):
 
 
 def test_an_attack_is_made_once(plugin, small_tickets):
-    modules = {ticket.remaining: ticket.export() for ticket in small_tickets}
-    table = rstbench.evaluate(
-        modules, data="digits:test:40", threat="Linf:0.1", attacks="pgd-mine", batch_size=10
-    )
+    models = {ticket.remaining: ticket_entry(ticket, "").module for ticket in small_tickets}
+    images = {"data": "digits:test:40", "threat": "Linf:0.1", "batch_size": 10}
+    table = rstbench.evaluate(models, attacks="pgd-mine", **images)
     assert table["pgd-mine"].notna().all()
     assert plugin().made == 1  # for two models of four shards each
