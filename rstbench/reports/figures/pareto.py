@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..pareto import on_front
-from .style import GRID, INK, MARKERS, MUTED, SERIES, SIZE, Drawing, label, percent_axis, sheet
+from .style import GRID, INK, MARKERS, MUTED, SERIES, SIZE, Drawing, label, make_panels, percent_axis
 
 KINDS = ("ticket", "trained", "switch", "external")
 LINE = 0.145  # inches between lines of the list
@@ -25,7 +25,7 @@ def draw_pareto(points: pd.DataFrame) -> Iterator[Drawing]:
     threats = [t for t, part in known.groupby("threat", sort=False) if part["kept_weights"].nunique() > 1]
     if not threats:
         return
-    figure, axes = sheet(len(threats), size=(2.4, HEIGHT), margins=(0.5, 2.35, 0.76, 0.34), columns=1)
+    figure, axes = make_panels(len(threats), size=(2.4, HEIGHT), margins=(0.5, 2.35, 0.76, 0.34), columns=1)
     fronts = {threat: front_of(known[known["threat"] == threat]) for threat in threats}
     for panel, threat in zip(axes, threats, strict=True):
         _panel(panel, known[known["threat"] == threat], fronts[threat])
