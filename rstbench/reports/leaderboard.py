@@ -6,20 +6,14 @@ from typing import Any
 
 import pandas as pd
 
+from .. import flags
 from ..evidence.manifest import Row
 from ..evidence.trial import CLEAN, ShardResult, attack_family
-from ..flags import (
-    FEW_IMAGES,
-    NOT_ATTACKED_JOINTLY,
-    SQUARE_BEATS_GRADIENT,
-    TRANSFER_BEATS_WHITE_BOX,
-    WEAKER_THAN_PGD,
-)
 from .lookup import AUTOATTACK, Evidence
 from .per_image import WORST, per_image_answers
 from .statistics import mean, short, wilson
 
-WIDE_INTERVAL = 0.10  # of the worst case, from which FEW_IMAGES is raised
+WIDE_INTERVAL = 0.10  # of the worst case, from which flags.FEW_IMAGES is raised
 JOINT = "joint"  # the attack that fools members of a switch together
 SQUARE_HELPS = 0.002  # AutoAttack's own threshold for its Square stage
 HEAD = [
@@ -134,21 +128,21 @@ def _share(shard: ShardResult, images: int) -> float:
 def _flags(
     evidence: Evidence, row: Row, cells: dict[str, float | None], low: float | None, high: float | None
 ) -> set[str]:
-    flags = set(evidence.card(row.model).flags)
+    raised = set(evidence.card(row.model).flags)
     for attack in (CLEAN, *row.attacks):
-        flags |= evidence.all_flags(row.model, attack, row.threat, row.seed)
+        raised |= evidence.all_flags(row.model, attack, row.threat, row.seed)
         if _square_helps(evidence, row, attack):
-            flags.add(SQUARE_BEATS_GRADIENT.name)
+            raised.add(flags.SQUARE_BEATS_GRADIENT.name)
     if _transfer_wins(evidence, row, cells):
-        flags.add(TRANSFER_BEATS_WHITE_BOX.name)
+        raised.add(flags.TRANSFER_BEATS_WHITE_BOX.name)
     if evidence.card(row.model).members and JOINT not in map(attack_family, row.attacks):
-        flags.add(NOT_ATTACKED_JOINTLY.name)
+        raised.add(flags.NOT_ATTACKED_JOINTLY.name)
     if low is not None and high is not None and high - low > WIDE_INTERVAL:
-        flags.add(FEW_IMAGES.name)
+        raised.add(flags.FEW_IMAGES.name)
     autoattack, pgd = (_accuracies(cells, family) for family in (AUTOATTACK, "pgd"))
     if autoattack and pgd and max(autoattack) > min(pgd):
-        flags.add(WEAKER_THAN_PGD.name)
-    return flags
+        raised.add(flags.WEAKER_THAN_PGD.name)
+    return raised
 
 
 def _accuracies(cells: dict[str, float | None], family: str) -> list[float]:

@@ -39,9 +39,9 @@ def test_the_table_by_hand():
 
 
 def test_equals_stand_or_fall_together():
-    assert on_front([10, 10, 10, 5], [0.5, 0.5, 0.4, 0.1]) == [True, True, False, True]
-    assert on_front([10, 10, 5], [0.5, 0.5, 0.5]) == [False, False, True]
-    assert on_front([], []) == []
+    assert on_front([(10, 0.5), (10, 0.5), (10, 0.4), (5, 0.1)]) == [True, True, False, True]
+    assert on_front([(10, 0.5), (10, 0.5), (5, 0.5)]) == [False, False, True]
+    assert on_front([]) == []
 
 
 def test_the_figure_has_the_front_of_the_table():

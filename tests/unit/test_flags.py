@@ -15,6 +15,7 @@ from rstbench.flags import BUILTIN_FLAGS, Flag, as_markdown, doubts_autoattack, 
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = {flag.name for flag in BUILTIN_FLAGS}
+SETS = ("flags", "raised")  # what variables are called that hold the names of flags
 POSITION = {"Crafted": 2, "Verdict": 1, "ModelInfo": 7, "ShardResult": 3}  # of `flags` among the arguments
 
 
@@ -32,9 +33,9 @@ def raised_in(code):
         if isinstance(node, ast.Call):
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             expressions += node.args[POSITION.get(name, 99) :][:1]
-            if name in ("add", "update") and getattr(getattr(node.func, "value", None), "id", "") == "flags":
+            if name in ("add", "update") and getattr(getattr(node.func, "value", None), "id", "") in SETS:
                 expressions += node.args
-        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "flags" for t in node.targets):
+        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") in SETS for t in node.targets):
             expressions.append(node.value)
         if isinstance(node, ast.FunctionDef) and "flags" in node.name:
             expressions += [inner.value for inner in ast.walk(node) if isinstance(inner, ast.Return)]
@@ -56,7 +57,8 @@ def sources():
         "Crafted(x, {}, ('made-up',) if zero else ())",
         "ModelInfo(name, 'external', flags=('made-up',))",
         "flags = ('made-up',) if wanted != 3 else ()",
-        "flags.add('made-up')",
+        "raised.add('made-up')",
+        "raised = set()\nraised.update(('made-up',))",
         "def _flags(fit):\n    return ('made-up',)",
         "{'model': name, 'flags': 'made-up'}",
     ],
@@ -80,7 +82,8 @@ def test_the_name_of_a_flag_is_written_once():
 
 def test_every_flag_is_raised_somewhere():
     trees = [ast.parse(path.read_text()) for path in sources()]
-    used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    used = {getattr(node, "id", getattr(node, "attr", "")) for node in nodes}
     constants = {name for name, value in vars(flags).items() if isinstance(value, Flag)}
     assert constants <= used
     assert {getattr(flags, name).name for name in constants} == NAMES

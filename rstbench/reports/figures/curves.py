@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ...threat import Threat
-from .style import GRID, MARKERS, MUTED, SERIES, Drawing, label, make_panels, name_ends, percent_axis
+from .style import GRID, MARKERS, MUTED, SERIES, Drawing, label, name_ends, percent_axis, subplots
 
 MOST_NAMES = len(SERIES)
 
@@ -21,7 +21,7 @@ def draw_curves(points: pd.DataFrame, attacks: Sequence[str]) -> Iterator[Drawin
     panels = [(norm, attack, part) for attack in attacks for norm, part in _by_norm(points, attack)]
     if not panels:
         return
-    figure, axes = make_panels(len(panels), size=(2.3, 1.9), beside=points["name"])
+    figure, axes = subplots(len(panels), size=(2.3, 1.9), beside=points["name"])
     for panel, (norm, attack, part) in zip(axes, panels, strict=True):
         _panel(panel, part, attack)
         panel.set_title(f"{label(attack)}, {norm}, %")

@@ -9,18 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ..statistics import wilson
-from .style import (
-    INK,
-    MARKERS,
-    MUTED,
-    SERIES,
-    Drawing,
-    file_name,
-    label,
-    make_panels,
-    name_ends,
-    percent_axis,
-)
+from .style import INK, MARKERS, MUTED, SERIES, Drawing, file_name, label, name_ends, percent_axis, subplots
 
 MOST_LINES = len(SERIES)
 MOST_LEVELS = 3
@@ -42,14 +31,14 @@ def draw_ratios(points: pd.DataFrame) -> Iterator[Drawing]:
     measures = [(NATURAL, threats[0]), *(("robust", threat) for threat in threats)]
     groups = grouped(families)
     if len(groups) == 1:
-        figure, axes = make_panels(len(measures), beside=points["setting"])
+        figure, axes = subplots(len(measures), beside=points["setting"])
         for panel, (measure, threat) in zip(axes, measures, strict=True):
             _panel(panel, points[points["threat"] == threat], measure, families, None)
             panel.set_title(_title(measure, threat))
         yield Drawing("ratios", "Accuracy against remaining ratio", _alt(points, families), figure)
         return
     for measure, threat in measures:
-        figure, axes = make_panels(len(groups), heading=_title(measure, threat), beside=points["setting"])
+        figure, axes = subplots(len(groups), heading=_title(measure, threat), beside=points["setting"])
         for panel, (title, group) in zip(axes, groups.items(), strict=True):
             _panel(panel, points[points["threat"] == threat], measure, group, families[0])
             panel.set_title(label(title))

@@ -79,7 +79,7 @@ def styled() -> Iterator[None]:
         yield
 
 
-def make_panels(
+def subplots(
     panels: int,
     *,
     columns: int = 2,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from .style import INK, MUTED, SERIES, SIZE, Drawing, file_name, label, make_panels, percent_axis
+from .style import INK, MUTED, SERIES, SIZE, Drawing, file_name, label, percent_axis, subplots
 
 ROW = 0.24  # inches
 FALL, SUM = SERIES[1], SERIES[0]
@@ -25,7 +25,7 @@ def draw_switch(switch: pd.DataFrame | None) -> Iterator[Drawing]:
     ):
         attackers, baselines = rows[rows["knows_switch"] != ""], rows[rows["knows_switch"] == ""]
         size = (3.4, ROW * (len(attackers) + 1))
-        figure, axes = make_panels(1, size=size, margins=(2.0, 0.75, 0.9, 0.32))
+        figure, axes = subplots(1, size=size, margins=(2.0, 0.75, 0.9, 0.32))
         _stairs(axes[0], attackers)
         _lines(axes[0], attackers, baselines)
         equal = len(set(str(weights).split("+"))) == 1
