@@ -59,7 +59,7 @@ def leaderboard(evidence: Evidence) -> pd.DataFrame:
 
 
 def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
-    info, n, answers = evidence.card(row.model), evidence.request.images, per_image_answers(evidence, row)
+    info, n, answers = evidence.info(row.model), evidence.request.images, per_image_answers(evidence, row)
     if answers is None:
         return None
     cells = {attack: mean(values) for attack, values in answers.attacks.items()}
@@ -90,7 +90,7 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
 
 def _about(evidence: Evidence, row: Row) -> dict[str, Any]:
     """Return the columns that stand before any accuracy."""
-    info = evidence.card(row.model)
+    info = evidence.info(row.model)
     return {
         "model": info.name,
         "kind": info.kind,
@@ -117,7 +117,7 @@ def _failed(evidence: Evidence) -> list[dict[str, Any]]:
 def _repeated(evidence: Evidence, model: str) -> str:
     """Return the name of a model that was attacked at several seeds, else ''."""
     seeds = {row.seed for row in evidence.request.rows if row.model == model}
-    return evidence.card(model).name if len(seeds) > 1 else ""
+    return evidence.info(model).name if len(seeds) > 1 else ""
 
 
 def _share(shard: ShardResult, images: int) -> float:
@@ -128,14 +128,14 @@ def _share(shard: ShardResult, images: int) -> float:
 def _flags(
     evidence: Evidence, row: Row, cells: dict[str, float | None], low: float | None, high: float | None
 ) -> set[str]:
-    raised = set(evidence.card(row.model).flags)
+    raised = set(evidence.info(row.model).flags)
     for attack in (CLEAN, *row.attacks):
         raised |= evidence.all_flags(row.model, attack, row.threat, row.seed)
         if _square_helps(evidence, row, attack):
             raised.add(flags.SQUARE_BEATS_GRADIENT.name)
     if _transfer_wins(evidence, row, cells):
         raised.add(flags.TRANSFER_BEATS_WHITE_BOX.name)
-    if evidence.card(row.model).members and JOINT not in map(attack_family, row.attacks):
+    if evidence.info(row.model).members and JOINT not in map(attack_family, row.attacks):
         raised.add(flags.NOT_ATTACKED_JOINTLY.name)
     if low is not None and high is not None and high - low > WIDE_INTERVAL:
         raised.add(flags.FEW_IMAGES.name)
@@ -162,7 +162,7 @@ def _transfer_wins(evidence: Evidence, row: Row, cells: dict[str, float | None])
 
     Its own are those by the same attack, or all together where it was not asked that attack.
     """
-    if evidence.card(row.model).members:
+    if evidence.info(row.model).members:
         return False
     for source, target, attack, threat, seed in evidence.records:
         if target == row.model != source and (threat, seed) == (row.threat, row.seed):

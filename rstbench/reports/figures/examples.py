@@ -32,7 +32,7 @@ def draw_examples(evidence: Evidence, board: pd.DataFrame | None, examples: Exam
         figure = None if crafting is None else grid(evidence, examples, crafting)
         if crafting is None or figure is None:
             continue
-        name = evidence.card(crafting[0]).name
+        name = evidence.info(crafting[0]).name
         yield Drawing(
             file_name("examples", threat),
             f"Images crafted against {name}",
@@ -48,7 +48,7 @@ def _craftings(evidence: Evidence, line: dict[str, object]) -> Sequence[Crafting
     return [
         (row.model, attack, row.threat, row.seed)
         for row in evidence.request.rows
-        if (evidence.card(row.model).name, row.threat, row.seed) == question
+        if (evidence.info(row.model).name, row.threat, row.seed) == question
         for attack in row.attacks
     ]
 
@@ -85,7 +85,7 @@ def grid(evidence: Evidence, examples: Examples, crafting: Crafting) -> Figure |
         if row < 2:
             axes.text(0.05, top + CELL + 0.1, "sees", va="center")
     axes.text(0.05, above - 0.1, "label", va="center")
-    title = f"{label(evidence.card(source).name)}: {attack} at {threat}"
+    title = f"{label(evidence.info(source).name)}: {attack} at {threat}"
     axes.text(0.05, 0.14, title, va="center", fontweight="bold", fontsize=SIZE + 0.5)
     axes.set(xlim=(0, width), ylim=(height, 0))  # inches, from the upper left corner
     return figure
