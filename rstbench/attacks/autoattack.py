@@ -21,14 +21,8 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
+from .. import flags
 from ..errors import BadFile, ModelFault
-from ..flags import (
-    GRADIENT_IN_FORWARD,
-    PROBABILITIES_NOT_LOGITS,
-    RANDOM_OUTPUT,
-    SAMPLED_SWITCH,
-    ZERO_GRADIENT,
-)
 from ..threat import Threat
 from .mixture import Mixture, Model, mean_log_probability, one_draw
 from .spec import Crafted
@@ -40,10 +34,10 @@ STAGES = {
 }
 # Words of the library's log lines, and the flags they stand for.
 _WARNINGS = {
-    "randomized defense": RANDOM_OUTPUT,
-    "probability distribution": PROBABILITIES_NOT_LOGITS,
-    "zero gradient": ZERO_GRADIENT,
-    "dynamic defense": GRADIENT_IN_FORWARD,
+    "randomized defense": flags.RANDOM_OUTPUT,
+    "probability distribution": flags.PROBABILITIES_NOT_LOGITS,
+    "zero gradient": flags.ZERO_GRADIENT,
+    "dynamic defense": flags.GRADIENT_IN_FORWARD,
 }
 ROUNDING = 1e-5  # images at the very edge of the ball lie beyond it by as much; they are projected back
 MOST_KEPT = 2000  # images with non-finite logits that are remembered
@@ -79,14 +73,14 @@ class AutoAttack:
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         seed = int(torch.randint(0, 2**31 - 1, (1,), generator=generator, device=generator.device))
         # `.view` in APGD-T and L2 APGD needs contiguous images.
-        flags: tuple[str, ...] = ()
+        raised: tuple[str, ...] = ()
         logits_of = mean_log_probability(model)
         if self.sampled and isinstance(model, Mixture):
-            logits_of, flags = one_draw(model, generator), (SAMPLED_SWITCH.name,)
+            logits_of, raised = one_draw(model, generator), (flags.SAMPLED_SWITCH.name,)
         finite, x = FiniteLogits(logits_of), x.contiguous()
         with _contained() as warnings, torch.random.fork_rng():
             crafted = self._run(finite, x, y, threat, seed, warnings)
-        crafted = replace(crafted, flags=(*crafted.flags, *flags))
+        crafted = replace(crafted, flags=(*crafted.flags, *raised))
         return finite.broken_by_nan(crafted, x, y, threat)
 
     def _run(

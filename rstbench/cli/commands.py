@@ -187,8 +187,8 @@ def list_names(args: argparse.Namespace) -> int:
     from ..study.reading import shipped
     from ..training.recipe import CHOICES, FORMS, NAMED, Recipe
 
-    flags = {f.name: ("false", "true") for f in fields(Recipe) if f.type == "bool"}
-    own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES, **flags}
+    booleans = {f.name: ("false", "true") for f in fields(Recipe) if f.type == "bool"}
+    own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES, **booleans}
     extra = {kind: [(name, "rstbench") for name in known if name] for kind, known in own.items()}
     kinds = [*BUILTIN, *extra]
     wanted = (args.kind or "").replace("-", "_")

@@ -11,14 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .. import flags
 from ..errors import ModelFault
-from ..flags import (
-    BATCH_DEPENDENT,
-    NON_FINITE_LOGITS,
-    NORMALISATION_DOUBTFUL,
-    PROBABILITIES_NOT_LOGITS,
-    RANDOM_OUTPUT,
-)
 from ..models.frozen import frozen_eval, untouched
 from ..models.normalise import clearly_better, right_under
 from ..models.wrapper import EvalModel
@@ -71,22 +65,24 @@ def _judge(
     # The argmax of NaN is class 0: it must not look robust.
     predicted = logits.argmax(1).where(finite, -1)
     if clean_from is None:
-        return Verdict(predicted, frozenset() if bool(finite.all()) else frozenset({NON_FINITE_LOGITS.name}))
+        return Verdict(
+            predicted, frozenset() if bool(finite.all()) else frozenset({flags.NON_FINITE_LOGITS.name})
+        )
     if not bool(finite.all()):
         raise ModelFault(f"{target.card.name} gives non-finite logits on clean images")
-    flags = set()
+    raised = set()
     if _relative_distance(predict(target, x, classes, exact=exact), logits) > REPEAT_TOLERANCE:
-        flags.add(RANDOM_OUTPUT.name)
+        raised.add(flags.RANDOM_OUTPUT.name)
     elif not alone or _depends_on_batch(target, logits, alone):
-        flags.add(BATCH_DEPENDENT.name)
+        raised.add(flags.BATCH_DEPENDENT.name)
     if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
-        flags.add(PROBABILITIES_NOT_LOGITS.name)
+        raised.add(flags.PROBABILITIES_NOT_LOGITS.name)
     right = {}
     if target.card.kind == "external" and clean_from < COUNT_NORMALISED:
         right = right_under(target.module, x, y)
         if clean_from == 0 and clearly_better(right):
-            flags.add(NORMALISATION_DOUBTFUL.name)
-    return Verdict(predicted, frozenset(flags), right)
+            raised.add(flags.NORMALISATION_DOUBTFUL.name)
+    return Verdict(predicted, frozenset(raised), right)
 
 
 def _logits_apart(target: EvalModel, x: Tensor, classes: int, exact: bool) -> list[tuple[Tensor, Tensor]]:

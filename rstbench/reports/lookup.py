@@ -36,13 +36,13 @@ class Evidence:
                 records[(trial.source, trial.target, trial.attack, trial.threat, trial.seed)] = record
         return cls(request, records)
 
-    def card(self, digest: str) -> ModelInfo:
+    def info(self, digest: str) -> ModelInfo:
         return self.request.cards[digest]
 
     def members(self, digest: str) -> list[tuple[str, float]]:
         """Return (digest, probability) of the members of a switch; a plain model is its own only member."""
-        card = self.card(digest)
-        return list(zip(card.members, card.weights, strict=True)) if card.members else [(digest, 1.0)]
+        info = self.info(digest)
+        return list(zip(info.members, info.weights, strict=True)) if info.members else [(digest, 1.0)]
 
     def bits(self, source: str, target: str, attack: str, threat: str, seed: int) -> np.ndarray | None:
         """Return 1.0 where `target` was right, shape (images,), or None where there is no complete answer."""

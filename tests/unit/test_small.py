@@ -41,7 +41,7 @@ def test_lines_tell_rate_rest_and_figures(monkeypatch):
     out = io.StringIO()
     with Lines(out).stage("a pgd", 100, "image") as stage:
         stage.advance(40, robust=0.5)
-        stage.done, stage.fresh = 100, 100
+        stage.done, stage.done_now = 100, 100
     assert out.getvalue().splitlines() == [
         "a pgd: 40/100 images, 2/s, 30 s left, robust 0.5",
         "a pgd: 100/100 images, 2.5/s, robust 0.5",

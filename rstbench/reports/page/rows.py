@@ -50,11 +50,11 @@ class LeaderboardRow:
 
 def leaderboard_rows(evidence: Evidence, board: pd.DataFrame, folder: Path) -> Iterator[LeaderboardRow]:
     """Yield the rows in the order of the leaderboard."""
-    by_name = {(evidence.card(row.model).name, row.threat, row.seed): row for row in evidence.request.rows}
+    by_name = {(evidence.info(row.model).name, row.threat, row.seed): row for row in evidence.request.rows}
     for cells in board.astype(object).where(board.notna(), None).to_dict("records"):
         row = by_name[cells["model"], cells["threat"], cells["seed"]]
-        info = evidence.card(row.model)
-        members = [(evidence.card(digest).name, weight) for digest, weight in evidence.members(row.model)]
+        info = evidence.info(row.model)
+        members = [(evidence.info(digest).name, weight) for digest, weight in evidence.members(row.model)]
         cost = [f"{info.made_seconds:g} s"] if info.made_seconds is not None else []
         cost += [f"{info.made_mib:g} MiB"] if info.made_mib is not None else []
         yield LeaderboardRow(
@@ -99,7 +99,7 @@ def _records(evidence: Evidence, row: Row, attack: str) -> Iterator[tuple[str, T
         threat, seed = ("", 0) if attack == CLEAN else (row.threat, row.seed)
         record = evidence.records.get((source, member, attack, threat, seed))
         if record is not None:
-            yield evidence.card(member).name, record
+            yield evidence.info(member).name, record
 
 
 def _broken_by_stage(shards: Sequence[ShardResult], clean: np.ndarray) -> tuple[tuple[str, int], ...]:
