@@ -107,7 +107,7 @@ class Joint:
             found, done = torch.where(expand_as_batch(new, x), adv, found), done | fooled
             if step == self.steps or bool(done.all()):
                 break
-            adv = threat.project(x, threat.step(adv, gradient, size))
+            adv = threat.ascend(x, adv, gradient, size)
         return found, done
 
 

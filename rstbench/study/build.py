@@ -105,7 +105,7 @@ class Builder:
         if job.path.exists():
             found = Ticket.load(job.path) if job.remaining else Checkpoint.load(job.path)
             return _same(found, begun, job.path)
-        resumed = diary_of(job.path).exists()
+        resumed = resume_file_of(job.path).exists()
         with metered(job.path.parent / FILE, job.path.stem, self.device, resumed=resumed):
             made, history = (self._draw if job.remaining else self._train)(job, begun)
         rows = [[row.epoch, *(round(value, 6) for value in astuple(row)[1:])] for row in history]
@@ -113,7 +113,7 @@ class Builder:
         made.save(job.path)
         return made
 
-    def _search(self, job: Job, begun: StartingPoint, watch: EpochCallback) -> Search:
+    def _search(self, job: Job, begun: StartingPoint, on_epoch: EpochCallback) -> Search:
         recipe = begun.recipe
         return Search(
             begun.spec,
@@ -122,17 +122,17 @@ class Builder:
             self.lesson(recipe),
             recipe,
             device=self.device,
-            watch=watch,
-            start=begun.rest,
+            on_epoch=on_epoch,
+            initial_state=begun.rest,
             store_weights=job.store_weights,
-            diary=diary_of(job.path),
+            resume_file=resume_file_of(job.path),
         )
 
     def _draw(self, job: Job, begun: StartingPoint) -> tuple[Network, list[Epoch]]:
         recipe = begun.recipe
         method = parse_method(recipe.method)
-        longer = method.length(parse_remaining(job.remaining)) if hasattr(method, "length") else 0
-        total = recipe.epochs + longer
+        extra = getattr(method, "extra_epochs", lambda remaining: 0)(parse_remaining(job.remaining))
+        total = recipe.epochs + extra
         with self.progress.stage(f"draw {job.name}", total, "epoch") as stage:
             return method(self._search(job, begun, partial(_show, stage)))
 
@@ -144,8 +144,8 @@ class Builder:
                 begun.recipe,
                 ticket=begun.ticket,
                 device=self.device,
-                watch=partial(_show, stage),
-                diary=diary_of(job.path),
+                on_epoch=partial(_show, stage),
+                resume_file=resume_file_of(job.path),
             )
 
     def _begin(self, job: Job) -> StartingPoint:
@@ -202,7 +202,7 @@ def spec_for(recipe: Recipe, images: Images) -> NetworkSpec:
     )
 
 
-def diary_of(path: Path) -> Path:
+def resume_file_of(path: Path) -> Path:
     """Where the unfinished work on a file is kept."""
     return path.with_name(f".{path.stem}.unfinished")
 
