@@ -13,11 +13,11 @@ from torch import nn
 
 from ...errors import BadFile, BadRequest, unknown
 from ...evidence.trial import ModelInfo
+from ...flags import CHANNELS_ADAPTED
 from ...networks.normalise import normalisation_layer
 from ..wrapper import EvalModel, wrap
 from .hub import hub
 from .input_shape import (
-    ADAPTED,
     RGB,
     channels,
     convolution,
@@ -77,7 +77,7 @@ def torchvision(
     whole = fitting(
         nn.Sequential(normalisation_layer(mean, std), module).eval(), size, wanted, option=not shifts
     )
-    flags = (ADAPTED,) if wanted != RGB else ()
+    flags = (CHANNELS_ADAPTED.name,) if wanted != RGB else ()
     return wrap(whole, ModelInfo(text, "external", flags=flags), made_by=made_by)
 
 
