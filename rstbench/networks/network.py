@@ -138,10 +138,8 @@ def scaled_width(base: int, spec: NetworkSpec) -> int:
 
 def norm_layers(channels: int, spec: NetworkSpec, *, flat: bool = False) -> list[nn.Module]:
     """Return the norm layer after a hidden layer, as a list; empty without norm."""
-    if spec.norm == "none":
-        return []
     layer = nn.BatchNorm1d if flat else nn.BatchNorm2d
-    return [layer(channels, affine=spec.norm == "affine")]
+    return [] if spec.norm == "none" else [layer(channels, affine=spec.norm == "affine")]
 
 
 def prunable(module: nn.Module) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from ..errors import BadFile, BadRequest
 from ..networks.network import NetworkSpec, build, prunable
 from ..training.recipe import Recipe
 from .allocation import allocate
-from .init import random_weights, seed_is_enough, weights_digest
+from .init import random_weights, weights_digest
 from .mask import apply_masks, parse_remaining
 from .safetensors_io import read_safetensors, write_safetensors
 
@@ -144,39 +144,6 @@ class Ticket:
         for name, count in kept.items():
             if count != expected[name]:
                 raise BadFile(f"damaged: {name} keeps {count} weights, its recipe says {expected[name]}")
-
-
-def ticket_from_masks(
-    spec: NetworkSpec,
-    net: nn.Module,
-    weights: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor],
-    remaining: str,
-    recipe: Recipe,
-    facts: Mapping[str, Any],
-    *,
-    store_weights: bool | None = True,
-) -> Ticket:
-    """Return the ticket that a method has found: `masks` over `weights`, all else as it is in `net`.
-
-    Layers without a mask stay dense. Weights that a seed regenerates are not stored, others are unless
-    the user declined (`store_weights`); None for weights that are not those of the seed.
-    """
-    full = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
-    full |= {name: mask.cpu() for name, mask in masks.items()}
-    state = net.state_dict()
-    from_seed = seed_is_enough(recipe.init) and not recipe.origin and store_weights is not None
-    rest = [name for name in build(spec).state_dict() if name not in weights]
-    return Ticket(
-        recipe=recipe,
-        spec=spec,
-        remaining=remaining,
-        masks=full,
-        buffers={name: state[name].detach().cpu().clone() for name in rest},
-        random_digest=weights_digest(weights),
-        weights=None if from_seed or store_weights is False else dict(weights),
-        facts={**facts, "dense": [name for name in weights if name not in masks]},
-    )
 
 
 def scale_weights(weights: Mapping[str, Tensor], recipe: Recipe, remaining: str) -> dict[str, Tensor]:

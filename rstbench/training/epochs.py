@@ -82,8 +82,9 @@ def fit(
         trainer.restore(resume_file)
         for row in trainer.history:
             on_epoch(row)
+    gpus = [trainer.device] if trainer.device.type == "cuda" else []
     while len(trainer.history) < recipe.epochs:
-        with _deterministic_kernels(), torch.random.fork_rng(devices=_gpus(trainer.device)):
+        with _deterministic_kernels(), torch.random.fork_rng(devices=gpus):
             torch.manual_seed(recipe.seed + len(trainer.history))  # for what draws globally, such as dropout
             try:
                 trainer.run_epoch()
@@ -99,10 +100,6 @@ def fit(
     if resume_file:
         resume_file.unlink(missing_ok=True)
     return trainer.history
-
-
-def _gpus(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
 
 
 @contextmanager

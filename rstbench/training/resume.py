@@ -18,15 +18,8 @@ from ..files import write_whole
 from .recipe import Recipe
 
 _DAMAGE = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
+    AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError
+)  # fmt: skip
 
 
 def save(path: Path, recipe: Recipe, state: dict[str, Any]) -> None:

@@ -140,7 +140,7 @@ def test_nothing_that_was_pruned_comes_back(search, remaining, monkeypatch):
 
 @pytest.mark.parametrize("part", [0.0, 1.0])
 def test_interpolation_reaches_every_norm_parameter(search, part, monkeypatch):
-    """At a = 1 the norm is its initial value whatever its parameters are, so they learn nothing; at 0 all do."""
+    """At a = 1 the norm is constant, so its parameters learn nothing; at 0 all do."""
     monkeypatch.setattr(InterpolationCoefficient, "draw", lambda mix, generator: setattr(mix, "value", part))
     one = search(weight_decay=0.0)
     state, _ = aws._train(one, 1, 0, build(one.spec).state_dict(), {}, 0)

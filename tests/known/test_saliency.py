@@ -15,10 +15,10 @@ from rstbench.tickets.methods.saliency import (
     Grasp,
     Magnitude,
     Snip,
-    balanced_sample,
     connection_sensitivity,
     gradient_flow,
     random,
+    stratified,
 )
 from rstbench.tickets.methods.search import Search, parse_method
 from rstbench.training.epochs import batches
@@ -62,11 +62,11 @@ def test_removing_what_grasp_drops_first_costs_least_flow():
 
 
 def test_the_sample_is_balanced(lesson, generator):
-    x, y = balanced_sample(lesson, generator, 5)
+    x, y = stratified(lesson, generator, 5)
     assert torch.bincount(y).tolist() == [5] * 10
     assert sorted(y[:10].tolist()) == list(range(10))
     assert x.shape == (50, 1, 8, 8)
-    x, y = balanced_sample(lesson, generator, 4)
+    x, y = stratified(lesson, generator, 4)
     assert torch.bincount(y[:20]).tolist() == torch.bincount(y[20:]).tolist() == [2] * 10
 
 
@@ -140,7 +140,7 @@ def test_hydra_scores_by_hand():
 def halves(one):
     """The sample of a search, its halves and its network as scoring sees them."""
     net = one.network().train().requires_grad_(True)
-    x, y = balanced_sample(one.split, torch.Generator().manual_seed(one.recipe.seed + 2_000_003))
+    x, y = stratified(one.split, torch.Generator().manual_seed(one.recipe.seed + 2_000_003))
     return net, x, y, len(y) // 2
 
 

@@ -108,10 +108,7 @@ class AWS:
             name: weight.abs() * torch.where(state[name].cpu() < 0, -1.0, 1.0)
             for name, weight in search.weights.items()
         }
-        result = search.calibrated_ticket(masks, weights=signed, history=history)
-        if search.resume_file:
-            search.resume_file.unlink(missing_ok=True)
-        return result
+        return search.calibrated_ticket(masks, weights=signed, history=history)
 
     def rounds(self, remaining: Fraction) -> list[Fraction]:
         """Return the remaining ratio after each round; the last is the ticket's."""

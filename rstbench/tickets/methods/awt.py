@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -56,6 +57,7 @@ class AWT:
     chunk: int = 8
     weight: float = 1e-3
     decay: float = 1e-5
+    moves: ClassVar[bool] = False  # whether the ticket takes the student's weights
 
     def extra_epochs(self, remaining: Fraction) -> int:
         """Return the passes over the training images before batch norm is calibrated."""
@@ -91,14 +93,8 @@ class AWT:
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         self.check(search)
-        return self._draw(search, moved=False)
-
-    def _draw(self, search: Search, *, moved: bool) -> tuple[Ticket, list[Epoch]]:
         masks, weights, history = _transfer(self, search)
-        result = search.calibrated_ticket(masks, weights=weights if moved else None, history=history)
-        if search.resume_file:
-            search.resume_file.unlink(missing_ok=True)
-        return result
+        return search.calibrated_ticket(masks, weights=weights if self.moves else None, history=history)
 
 
 @dataclass(frozen=True)
@@ -106,14 +102,12 @@ class AWTMoved(AWT):
     """`awt-moved`: the same search, and the weights as it moved them. The norm's statistics are those of the
     sparse network, no longer the dense one's under which the search compared outputs."""
 
+    moves = True
+
     def check(self, search: Search) -> None:
         """Raise BadRequest as `awt` does, and where weights are scaled or may not be stored."""
         super().check(search)
         require_storable_weights(search)
-
-    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
-        self.check(search)
-        return self._draw(search, moved=True)
 
 
 def _transfer(method: AWT, search: Search) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Epoch]]:

@@ -60,11 +60,11 @@ def train_scores(
     *,
     net: nn.Module | None = None,
     adversary: Adversary | None = None,
-    extra_parameters: Sequence[nn.Parameter] = (),
+    extra: Sequence[nn.Parameter] = (),
 ) -> tuple[Ticket, list[Epoch]]:
     """Train scores that begin at these.
 
-    net: the search's network, where hooks are on it; adversary: in place of the recipe's; extra_parameters:
+    net: the search's network, where hooks are on it; adversary: in place of the recipe's; extra: parameters
     trained beside the scores and dropped at the end. Returns and raises as `edge_popup`.
     """
     net = net or search.network()
@@ -72,11 +72,11 @@ def train_scores(
     before_step = partial(_before_step, search, parametrizations)
     before_step(Generator())
     initial_masks = _masks(parametrizations)
-    for parameter in extra_parameters:
+    for parameter in extra:
         parameter.requires_grad_(True)
     history = fit(
         net,
-        [*(parametrization.scores for parametrization in parametrizations.values()), *extra_parameters],
+        [*(parametrization.scores for parametrization in parametrizations.values()), *extra],
         search.split,
         search.recipe,
         search.on_epoch,

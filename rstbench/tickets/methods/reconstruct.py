@@ -52,16 +52,10 @@ class Reconstruct:
         decoder = _random_decoder(features.inputs.shape[1], math.prod(search.spec.shape), search.recipe.seed)
         # A child of the last layer, so that the resume file of the fit holds it; the layer never calls it.
         last.add_module("decoder", decoder.to(search.device))
-        adversary = ReconstructionAdversary(
-            parse_adversary(search.recipe.adversary), features, decoder, self.weight
-        )
-        return train_scores(
-            search,
-            search.random_scores(),
-            net=net,
-            adversary=adversary,
-            extra_parameters=list(decoder.parameters()) if self.learnt else [],
-        )
+        inner = parse_adversary(search.recipe.adversary)
+        adversary = ReconstructionAdversary(inner, features, decoder, self.weight)
+        extra = list(decoder.parameters()) if self.learnt else []
+        return train_scores(search, search.random_scores(), net=net, adversary=adversary, extra=extra)
 
 
 class FeatureHook:

@@ -143,13 +143,11 @@ def _network_and_sample(search: Search) -> tuple[nn.Module, Tensor, Tensor]:
     """Return the unmasked network in train mode, and the class-balanced sample."""
     net = search.network().train()
     net.requires_grad_(True)
-    x, y = balanced_sample(search.split, Generator().manual_seed(search.recipe.seed + _SAMPLE))
+    x, y = stratified(search.split, Generator().manual_seed(search.recipe.seed + _SAMPLE))
     return net, x.to(search.device), y.to(search.device)
 
 
-def balanced_sample(
-    split: TrainSplit, generator: Generator, per_class: int = PER_CLASS
-) -> tuple[Tensor, Tensor]:
+def stratified(split: TrainSplit, generator: Generator, per_class: int = PER_CLASS) -> tuple[Tensor, Tensor]:
     """Return `per_class` training images of each class that has them, class after class in turn, so that the
     first and the second half are balanced too."""
     order = torch.randperm(len(split.train), generator=generator)

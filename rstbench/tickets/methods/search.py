@@ -28,8 +28,9 @@ from ...references import parse_options
 from ...training.epochs import Epoch, EpochCallback, TrainSplit, batches, measure_accuracy
 from ...training.recipe import Recipe
 from ..allocation import LayerBudget, allocate, allocate_globally
+from ..init import seed_is_enough, weights_digest
 from ..mask import apply_masks, parse_remaining, random_scores
-from ..ticket import Ticket, scale_weights, ticket_from_masks
+from ..ticket import Ticket, scale_weights
 
 # Scores, then data order, then noise: the streams of one seed must not coincide.
 SCORES = 1_000_003
@@ -73,10 +74,7 @@ class Search:
         """Build a network with these weights (the search's by default), masked where a mask is given, on the
         device."""
         net = build(self.spec)
-        if weights is None:
-            scaled = self.scaled_weights
-        else:
-            scaled = scale_weights(weights, self.recipe, self.remaining)
+        scaled = scale_weights(weights or self.weights, self.recipe, self.remaining)
         sparse = apply_masks(scaled, {name: mask.cpu() for name, mask in masks.items()})
         net.load_state_dict({**net.state_dict(), **(self.initial_state or {}), **sparse})
         return net.to(self.device)
@@ -96,16 +94,26 @@ class Search:
         **facts: Any,
     ) -> Ticket:
         """Return the ticket: masks over the weights (or over others, for methods that give others), all else
-        as it is in `net`; `kept` is the epoch whose state that is."""
-        return ticket_from_masks(
-            self.spec,
-            net,
-            self.weights if weights is None else weights,
-            masks,
-            self.remaining,
-            self.recipe,
-            {"kept_epoch": asdict(kept), "on_test": self.split.on_test, **facts},
-            store_weights=None if weights is not None else self.store_weights,
+        as it is in `net`; `kept` is the epoch whose state that is.
+
+        Layers without a mask stay dense. Weights that a seed regenerates are not stored, others are unless
+        the user declined (`store_weights`).
+        """
+        base, state = self.weights if weights is None else weights, net.state_dict()
+        full = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in base.items()}
+        from_seed = seed_is_enough(self.recipe.init) and not self.recipe.origin
+        stored = weights is not None or (self.store_weights and not from_seed)
+        rest = [name for name in build(self.spec).state_dict() if name not in base]
+        dense = [name for name in base if name not in masks]
+        return Ticket(
+            recipe=self.recipe,
+            spec=self.spec,
+            remaining=self.remaining,
+            masks=full | {name: mask.cpu() for name, mask in masks.items()},
+            buffers={name: state[name].detach().cpu().clone() for name in rest},
+            random_digest=weights_digest(base),
+            weights=dict(base) if stored else None,
+            facts={"kept_epoch": asdict(kept), "on_test": self.split.on_test, **facts, "dense": dense},
         )
 
     def masks(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,13 +134,15 @@ class Search:
         """Return the ticket of these masks, for methods that learn no norm statistics on the way.
 
         They come from `recipe.epochs` passes over the clean training images, with the mask on. history: the
-        epochs that found the masks; the passes are numbered on from them.
+        epochs that found the masks; the passes are numbered on from them. The resume file is removed.
         """
         net = self.network(masks, weights)
         passes = calibrate_batch_norm(net, self)
         passes = [replace(row, epoch=len(history) + row.epoch) for row in passes]
         for row in passes:
             self.on_epoch(row)
+        if self.resume_file:
+            self.resume_file.unlink(missing_ok=True)
         return self.ticket(net, masks, passes[-1], weights=weights), [*history, *passes]
 
 
