@@ -29,7 +29,7 @@ from ..tickets.mask import parse_remaining
 from ..tickets.methods.search import Search, check_method, parse_method
 from ..tickets.ticket import Ticket
 from ..training.adversaries import parse_adversary
-from ..training.costs import FILE, metered
+from ..training.costs import COSTS_FILE, record_cost
 from ..training.epochs import Epoch, EpochCallback, TrainSplit, hold_out
 from ..training.recipe import Recipe
 from .jobs import Job
@@ -108,7 +108,7 @@ class Builder:
             _refuse_other(network, start, job.path)
             return network
         resumed = resume_path(job.path).exists()
-        with metered(job.path.parent / FILE, job.path.stem, self.device, resumed=resumed):
+        with record_cost(job.path.parent / COSTS_FILE, job.path.stem, self.device, resumed=resumed):
             network, history = (self._draw if job.remaining else self._train)(job, start)
         rows = [[row.epoch, *(round(value, 6) for value in astuple(row)[1:])] for row in history]
         facts = {**network.facts, "history": rows, "threads": torch.get_num_threads()}

@@ -179,8 +179,8 @@ def recipe_for(settings: dict[str, Any]) -> Recipe:
     """
     source = str(settings.get("data", Recipe.data)).partition(":")[0]
     method = str(settings.get("method", Recipe.method)).partition(":")[0]
-    chosen = {**BY_DATA.get(source, {}), **BY_METHOD.get(method, {}), **settings}
-    return make_recipe(chosen.pop("recipe", Recipe.recipe), chosen)
+    merged = {**BY_DATA.get(source, {}), **BY_METHOD.get(method, {}), **settings}
+    return make_recipe(merged.pop("recipe", Recipe.recipe), merged)
 
 
 def make_recipe(name: str, settings: dict[str, Any]) -> Recipe:

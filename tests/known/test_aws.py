@@ -9,13 +9,14 @@ from fractions import Fraction
 import pytest
 import torch
 
-from rstbench.errors import BadRequest
+from rstbench.errors import BadFile, BadRequest
 from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.methods import aws
 from rstbench.tickets.methods.aws import AWS, InterpolationCoefficient, NormInterpolation, _prune
 from rstbench.tickets.methods.search import Search
 from rstbench.tickets.ticket import Ticket
+from rstbench.training import resume
 from rstbench.training.recipe import recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "batch": 32, "method": "aws"}
@@ -94,6 +95,16 @@ def test_killed_and_continued(search, tmp_path):
         again, history_again = AWS(**QUICK)(search(resume_file=resume_file))
         assert (again.digest, history_again) == (whole.digest, history)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_resume_file_that_lacks_something_is_refused(search, tmp_path):
+    file, one = tmp_path / ".x.unfinished", search()
+    resume.save(file, one.recipe, {"state": {}, "done": 1, "history": []})
+    with pytest.raises(BadFile, match=r"x\.unfinished is damaged; delete it: 'masks'"):
+        AWS(**QUICK)(search(resume_file=file))
+    file.write_bytes(b"")
+    with pytest.raises(BadFile, match="is damaged; delete it: ."):
+        AWS(**QUICK)(search(resume_file=file))
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,12 @@ from rstbench.tickets.mask import (
 
 
 def top(*shape, kept, **more):
-    """A slot of element-wise scores."""
+    """Return a budget of element-wise scores."""
     return LayerBudget(shape, shape, kept, **more)
 
 
 def put(layer, kept):
-    """Random scores on a layer's weight."""
+    """Put random scores on a layer's weight."""
     budget = top(*layer.weight.shape, kept=kept)
     scores = random_scores(budget.score_shape, torch.Generator().manual_seed(0))
     return register_scores(layer, {"weight": budget}, {"weight": scores})["weight"].scores
@@ -61,6 +61,20 @@ def test_ties_keep_exactly_as_many():
 def test_kept_counts(remaining, weights, ceil, authors):
     assert kept_count(parse_remaining(remaining), weights) == ceil
     assert kept_count(parse_remaining(remaining), weights, "authors") == authors
+
+
+@pytest.mark.parametrize(
+    ("ratio", "weights", "nearest", "authors"),
+    [(0.26, 10, 3, 3), (0.24, 10, 2, 3), (1e-9, 10, 1, 1), (1.0, 10, 10, 10), (0.9, 5120, 4608, 4609)],
+)
+def test_ratios_of_the_p_rule_are_rounded(ratio, weights, nearest, authors):
+    assert kept_count(ratio, weights) == nearest
+    assert kept_count(ratio, weights, "authors") == authors
+
+
+def test_unknown_rounding():
+    with pytest.raises(BadRequest, match="must be 'ceil' or 'authors', got 'floor'"):
+        kept_count(0.5, 10, "floor")
 
 
 def test_a_float_means_the_decimal_that_was_written():
