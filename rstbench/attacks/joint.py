@@ -101,7 +101,7 @@ class Joint:
             fooling, done = torch.where(expand_as_batch(new, x), adv, fooling), done | fooled
             if step == self.steps or bool(done.all()):
                 break
-            adv = threat.project(x, threat.step(adv, gradient, size))
+            adv = threat.ascend(x, adv, gradient, size)
         return fooling, done
 
 

@@ -81,7 +81,7 @@ class PGD:
                     mean = gradient.flatten(1).abs().mean(1).clamp_min(1e-12)
                     velocity = self.momentum * velocity + gradient / expand_as_batch(mean, x)
                     gradient = velocity
-                moved = threat.project(x, threat.step(adv, gradient, size))
+                moved = threat.ascend(x, adv, gradient, size)
                 adv = torch.where(expand_as_batch(fooled, x), adv, moved) if self.early_stop else moved
         flags = (ZERO_GRADIENT.name,) if zero_gradient else ()
         return Crafted(best, {"pgd": fooled}, flags)

@@ -87,7 +87,7 @@ def test_scaled_weights_are_scaled_by_what_their_layer_keeps(spec, weights, less
 )
 def test_wrong_combinations(spec, weights, lesson, settings, message):
     with pytest.raises(BadRequest, match=message):
-        assert search(spec, weights, lesson, **settings).slots
+        assert search(spec, weights, lesson, **settings).budgets
 
 
 @pytest.mark.parametrize("name", ["swin_t", "squeezenet1_1", "googlenet"])

@@ -9,13 +9,14 @@ from fractions import Fraction
 import pytest
 import torch
 
-from rstbench.errors import BadRequest
+from rstbench.errors import BadFile, BadRequest
 from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.methods import aws
-from rstbench.tickets.methods.aws import AWS, Interpolated, Mix, _smaller
+from rstbench.tickets.methods.aws import AWS, InterpolationCoefficient, NormInterpolation, _prune
 from rstbench.tickets.methods.search import Search
 from rstbench.tickets.ticket import Ticket
+from rstbench.training import resume
 from rstbench.training.recipe import recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "batch": 32, "method": "aws"}
@@ -25,7 +26,7 @@ QUICK = {"warmup": 1, "epochs": 1}
 @pytest.fixture
 def search(lesson):
     def make(remaining="0.5", **more):
-        settings = {key: more.pop(key) for key in list(more) if key not in ("diary", "watch")}
+        settings = {key: more.pop(key) for key in list(more) if key not in ("resume_file", "on_epoch")}
         recipe = recipe_for({**SMALL, "adversary": "none", **settings})
         spec = NetworkSpec("conv2", (1, 8, 8), 10, 0.1, recipe.norm)
         weights = random_weights(prunable(build(spec)), recipe.init, recipe.seed)
@@ -39,18 +40,18 @@ def test_the_rounds():
     assert AWS().rounds(Fraction(1, 2)) == [*fifths, Fraction(1, 2)]
     assert AWS().rounds(Fraction(64, 100)) == [Fraction(4, 5), Fraction(64, 100)]
     assert AWS().rounds(Fraction(1)) == [Fraction(1)]
-    assert AWS().length(Fraction(64, 100)) == 30
+    assert AWS().extra_epochs(Fraction(64, 100)) == 30
 
 
 def test_the_interpolation_by_hand():
-    mix = Mix()
-    mix.part = 0.25
-    layer = Interpolated(1.0, mix)
+    mix = InterpolationCoefficient()
+    mix.value = 0.25
+    layer = NormInterpolation(1.0, mix)
     assert layer(torch.tensor(3.0)) == 0.25 * 1 + 0.75 * 3
     assert layer.eval()(torch.tensor(3.0)) == 3.0
     mix.draw(torch.Generator().manual_seed(0))
-    assert 0 <= mix.part < 1
-    assert mix.part != 0.25
+    assert 0 <= mix.value < 1
+    assert mix.value != 0.25
 
 
 def test_signs_and_mask_move_and_magnitudes_stay(search, tmp_path):
@@ -73,27 +74,37 @@ def test_signs_and_mask_move_and_magnitudes_stay(search, tmp_path):
 def test_each_round_keeps_the_largest_of_what_was_left(search):
     one = search()
     state = {name: torch.arange(1.0, w.numel() + 1).view(w.shape) for name, w in one.weights.items()}
-    masks = {name: state[name] > 10 for name in one.slots}
-    smaller = _smaller(one, {n: 1 / w for n, w in state.items()}, masks, Fraction(11, 20))
+    masks = {name: state[name] > 10 for name in one.budgets}
+    smaller = _prune(one, {n: 1 / w for n, w in state.items()}, masks, Fraction(11, 20))
     assert all(not bool((mask & ~masks[name]).any()) for name, mask in smaller.items())
     kept = sum(int(mask.sum()) for mask in smaller.values())
-    assert kept == -(-11 * sum(w.numel() for n, w in state.items() if n in one.slots) // 20)
+    assert kept == -(-11 * sum(w.numel() for n, w in state.items() if n in one.budgets) // 20)
 
 
 def test_killed_and_continued(search, tmp_path):
     whole, history = AWS(**QUICK)(search())
     for stop_at in (1, 3):
-        diary = tmp_path / f".{stop_at}.unfinished"
+        resume_file = tmp_path / f".{stop_at}.unfinished"
 
         def stop(row, stop_at=stop_at):
             if row.epoch == stop_at:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            AWS(**QUICK)(search(watch=stop, diary=diary))
-        again, history_again = AWS(**QUICK)(search(diary=diary))
+            AWS(**QUICK)(search(on_epoch=stop, resume_file=resume_file))
+        again, history_again = AWS(**QUICK)(search(resume_file=resume_file))
         assert (again.digest, history_again) == (whole.digest, history)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_resume_file_that_lacks_something_is_refused(search, tmp_path):
+    file, one = tmp_path / ".x.unfinished", search()
+    resume.save(file, one.recipe, {"state": {}, "done": 1, "history": []})
+    with pytest.raises(BadFile, match=r"x\.unfinished is damaged; delete it: 'masks'"):
+        AWS(**QUICK)(search(resume_file=file))
+    file.write_bytes(b"")
+    with pytest.raises(BadFile, match="is damaged; delete it: ."):
+        AWS(**QUICK)(search(resume_file=file))
 
 
 @pytest.mark.parametrize(
@@ -126,24 +137,24 @@ def test_nothing_that_was_pruned_comes_back(search, remaining, monkeypatch):
     seen = []
 
     def spy(*arguments):
-        seen.append(_smaller(*arguments))
+        seen.append(_prune(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(aws, "_smaller", spy)
+    monkeypatch.setattr(aws, "_prune", spy)
     one = search(remaining)
     ticket, _ = AWS(**QUICK)(one)
     for before, after in itertools.pairwise(seen):
         assert all(not bool((after[name] & ~before[name]).any()) for name in after)
-    assert sum(int(mask.sum()) for mask in seen[-1].values()) == sum(s.kept for s in one.slots.values())
+    assert sum(int(mask.sum()) for mask in seen[-1].values()) == sum(s.kept for s in one.budgets.values())
     assert all(ticket.masks[name].equal(mask) for name, mask in seen[-1].items())
 
 
 @pytest.mark.parametrize("part", [0.0, 1.0])
-def test_the_twist_reaches_every_norm_parameter(search, part, monkeypatch):
-    """At a = 1 the norm is its start whatever its parameters are, so they learn nothing; at 0 all do."""
-    monkeypatch.setattr(Mix, "draw", lambda mix, generator: setattr(mix, "part", part))
+def test_interpolation_reaches_every_norm_parameter(search, part, monkeypatch):
+    """At a = 1 the norm is constant, so its parameters learn nothing; at 0 all do."""
+    monkeypatch.setattr(InterpolationCoefficient, "draw", lambda mix, generator: setattr(mix, "value", part))
     one = search(weight_decay=0.0)
-    state, _ = aws._trained(one, 1, 0, build(one.spec).state_dict(), {}, 0)
+    state, _ = aws._train(one, 1, 0, build(one.spec).state_dict(), {}, 0)
     norms = {n: t for n, t in state.items() if t.dim() == 1 and n.endswith((".weight", ".bias"))}
     assert len(norms) == 8
     for name, tensor in norms.items():
@@ -155,7 +166,7 @@ def test_the_signs_are_the_trained_ones(search, monkeypatch):
     one = search()
     torch.manual_seed(5)
     known = {**build(one.spec).state_dict(), **{n: torch.randn(w.shape) for n, w in one.weights.items()}}
-    monkeypatch.setattr(aws, "_trained", lambda *arguments: (known, []))
+    monkeypatch.setattr(aws, "_train", lambda *arguments: (known, []))
     ticket, _ = AWS(**QUICK)(one)
     for name, weight in ticket.random_network().items():
         assert weight.sign().equal(known[name].sign())

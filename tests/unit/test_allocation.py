@@ -28,17 +28,17 @@ def recipe(**settings):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "units"),
+    ("pattern", "score_shape"),
     [
         ("element", {"conv": (4, 2, 3, 3), "fc": (10, 8)}),
         ("row", {"conv": (4, 2, 3, 1), "fc": (10, 8)}),
         ("kernel", {"conv": (4, 2, 1, 1), "fc": (10, 8)}),
     ],
 )
-def test_the_shape_of_scores(pattern, units):
-    slots = allocate(SHAPES, Fraction(1, 2), recipe(pattern=pattern))
-    assert {name: slot.units for name, slot in slots.items()} == units
-    assert {name: slot.kept_weights for name, slot in slots.items()} == {"conv": 36, "fc": 40}
+def test_the_shape_of_scores(pattern, score_shape):
+    budgets = allocate(SHAPES, Fraction(1, 2), recipe(pattern=pattern))
+    assert {name: budget.score_shape for name, budget in budgets.items()} == score_shape
+    assert {name: budget.kept_weights for name, budget in budgets.items()} == {"conv": 36, "fc": 40}
 
 
 def test_rows_kernels_and_filters_by_hand():
@@ -59,23 +59,23 @@ def test_rows_kernels_and_filters_by_hand():
 
 
 def test_filters_spare_the_last_layer():
-    slots = allocate(SHAPES, Fraction(1, 2), recipe(pattern="filter", dense="last"))
-    assert {name: slot.units for name, slot in slots.items()} == {"conv": (4, 1, 1, 1)}
+    budgets = allocate(SHAPES, Fraction(1, 2), recipe(pattern="filter", dense="last"))
+    assert {name: budget.score_shape for name, budget in budgets.items()} == {"conv": (4, 1, 1, 1)}
     with pytest.raises(BadRequest, match="would delete classes"):
         allocate(SHAPES, Fraction(1, 2), recipe(pattern="filter"))
 
 
 def test_two_of_four_by_hand():
-    slots = allocate({"conv": (2, 2, 3, 3), "fc": (3, 8)}, Fraction(1, 2), recipe(pattern="2:4"))
-    assert list(slots) == ["fc"], "18 inputs are no multiple of 4"
+    budgets = allocate({"conv": (2, 2, 3, 3), "fc": (3, 8)}, Fraction(1, 2), recipe(pattern="2:4"))
+    assert list(budgets) == ["fc"], "18 inputs are no multiple of 4"
     scores = torch.tensor([[1.0, -9, 3, 0, 5, 6, -7, 1], [0, 0, 1, 2, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6, 7, 8]])
-    mask = slots["fc"].weight_mask(scores)
+    mask = budgets["fc"].weight_mask(scores)
     assert mask.int().tolist() == [
         [0, 1, 1, 0, 0, 1, 1, 0],
         [0, 0, 1, 1, 1, 1, 0, 0],
         [0, 0, 1, 1, 0, 0, 1, 1],
     ]
-    conv = LayerBudget((2, 4, 3, 3), (2, 4, 3, 3), 36, group=4)
+    conv = LayerBudget((2, 4, 3, 3), (2, 4, 3, 3), 36, group_size=4)
     kept = conv.weight_mask(torch.randn(2, 4, 3, 3))
     assert (kept.reshape(-1, 4).sum(1) == 2).all(), "groups run along the flattened input"
 
@@ -136,8 +136,8 @@ def test_global_ranks_all_layers_together():
 
 def test_the_floor_leaves_each_output_a_weight():
     scores = torch.tensor([[9.0, 8.0, 7.0], [0.3, 0.2, 0.1], [6.0, 5.0, 4.0]])
-    slot = allocate({"fc": (3, 3)}, Fraction(1, 3), recipe(floor=True))["fc"]
-    assert slot.weight_mask(scores).int().tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
+    budget = allocate({"fc": (3, 3)}, Fraction(1, 3), recipe(floor=True))["fc"]
+    assert budget.weight_mask(scores).int().tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
     four = LayerBudget((3, 3), (3, 3), 4, floor=True)
     assert four.weight_mask(scores).int().tolist() == [[1, 1, 0], [1, 0, 0], [1, 0, 0]]
     assert allocate({"fc": (3, 3)}, Fraction(1, 9), recipe(floor=True))["fc"].kept == 3
@@ -172,8 +172,8 @@ def test_every_choice_makes_a_ticket_that_is_read_back(spec, weights, lesson, se
     assert ticket.kept_weights <= 0.75 * ticket.total_weights
     factor = 2**0.5 if own.scale else 1
     name = "0.weight"
-    used = found.module().get_parameter(name)
-    assert torch.allclose(used[ticket.masks[name]], drawn[name][ticket.masks[name]] * factor)
+    weight = found.module().get_parameter(name)
+    assert torch.allclose(weight[ticket.masks[name]], drawn[name][ticket.masks[name]] * factor)
     # The random network is the same, scaled or not.
     assert found.random_digest == ticket.random_digest
 
