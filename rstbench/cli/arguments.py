@@ -115,6 +115,9 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
         help="figures to quote: CSV, RobustBench's JSON, or a folder of them",
     )
 
+    verb = _verb(verbs, "pack", functions, "rstbench pack leaderboards/*")
+    verb.add_argument("folders", nargs="+", metavar="DIR", help="what evaluate wrote, or what holds such")
+
     verb = _verb(verbs, "status", functions, "rstbench status runs/digits")
     verb.add_argument("folders", nargs="+", metavar="DIR")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,7 +83,7 @@ def shards(store: Store, request: Manifest, began: float | None, now: float) -> 
         crafted[replace(trial, target=trial.source)].append((key, record))
     pieces, counts = defaultdict[str, list[Piece]](list), dict[str, tuple[int, int]]()
     for trial, judged in sorted(crafted.items(), key=lambda pair: pair[0].attack != CLEAN):
-        ends = [_ends(record, store.path(key)) if record else {} for key, record in judged]
+        ends = [_ends(record, store, key) if record else {} for key, record in judged]
         found = [start for start in starts if all(start in end for end in ends)]
         pieces[trial.attack] += [max((end[start] for end in ends), key=lambda p: p.at) for start in found]
         done, asked = counts.get(trial.attack, (0, 0))
@@ -107,11 +108,11 @@ def trials_of(request: Manifest) -> dict[str, Trial]:
     attacks = {text for attack in named for text in _stopped(attack)}
     threats = {*request.study.get("threats", ()), *(row.threat for row in request.rows)}
     seeds = {*request.study.get("seeds", ()), *(row.seed for row in request.rows)}
-    judges = {digest: {digest, *card.members} for digest, card in request.cards.items()}
+    judges = {digest: {digest, *card.members} for digest, card in request.models.items()}
     for group in request.groups:
         for digest in group:
             judges[digest] |= set(group)
-    trials = [Trial(digest, digest, CLEAN, "", data, batch, 0) for digest in request.cards]
+    trials = [Trial(digest, digest, CLEAN, "", data, batch, 0) for digest in request.models]
     trials += [
         Trial(source, target, attack, threat, data, batch, seed)
         for source, targets in judges.items()
@@ -130,13 +131,20 @@ def _stopped(attack: str) -> tuple[str, str]:
     return attack, f"{name}:{','.join(sorted([*filter(None, options.split(',')), EARLY_STOP]))}"
 
 
-def _ends(record: TrialResult, path: Path) -> dict[int, Piece]:
-    """When each shard of a trial was answered: the last when the file was written, each before that as much
-    earlier as the next one took."""
-    ends, at = {}, path.stat().st_mtime
-    for tally in reversed(record.tallies):
-        ends[tally.start] = Piece(at, tally.seconds)
-        at -= tally.seconds
+def _ends(record: TrialResult, store: Store, key: str) -> dict[int, Piece]:
+    """When each shard of a trial was answered: the last when its file was written, each before that as much
+    earlier as the next one took; packed ones at an unknown time long ago."""
+    ends = {shard.start: Piece(-math.inf, shard.seconds) for shard in record.shards}
+    written = record
+    try:
+        at = store.path(key).stat().st_mtime
+        if store.read_packed(key):
+            written = store.read_unpacked(key) or replace(record, shards=())
+    except FileNotFoundError:
+        return ends
+    for shard in reversed(written.shards):
+        ends[shard.start] = Piece(at, shard.seconds)
+        at -= shard.seconds
     return ends
 
 

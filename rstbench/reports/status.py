@@ -49,7 +49,7 @@ def look(root: Path, now: float) -> Status:
     }
     if not (agenda or files or lock.exists() or (root / FILE).exists() or store.keys()):
         raise BadFile(f"{root} is no run: no study.toml, results, tickets or checkpoints in it")
-    running = store.held()
+    running = store.is_locked()
     began = agenda.began if agenda else lock.stat().st_mtime if lock.exists() else None
     # Until a run asks, `study.toml` is that of an earlier one.
     known = (root / FILE).exists() and (agenda is None or agenda.asking)

@@ -22,7 +22,7 @@ def transfer(evidence: Evidence) -> pd.DataFrame:
 
     Of models that were given and attacked at several seeds the mean over these.
     """
-    cards, answers = evidence.request.cards, dict[tuple[str, str, str, str], list[np.ndarray]]()
+    cards, answers = evidence.request.models, dict[tuple[str, str, str, str], list[np.ndarray]]()
     for attack, threat, seed, source, target in dict.fromkeys(_asked(evidence)):
         bits = evidence.bits(source, target, attack, threat, seed)
         if bits is not None:

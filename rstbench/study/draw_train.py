@@ -84,7 +84,7 @@ def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Listed:
     for job in jobs:
         shop.check(job)
     shop.tell()
-    with Store(options.out).alone():
+    with Store(options.out).lock():
         run_log.begin(options.out, [job.path for job in jobs])
         done = make_all(jobs, shop, options.workers, lambda fault: run_log.add(options.out, "fault", fault))
         named = [(job.name, done.made[job.path]) for job in jobs if job.path in done.made]

@@ -113,7 +113,7 @@ def as_request(
             "versions": versions(),
         },
         images=images,
-        cards=cards,
+        models=cards,
         rows=tuple(
             Row(entry.digest, threat, field.seed, attacks_on(entry, study, threat))
             for field in fields

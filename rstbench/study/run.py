@@ -76,7 +76,7 @@ def run_study(
         _check(job, setting, workshop)
     workshop.tell(setting.data.first(images))
     store = Store(options.out)
-    with store.alone():
+    with store.lock():
         refuse_other_kind(options.out, rows=True)
         Examples.read(options.out)  # a damaged file is found before any work
         run_log.begin(options.out, [job.path for job in jobs])

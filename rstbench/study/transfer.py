@@ -49,7 +49,7 @@ def run_transfer(
         for entry in entries
     ]
     store = Store(options.out)
-    with store.alone():
+    with store.lock():
         refuse_other_kind(options.out, rows=False)
         run_log.begin(options.out, [])
         as_request(study, setting, images, [field], questions, rows=False).save(options.out)

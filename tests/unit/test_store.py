@@ -97,9 +97,9 @@ def test_damage_and_contradiction_are_refused(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    with Store(tmp_path).alone(), pytest.raises(BadRequest, match="another run"), Store(tmp_path).alone():
+    with Store(tmp_path).lock(), pytest.raises(BadRequest, match="another run"), Store(tmp_path).lock():
         pass
-    with Store(tmp_path).alone():
+    with Store(tmp_path).lock():
         pass
 
 

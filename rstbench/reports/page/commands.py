@@ -24,7 +24,7 @@ def row_command(request: Manifest, row: Row, folder: Path) -> str:
     """One line of the leaderboard: its model, where a reference to it is known, else the study at this
     threat and seed; '' where neither can be named."""
     reference = _reference(request, row, folder)
-    switch = bool(request.cards[row.model].members)
+    switch = bool(request.models[row.model].members)
     # A switch is asked more by itself.
     attacks = [a for a in row.attacks if not switch or a in _asked(request, row.threat)]
     asked = [part for attack in attacks for part in ("--attack", attack)]
@@ -58,7 +58,7 @@ def _asked(request: Manifest, threat: str) -> list[str]:
 
 
 def _reference(request: Manifest, row: Row, folder: Path) -> str:
-    card = request.cards[row.model]
+    card = request.models[row.model]
     made = _made(card, row.seed)
     if made and (folder / made.partition(":")[2]).exists():
         return made

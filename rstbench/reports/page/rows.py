@@ -20,15 +20,15 @@ MOST_ATTACKS = 4  # columns; all are in the evidence
 
 @dataclass(frozen=True)
 class Answer:
-    """One attack on a model. parts: (stage, images it broke); keys: (who judged, key of the trial);
-    where: how it ran, where that differs from the run."""
+    """One attack on a model. parts: (stage, images it broke); files: (who judged, key of the trial, files
+    with its evidence); where: how it ran, where that differs from the run."""
 
     attack: str
     robust: float | None
     images: int
     parts: tuple[tuple[str, int], ...]
     flags: tuple[str, ...]
-    keys: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, str, tuple[str, ...]], ...]
     where: str
 
 
@@ -75,7 +75,7 @@ def shown_attacks(board: pd.DataFrame, attacks: Sequence[str]) -> list[str]:
 def _answer(evidence: Evidence, row: Row, attack: str) -> Answer:
     robust = evidence.robust(row.model, attack, row.threat, row.seed)
     clean = evidence.robust(row.model, CLEAN, row.threat, row.seed)
-    records = list(_records(evidence, row, attack))
+    keys = [(name, record.trial.key) for name, record in _records(evidence, row, attack)]
     tallies = evidence.tallies(row.model, attack, row.threat, row.seed)
     flags = evidence.all_flags(row.model, attack, row.threat, row.seed)
     return Answer(
@@ -84,7 +84,7 @@ def _answer(evidence: Evidence, row: Row, attack: str) -> Answer:
         images=evidence.request.images,
         parts=_parts(tallies, clean) if attack != CLEAN and clean is not None else (),
         flags=tuple(sorted(flags)),
-        keys=tuple((name, record.trial.key) for name, record in records),
+        files=tuple((name, key, evidence.places.get(key, ())) for name, key in keys),
         where=_where(evidence, tallies),
     )
 

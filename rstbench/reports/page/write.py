@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ...evidence.pack import FILE as PACK
 from ...files import write_whole
 from ..lookup import Evidence
 from ..per_image import WORST
@@ -35,7 +36,7 @@ def write_page(
     flags = sorted(
         {flag for row in rows for flag in (*row.flags, *(f for a in row.answers for f in a.flags))}
     )
-    run = request.run
+    run, places = request.run, {place for files in evidence.places.values() for place in files}
     text = template("page.html").render(
         title=str(request.study.get("name") or folder.resolve().name),
         data=str(run["data"]),
@@ -47,6 +48,9 @@ def write_page(
         command=whole_command(request),
         refers=bool(request.study.get("model")),
         rows=rows,
+        pack=PACK,
+        packed=PACK in places,
+        unpacked=not places <= {PACK},
         attacks=[] if board is None else shown_attacks(board, attacks),
         seeds=0 if board is None else board["seed"].nunique(),
         kinds=distinct(board, "kind"),
