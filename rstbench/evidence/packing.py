@@ -31,8 +31,8 @@ def pack_folder(root: Path) -> str:
             for key, content in files.items():
                 if store.path(key).read_bytes() == content:
                     store.path(key).unlink()
-            with suppress(OSError):  # what is not evidence stays
-                store.folder.rmdir()
+        with suppress(OSError):  # what is not evidence stays
+            store.folder.rmdir()
     count, size = len(store.keys()), (root / FILE).stat().st_size
     return f"{root / FILE}\t{count} questions, {len(files)} of them new or added to, {size / 1000:.0f} kB"
 

@@ -17,7 +17,8 @@ _COLOURS = {
 }
 WIDE = 640  # pixels; wider figures stand alone
 _DROPPED = re.compile(
-    r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|\sxmlns(:\w+)?=\"[^\"]*\"",
+    r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style type.*?</style>"
+    r"|\sxmlns(:\w+)?=\"[^\"]*\"",
     re.DOTALL,
 )
 _LONG = re.compile(r"(\.\d\d)\d+")  # of coordinates, in points
@@ -40,9 +41,9 @@ class Picture:
 
 
 def inline(svg: bytes, name: str) -> str:
-    """The element alone. `name` goes before each id, for a page holds several figures."""
+    """The element alone. `name` goes before each id and class, for a page holds several figures."""
     text = _DROPPED.sub("", svg.decode())
-    text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'(\sid="|href="#|url\(#|\sclass="|\.(?=s\d+\{))', rf"\g<1>{name}-", text)
     for colour, variable in _COLOURS.items():
         text = text.replace(colour, variable)
     text = re.sub(r' d="[^"]*"', lambda path: _LONG.sub(r"\1", path[0]), text)
