@@ -13,7 +13,7 @@ from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..evidence import run_log
 from ..evidence.store import Store
-from ..evidence.trial import CLEAN, Trial
+from ..evidence.trial import CLEAN, Trial, TrialResult
 from ..models.normalise import OWN, better_by_pairs
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
@@ -275,6 +275,7 @@ def _shard(question: Question, setting: EvalSetting, gap: _Gap) -> Shard:
     )
 
 
-def _knows(record: object, start: int, length: int) -> bool:
-    tallies = getattr(record, "tallies", ())
-    return any(tally.start == start and len(tally.bits) >= length for tally in tallies)
+def _knows(record: TrialResult | None, start: int, length: int) -> bool:
+    """Whether a record holds the shard from `start` on."""
+    shards = record.shards if record else ()
+    return any(shard.start == start and len(shard.bits) >= length for shard in shards)

@@ -152,23 +152,23 @@ def test_every_verb_reads_a_pack_like_the_files(cli, digits, tmp_path):
 
 def test_a_run_continues_beside_a_pack(ticket_files, tmp_path):
     """Of 40 images half are packed; the rest is asked, and lies in files until the folder is packed again."""
-    model = f"ticket:{ticket_files[0]}"
-    ask = {"attacks": ["pgd:steps=2"], "threats": ["Linf:0.1"], "out": str(tmp_path), "batch_size": 20}
-    rstbench.evaluate([model], data="digits:test", limit=20, **ask)
-    cost = records(tmp_path)
+    ask = {"threat": "Linf:0.1", "attacks": ["pgd:steps=2"], "out": tmp_path, "batch_size": 20}
+    models = {"net": f"ticket:{ticket_files[0]}"}
+    rstbench.evaluate(models, data="digits:test:20", **ask)
+    half = records(tmp_path)
     pack_folder(tmp_path)
     content = (tmp_path / FILE).read_bytes()
-    rstbench.evaluate([model], data="digits:test", limit=20, **ask)
+    rstbench.evaluate(models, data="digits:test:20", **ask)
     assert not (tmp_path / "results").exists()
-    table = rstbench.evaluate([model], data="digits:test", limit=40, **ask)
+    table = rstbench.evaluate(models, data="digits:test:40", **ask)
+    assert table["images"].tolist() == [40]
     assert (tmp_path / FILE).read_bytes() == content
-    assert len(list((tmp_path / "results").glob("*.jsonl"))) == 2
+    assert {path.stem for path in (tmp_path / "results").iterdir()} == half.keys()
     joined = records(tmp_path)
-    assert all(joined[key].shards[0] == record.shards[0] for key, record in cost.items())
+    assert all(joined[key].shards[0] == record.shards[0] for key, record in half.items())
     assert [len(record.bits) for record in joined.values()] == [40, 40]
     pack_folder(tmp_path)
     assert records(tmp_path) == joined
-    assert table is not None
 
 
 def test_what_cannot_be_packed_is_one_line(cli, tmp_path):
