@@ -88,11 +88,12 @@ class Manifest:
         except FileNotFoundError:
             raise BadFile(f"no {FILE} in {root}; name a folder that `evaluate` wrote") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise BadFile(f"{path} is not what `evaluate` writes: {what}") from error
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise BadFile(f"{path} is not what `evaluate` writes: {reason}") from error
 
 
 def _labels(text: str, images: int) -> tuple[int, ...]:
+    """The classes that one line names. Raises ValueError where they are not one for each image."""
     labels = tuple(map(int, text.split()))
     if labels and len(labels) != images:
         raise ValueError(f"{len(labels)} labels for {images} images")
@@ -100,6 +101,7 @@ def _labels(text: str, images: int) -> tuple[int, ...]:
 
 
 def _lists(value: Any) -> Any:
+    """Tuples as the lists that TOML knows, however deep."""
     if isinstance(value, Mapping):
         return {key: _lists(item) for key, item in value.items()}
     return [_lists(item) for item in value] if isinstance(value, list | tuple) else value

@@ -26,8 +26,8 @@ class _Folder:
 
 
 def merge(roots: Sequence[Path], out: Path) -> list[str]:
-    """Writes the evidence of folders to `out`, a folder that reads like one that `evaluate` wrote; returns
-    what a person should know of it.
+    """Write the evidence of folders to `out`, a folder that reads like one that `evaluate` wrote; returns
+    notes for the user.
 
     An earlier merging in `out` is written over. Raises BadRequest where the folders are about other images
     or `out` is something else, BadFile where two of them answer one question differently.

@@ -13,7 +13,7 @@ from .store import Store
 
 
 def pack_folder(root: Path) -> str:
-    """Join `results/*.jsonl` and an earlier pack into `results.zip`; returns what a person should know of it.
+    """Join `results/*.jsonl` and an earlier pack into `results.zip`; returns a line for the user.
 
     Files go only after the new pack has taken its name and was read back. Raises BadFile where there is no
     evidence, some is damaged or two answers differ, BadRequest while a run writes to the folder.
