@@ -19,7 +19,7 @@ from rstbench.evidence.store import Store
 from rstbench.evidence.trial import ModelInfo, ShardResult, Trial
 from rstbench.reports.leaderboard import leaderboard
 from rstbench.reports.lookup import Evidence
-from rstbench.reports.status import look
+from rstbench.reports.status import read_status
 
 TRIALS = [Trial("a" * 64, "b" * 64, "pgd", "Linf:0.1", "d" * 64, 2, seed) for seed in range(4)]
 MODELS = {"a" * 64: ModelInfo("left", "ticket"), "b" * 64: ModelInfo("right", "trained")}
@@ -263,11 +263,11 @@ def test_a_merging_that_was_packed_is_not_contradicted(hand_run, tmp_path):
 def test_status_counts_packed_shards_and_takes_its_rate_from_new_ones(hand_run, tmp_path):
     hand_run(tmp_path)
     now = (tmp_path / "study.toml").stat().st_mtime
-    before = look(tmp_path, now)
+    before = read_status(tmp_path, now)
     pack_folder(tmp_path)
-    after = look(tmp_path, now)
-    assert (after.state, after.shards.done, after.shards.parts) == (
-        before.state, before.shards.done, before.shards.parts
+    after = read_status(tmp_path, now)
+    assert (after.state, after.shards.done, after.shards.by_attack) == (
+        before.state, before.shards.done, before.shards.by_attack
     )  # fmt: skip
-    assert before.shards.pace > 0
-    assert after.shards.pace == 0
+    assert before.shards.rate > 0
+    assert after.shards.rate == 0
