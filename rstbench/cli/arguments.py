@@ -111,6 +111,10 @@ def _report(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--published", metavar="PATH", help=published)
 
 
+def _pack(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folders", nargs="+", metavar="DIR", help="what evaluate wrote, or what holds such")
+
+
 def _status(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folders", nargs="+", metavar="DIR")
 
@@ -127,6 +131,7 @@ VERBS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "train": (_train, "--network conv4 --width 0.5 --out checkpoints"),
     "export": (_export, "tickets/conv4-0.1.safetensors --to onnx --out conv4.onnx"),
     "report": (_report, "runs/digits"),
+    "pack": (_pack, "leaderboards/*"),
     "status": (_status, "runs/digits"),
     "list": (_list, "attacks"),
 }

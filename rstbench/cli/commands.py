@@ -169,6 +169,16 @@ def report(args: argparse.Namespace) -> int:
     return DONE
 
 
+def pack(args: argparse.Namespace) -> int:
+    """Packs the evidence of folders into one file each, results.zip, which all verbs read."""
+    from ..evidence.packing import pack_folder
+    from ..reports.report import runs_in
+
+    for folder in runs_in(args.folders):
+        print(pack_folder(folder))
+    return DONE
+
+
 def status(args: argparse.Namespace) -> int:
     """Says how far runs are, their rate and when they end, from their folders alone."""
     import time
@@ -207,6 +217,7 @@ VERBS = {
     "train": train,
     "export": export,
     "report": report,
+    "pack": pack,
     "status": status,
     "list": list_names,
 }

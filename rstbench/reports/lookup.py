@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +19,27 @@ Key = tuple[str, str, str, str, int]  # source, target, attack, threat, seed
 
 @dataclass(frozen=True)
 class Evidence:
-    """A request and every result of it that covers all its images."""
+    """A request, every result of it that covers all its images, and the files with each result by its key."""
 
     request: Manifest
     records: dict[Key, TrialResult]
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> Evidence:
         """Read a folder that `evaluate` wrote. Raises BadFile."""
         request, store = Manifest.load(root), Store(root)
-        records = {}
+        records, places = {}, {}
         for key in request.keys:
             record = store.read(key)
             if record is not None and record.covers(request.images):
                 trial = record.trial
                 records[(trial.source, trial.target, trial.attack, trial.threat, trial.seed)] = record
-        return cls(request, records)
+                places[key] = store.places(key)
+        return cls(request, records, places)
 
     def info(self, digest: str) -> ModelInfo:
-        return self.request.cards[digest]
+        return self.request.models[digest]
 
     def members(self, digest: str) -> list[tuple[str, float]]:
         """Return (digest, probability) of the members of a switch; a plain model is its own only member."""

@@ -112,7 +112,7 @@ def make_manifest(
             "versions": versions(),
         },
         images=images,
-        cards=cards,
+        models=cards,
         rows=tuple(
             Row(model.digest, str(threat), participants.seed, attacks)
             for participants in by_seed

@@ -46,7 +46,7 @@ def measure(tickets, attack, device, folder):
     questions += [Question(entry, entries, spec, Threat.parse("Linf:0.1"), 0) for entry in entries]
     assert not run_questions(questions, setting, store)
     records = [store.read(trial.key) for q in questions for trial in q.trials(data, 100)]
-    assert all(device in tally.device for record in records for tally in record.tallies)
+    assert all(device in tally.device for record in records for tally in record.shards)
     return [record.bits.count("1") for record in records]
 
 

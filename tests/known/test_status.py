@@ -57,7 +57,7 @@ def asked(root):
         study={"name": "hand", "attacks": ["pgd", "autoattack"], "threats": [T], "seeds": [0]},
         run={"data": "digits:test", "data_digest": "data", "batch": 2},
         images=4,
-        cards=CARDS,
+        models=CARDS,
         rows=tuple(Row(model, T, 0, ("pgd", "autoattack")) for model in CARDS),
         keys=tuple(trial.key for trial in trials),
     ).save(root)
@@ -73,7 +73,7 @@ def test_networks_are_being_made(tmp_path):
     network(tmp_path, "a", NOW - 60, seconds=100)
     network(tmp_path, "b", NOW - 260, seconds=80)
     (tmp_path / "tickets" / ".c.unfinished").write_bytes(b"")
-    with Store(tmp_path).alone():
+    with Store(tmp_path).lock():
         status = read_status(tmp_path, NOW)
         text = text_of(tmp_path)
     # In the last 300 s: a whole (100 s), and of b the 40 s after they began. That is 140 of 300 seconds, so
@@ -89,7 +89,7 @@ def test_shards_are_being_answered(tmp_path):
     planned(tmp_path)
     run_log.begin_asking(tmp_path, asked(tmp_path))
     run_log.add(tmp_path, "fault", "y, pgd raised")
-    with Store(tmp_path).alone():
+    with Store(tmp_path).lock():
         status = read_status(tmp_path, NOW)
         text = text_of(tmp_path)
     assert status.state == "attacking"
@@ -134,7 +134,7 @@ def test_a_shard_that_many_models_judge_is_one_shard(tmp_path):
         study={},
         run={"data": "digits:test", "data_digest": "data", "batch": 2},
         images=4,
-        cards=cards,
+        models=cards,
         rows=(Row("x", T, 0, ("pgd",)),),
         groups=(("x", "y"),),
         keys=tuple(trial.key for trial in (*trials, *clean)),
@@ -189,7 +189,7 @@ def test_speed_falls_back_to_the_whole_run():
 
 def test_a_folder_in_its_first_moments(tmp_path):
     assert text_of(tmp_path) == [f"{tmp_path}: empty, nothing was asked of it yet"]
-    with Store(tmp_path).alone():
+    with Store(tmp_path).lock():
         assert read_status(tmp_path, NOW).state == "making"
         assert "how many are asked was not written down" in "\n".join(text_of(tmp_path))
 
@@ -209,9 +209,9 @@ def test_looking_changes_nothing(tmp_path):
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in tmp_path.rglob("*")}
     read_status(tmp_path, NOW)
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in tmp_path.rglob("*")} == before
-    with Store(tmp_path).alone():  # the glance did not keep the lock
-        assert Store(tmp_path).held()
-    assert not Store(tmp_path).held()
+    with Store(tmp_path).lock():  # the glance did not keep the lock
+        assert Store(tmp_path).is_locked()
+    assert not Store(tmp_path).is_locked()
 
 
 def test_a_damaged_log_is_none(tmp_path):

@@ -66,7 +66,7 @@ def make(root, bits=BITS, images=4, cards=CARDS):
         study={"name": "hand"},
         run={"data": "digits:test"},
         images=images,
-        cards=cards,
+        models=cards,
         rows=(
             Row("a", T, 0, (PGD, AUTO)),
             Row("b", T, 0, (PGD, AUTO)),

@@ -35,7 +35,7 @@ def test_commands_ask_the_same(hand_run, tmp_path):
     request = hand_run(tmp_path, study=STUDY).request
     study = parsed(study_command(request))
     assert (study.what, study.limit, study.batch_size, study.device) == (["study.toml"], 0, "20", "cpu")
-    rows = {(request.cards[row.model].name, row.threat): row for row in request.rows}
+    rows = {(request.models[row.model].name, row.threat): row for row in request.rows}
     near = "Linf:1/10"
     assert parsed(row_command(request, rows["rst-0.1", near], tmp_path)).what == ["study.toml"]
     (tmp_path / "tickets").mkdir()

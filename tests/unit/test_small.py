@@ -62,7 +62,7 @@ def test_a_request_comes_back_from_its_file(tmp_path):
         study={"name": "x", "threats": ["Linf:0.1"]},
         run={"data": "digits:test", "threads": 2},
         images=50,
-        cards={
+        models={
             "aa": ModelInfo("one", "ticket", remaining=0.1),
             "bb": ModelInfo("s", "switch", members=("aa",), weights=(1.0,)),
         },
@@ -73,8 +73,8 @@ def test_a_request_comes_back_from_its_file(tmp_path):
     )
     request.save(tmp_path)
     found = Manifest.load(tmp_path)
-    assert (found.cards, found.rows, found.groups, found.keys) == (
-        request.cards,
+    assert (found.models, found.rows, found.groups, found.keys) == (
+        request.models,
         request.rows,
         request.groups,
         ("k",),

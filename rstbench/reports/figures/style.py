@@ -14,6 +14,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .slim import slim
+
 # Neutral colours; the page gives them others in the dark.
 INK, MUTED, GRID, PAPER = "#1b1f24", "#69727a", "#e2e5e7", "#fefefe"
 # Okabe and Ito's palette without its black and its yellow, which is lost on white.
@@ -60,7 +62,7 @@ class Drawing:
     figure: Figure
 
     def svg(self) -> bytes:
-        return self._as("svg", {"Creator": None, "Date": None, "Format": None, "Type": None})
+        return slim(self._as("svg", {"Creator": None, "Date": None, "Format": None, "Type": None}))
 
     def png(self) -> bytes:
         return self._as("png", {"Software": None})
