@@ -18,8 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Crafted:
-    """What an attack returns: images of x's shape; for each stage a bool tensor (n,) of the images
-    it broke on the source; and the alarms it raised."""
+    """What an attack returns.
+
+    Args:
+        images: Adversarial images of x's shape, inside the ball and the box.
+        stages: For each named part of the attack, a bool tensor (n,) of the images it broke on the source.
+        flags: Names of the alarms that the attack raised.
+
+    Example:
+        >>> import rstbench, torch
+        >>> rstbench.Crafted(torch.zeros(2, 1, 8, 8), flags=("zero-gradient",)).flags
+        ('zero-gradient',)
+    """
 
     images: Tensor
     stages: Mapping[str, Tensor] = field(default_factory=dict)
@@ -27,12 +37,30 @@ class Crafted:
 
 
 class Attack(Protocol):
-    """Crafts images against a model.
+    """The contract of an attack: a callable that crafts images against a model.
 
-    model maps images (n, c, h, w) in [0, 1] to logits (n, classes), in eval mode; where it has
-    `members` and `weights` it is a switch. x: clean images; y: labels (n,), int64. Randomness comes
-    from `generator` alone; the global generator is the caller's to protect. Returns images inside
-    the ball and the box; the caller checks.
+    Randomness comes from `generator` alone; the global generator is the caller's to protect. The caller checks
+    that the images are inside the ball and the box.
+
+    Args:
+        model: Maps images (n, c, h, w) in [0, 1] to logits (n, classes), in eval mode. Where it has `members`
+            and `weights` it is a random switch.
+        x: Clean images (n, c, h, w) in [0, 1].
+        y: Labels (n,), int64.
+        threat: What the images may look like.
+        generator: A seeded generator on the CPU.
+
+    Returns:
+        The images, what broke them, and alarms.
+
+    Example:
+        >>> import rstbench, torch
+        >>> def grey(model, x, y, threat, generator):
+        ...     return rstbench.Crafted(threat.project(x, torch.full_like(x, 0.5)))
+        >>> x = torch.zeros(2, 1, 8, 8)
+        >>> threat = rstbench.Threat.parse("Linf:0.25")
+        >>> grey(None, x, torch.zeros(2), threat, torch.Generator()).images.amax().item()
+        0.25
     """
 
     def __call__(

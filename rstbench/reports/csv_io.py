@@ -41,8 +41,27 @@ def as_csv(frame: pd.DataFrame) -> bytes:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table as it was written: texts without what made them safe, '' where there is none; numbers with all
-    their digits, missing where the cell is empty. Raises BadFile."""
+    """Read a CSV table of this tool as it was written.
+
+    Texts come without what made them safe for spreadsheets, '' where there is none; numbers with all their
+    digits, missing where the cell is empty.
+
+    Args:
+        path: A CSV file that `evaluate` or `report` wrote.
+
+    Returns:
+        The table.
+
+    Raises:
+        BadFile: For a missing file, or one that is no such table.
+
+    Example:
+        >>> import rstbench
+        >>> rstbench.read_table("nowhere.csv")
+        Traceback (most recent call last):
+            ...
+        rstbench.errors.BadFile: no table nowhere.csv; `report` writes those that have something to tell
+    """
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
         frame.columns = [_unguarded(str(name)) for name in frame.columns]
