@@ -34,8 +34,8 @@ def load_data(text: str, root: str | None = None) -> Images:
     """Read labelled images.
 
     Args:
-        text: `name[:id][:split][:N]` such as 'digits:test:100', 'cifar10', 'npz:images.npz:train'; the split is
-            `test` where none is named.
+        text: `name[:id][:split][:N]` such as 'digits:test:100', 'cifar10', 'npz:images.npz:train'; the split
+            is `test` where none is named.
         root: Where data sets lie; `$RSTBENCH_DATA`, else `~/.cache/rstbench` by default.
 
     Returns:
@@ -59,8 +59,8 @@ def load_model(text: str) -> nn.Module:
     """Load a model by its reference.
 
     Args:
-        text: `source:id[option=value,...]` such as 'ticket:FILE', 'checkpoint:FILE', 'file:PATH.py:factory' or
-            'torchvision:resnet18[classes=10]'. `file:` and `python:` run the code they name.
+        text: `source:id[option=value,...]` such as 'ticket:FILE', 'checkpoint:FILE', 'file:PATH.py:factory'
+            or 'torchvision:resnet18[classes=10]'. `file:` and `python:` run the code they name.
 
     Returns:
         A module in eval mode that maps images (n, c, h, w) in [0, 1] to logits (n, classes).
@@ -196,9 +196,9 @@ def evaluate(
         root: Where data sets lie, see `load_data`.
 
     Returns:
-        The leaderboard, one row a model, best worst case first; accuracies are fractions. A model or attack that
-        fails leaves its row or cell empty; each failure is warned of and stands in `table.attrs["faults"]`,
-        what was assumed or looks doubtful in `table.attrs["notes"]`.
+        The leaderboard, one row a model, best worst case first; accuracies are fractions. A model or attack
+        that fails leaves its row or cell empty; each failure is warned of and stands in
+        `table.attrs["faults"]`, what was assumed or looks doubtful in `table.attrs["notes"]`.
 
     Raises:
         BadRequest: For a wrong request, before any work.

@@ -49,7 +49,8 @@ class BadFile(BadRequest):
 class ModelFault(RstbenchError):
     """A model or an attack failed while it was measured; its row stays empty and the rest goes on.
 
-    On the command line it ends with exit status 1; `rstbench.evaluate` raises it where no model could be asked.
+    On the command line it ends with exit status 1; `rstbench.evaluate` raises it where no model could be
+    asked.
 
     Example:
         >>> import rstbench

@@ -91,9 +91,9 @@ class Threat:
     def project(self, x: Tensor, adv: Tensor) -> Tensor:
         """Move images into the ball round the clean ones, then into the box.
 
-        Linf is the nearest point of the intersection. L2 shrinks radially, L1 soft-thresholds
-        (Duchi et al. 2008); the clip to the box afterwards only shortens delta, because x lies in
-        the box, but the result need not be the nearest point of the intersection.
+        Linf is the nearest point of the intersection. L2 shrinks radially, L1 soft-thresholds (Duchi et al.
+        2008); the clip to the box afterwards only shortens delta, because x lies in the box, but the result
+        need not be the nearest point of the intersection.
 
         Args:
             x: Clean images in [0, 1], shape (n, ...).
@@ -135,8 +135,8 @@ class Threat:
     def step(self, adv: Tensor, gradient: Tensor, size: float) -> Tensor:
         """Move images by one ascent step inside the box.
 
-        Linf and L2 follow `steepest`. In L1 a step of 12 cannot be spent on one pixel, so the
-        length is filled greedily over the pixels of largest gradient, each up to its wall.
+        Linf and L2 follow `steepest`. In L1 a step of 12 cannot be spent on one pixel, so the length is
+        filled greedily over the pixels of largest gradient, each up to its wall.
 
         Args:
             adv: Images in [0, 1], shape (n, ...).
@@ -162,8 +162,8 @@ class Threat:
 
         Args:
             x: Clean images in [0, 1], shape (n, ...).
-            generator: Source of randomness. Points are drawn on its device in float32 and moved to x's, so that a
-                CPU generator gives the same start on every device.
+            generator: Source of randomness. Points are drawn on its device in float32 and moved to x's, so
+                that a CPU generator gives the same start on every device.
 
         Returns:
             The random images, of x's shape and type.

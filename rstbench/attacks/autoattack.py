@@ -49,8 +49,8 @@ class AutoAttack:
     """AutoAttack: APGD-CE, APGD-T, FAB-T and Square, one after the other on the images that survive.
 
     The stages are run by the library's own code. A switch is attacked through the log of its members' mean
-    softmax. Images that were wrong from the start or survive come back clean, as the library returns them: they
-    are no transfer material.
+    softmax. Images that were wrong from the start or survive come back clean, as the library returns them:
+    they are no transfer material.
 
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", ICML 2020.
@@ -58,8 +58,8 @@ class AutoAttack:
     Args:
         version: 'standard', 'plus' or 'rand'.
         attacks: Stages in place of a version, such as ('apgd-ce', 'square'); joined by '+' in text.
-        sampled: Attack a switch through one random draw a call instead of the mean, which is the wrong way and
-            raises `sampled-switch`.
+        sampled: Attack a switch through one random draw a call instead of the mean, which is the wrong way
+            and raises `sampled-switch`.
 
     Raises:
         ValueError: For an unknown version or stage.

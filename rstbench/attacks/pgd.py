@@ -18,8 +18,8 @@ from .spec import Crafted
 class PGD:
     """Projected gradient descent that keeps each image's iterate of largest loss.
 
-    The result is a maximum-loss image of every image, also of those the model gets wrong already, over all steps
-    and restarts. Against a switch the loss is the exact expectation over its members.
+    The result is a maximum-loss image of every image, also of those the model gets wrong already, over all
+    steps and restarts. Against a switch the loss is the exact expectation over its members.
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018.
 
@@ -28,10 +28,10 @@ class PGD:
         step: Length of a step, in units of eps.
         restarts: Number of random starts.
         loss: 'ce' (cross-entropy) or 'margin' (largest other logit minus the true one).
-        mean: Against a switch, the loss of what is ascended: the mean 'loss' over members, or the loss of their
-            mean 'probability' or mean 'logits'.
-        early_stop: Leave an image alone once the model is wrong on it, as in the published transfer test. Such
-            images barely fool the source and transfer poorly.
+        mean: Against a switch, the loss of what is ascended: the mean 'loss' over members, or the loss of
+            their mean 'probability' or mean 'logits'.
+        early_stop: Leave an image alone once the model is wrong on it, as in the published transfer test.
+            Such images barely fool the source and transfer poorly.
         random_start: Start at a random point of the ball instead of the clean image.
         momentum: Decay of summed gradients, each divided by its mean size (Dong et al., CVPR 2018).
         samples: Average each gradient over this many images, moved by uniform noise.

@@ -39,8 +39,8 @@ class Crafted:
 class Attack(Protocol):
     """The contract of an attack: a callable that crafts images against a model.
 
-    Randomness comes from `generator` alone; the global generator is the caller's to protect. The caller checks
-    that the images are inside the ball and the box.
+    Randomness comes from `generator` alone; the global generator is the caller's to protect. The caller
+    checks that the images are inside the ball and the box.
 
     Args:
         model: Maps images (n, c, h, w) in [0, 1] to logits (n, classes), in eval mode. Where it has `members`

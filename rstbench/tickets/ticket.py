@@ -37,7 +37,8 @@ class Ticket:
         spec: The network without its weights.
         remaining: Fraction of the weights that is kept, as it was written ('0.1').
         masks: For each weight, by state-dict name, a bool tensor of its shape.
-        buffers: By state-dict name, all that no mask chooses from: norm statistics, affine parameters, biases.
+        buffers: By state-dict name, all that no mask chooses from: norm statistics, affine parameters,
+            biases.
         random_digest: sha256 of the random network's weights.
         weights: The random weights, or None where the seed regenerates them.
         facts: What was measured while it was drawn, on held-out training images.
@@ -103,8 +104,8 @@ class Ticket:
         """Build the ticket as an ordinary network.
 
         Returns:
-            A module of torch classes with the dense network's state-dict keys: dropped weights are +0.0, parameters
-            are frozen and contiguous, and it is in eval mode. It maps images in [0, 1] to logits.
+            A module of torch classes with the dense network's state-dict keys: dropped weights are +0.0,
+            parameters are frozen and contiguous, and it is in eval mode. It maps images in [0, 1] to logits.
 
         Raises:
             BadFile: Where the random weights do not match their digest.
