@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from .attacks.autoattack import AutoAttack as AutoAttack
     from .attacks.pgd import PGD as PGD
     from .attacks.spec import Attack as Attack
+    from .attacks.spec import AttackSpec as AttackSpec
     from .attacks.spec import Crafted as Crafted
     from .errors import BadRequest as BadRequest
     from .errors import ModelFault as ModelFault
     from .errors import RstbenchError as RstbenchError
+    from .flags import Flag as Flag
+    from .flags import register_flag as register_flag
     from .reports.csv_io import read_table as read_table
     from .threat import Threat as Threat
     from .tickets.switch import Switch as Switch
@@ -33,9 +36,11 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "Attack": "rstbench.attacks.spec",
+    "AttackSpec": "rstbench.attacks.spec",
     "AutoAttack": "rstbench.attacks.autoattack",
     "BadRequest": "rstbench.errors",
     "Crafted": "rstbench.attacks.spec",
+    "Flag": "rstbench.flags",
     "ModelFault": "rstbench.errors",
     "PGD": "rstbench.attacks.pgd",
     "RstbenchError": "rstbench.errors",
@@ -49,6 +54,7 @@ _PUBLIC = {
     "load_data": "rstbench.api",
     "load_model": "rstbench.api",
     "read_table": "rstbench.reports.csv_io",
+    "register_flag": "rstbench.flags",
     "shared_switch": "rstbench.tickets.switch",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605

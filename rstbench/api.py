@@ -1,4 +1,4 @@
-"""The verbs for Python: each a thin function over what the command line calls."""
+"""The verbs as Python functions, over what the command line calls."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from .attacks import AttackSpec
 from .data import Images, data_root, load
 from .errors import BadRequest
 from .evidence.trial import ModelInfo
 from .models.frozen import eval_mode
 from .models.wrapper import EvalModel, load_reference, wrap
 from .progress import Progress, Silent
+from .references import DataReference
 from .study.build import Builder
 from .study.jobs import Job
 from .study.plan import Study, StudyAttack
 from .study.run import Options, Outcome, run_study
+from .threat import NORMS, Threat
 from .tickets.checkpoint import Checkpoint
 from .tickets.ticket import Ticket
 from .training.recipe import recipe_for
@@ -75,10 +79,10 @@ def load_model(text: str) -> nn.Module:
         >>> net(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    entry = load_reference(text)
-    if entry.unfitted:
+    model = load_reference(text)
+    if model.unfitted:
         raise BadRequest(f"{text!r}: best weights are fitted by evaluate; name them here, weights=0.2+0.8")
-    return eval_mode(entry.module)
+    return eval_mode(model.module)
 
 
 def draw(
@@ -116,13 +120,13 @@ def draw(
     from .evaluation.evaluate import pick_device
 
     recipe = recipe_for(settings)
-    workshop = Builder(data_root(root), pick_device(device), Silent())
+    builder = Builder(data_root(root), pick_device(device), Silent())
     with tempfile.TemporaryDirectory() as folder:
         job = Job("ticket", Path(folder) / "ticket.safetensors", recipe, str(remaining), start)
-        workshop.check(job)
-        made = workshop.make(job)
-    assert isinstance(made, Ticket)  # a job with a kept fraction is a drawing
-    return made
+        builder.check(job)
+        ticket = builder.make(job)
+    assert isinstance(ticket, Ticket)  # a job with a kept fraction is a drawing
+    return ticket
 
 
 def export(
@@ -212,21 +216,20 @@ def evaluate(
         >>> list(table["model"]), bool((table["worst"] <= table["clean"]).all())
         (['linear'], True)
     """
-    heard = _Heard()
-    outcome, entries = _measured(
-        models, data, threat, attacks, heard, out=out, device=device, batch=batch_size, seed=seed, root=root
-    )
-    table = _by_every_name(outcome.tables["leaderboard"], entries)
+    progress = _Notes()
+    settings: dict[str, Any] = {"device": device, "batch": batch_size, "seed": seed, "root": root}
+    outcome, wrapped = _evaluate(models, data, threat, attacks, progress, out=out, **settings)
+    table = _with_duplicates(outcome.tables["leaderboard"], wrapped)
     if outcome.faults and table["clean"].isna().all():
         raise outcome.faults[0]
     for fault in outcome.faults:
         warnings.warn(str(fault), RuntimeWarning, stacklevel=2)
     table.attrs["faults"] = [str(fault) for fault in outcome.faults]
-    table.attrs["notes"] = heard.notes
+    table.attrs["notes"] = progress.notes
     return table
 
 
-class _Heard(Silent):
+class _Notes(Silent):
     """Keeps the notes of a run."""
 
     def __init__(self) -> None:
@@ -236,19 +239,19 @@ class _Heard(Silent):
         self.notes.append(line)
 
 
-def _by_every_name(table: pd.DataFrame, entries: Sequence[EvalModel]) -> pd.DataFrame:
-    """The leaderboard with a row for each name: models that are the same were asked once."""
+def _with_duplicates(table: pd.DataFrame, models: Sequence[EvalModel]) -> pd.DataFrame:
+    """Return the leaderboard with a row for each name: models that are the same were evaluated once."""
     import pandas as pd
 
     first: dict[str, str] = {}
-    names = {entry.card.name: first.setdefault(entry.digest, entry.card.name) for entry in entries}
-    more = [
-        table[table["model"] == known].assign(model=name) for name, known in names.items() if name != known
+    names = {model.card.name: first.setdefault(model.digest, model.card.name) for model in models}
+    duplicates = [
+        table[table["model"] == listed].assign(model=name) for name, listed in names.items() if name != listed
     ]
-    return pd.concat([table, *more], ignore_index=True) if more else table
+    return pd.concat([table, *duplicates], ignore_index=True) if duplicates else table
 
 
-def _measured(
+def _evaluate(
     models: Mapping[str, nn.Module | str],
     data: str,
     threat: str,
@@ -263,13 +266,14 @@ def _measured(
 ) -> tuple[Outcome, list[EvalModel]]:
     if not models:
         raise BadRequest("no models to evaluate")
-    asked = [attacks] if isinstance(attacks, str) else list(attacks)
-    with ExitStack() as rest:
-        folder = Path(out) if out else Path(rest.enter_context(tempfile.TemporaryDirectory()))
-        study = Study("adhoc", data, (threat,), tuple(StudyAttack(attack) for attack in asked), seeds=(seed,))
+    specs = map(AttackSpec.parse, [attacks] if isinstance(attacks, str) else attacks)
+    study_attacks = tuple(dict.fromkeys(StudyAttack(spec) for spec in specs))
+    study = Study("adhoc", DataReference.parse(data), (Threat.parse(threat),), study_attacks, seeds=(seed,))
+    with ExitStack() as stack:
+        folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options = Options(folder, device, str(batch), root=data_root(root), report=bool(out))
-        entries = [_entry(name, model) for name, model in models.items()]
-        return run_study(study, options, progress, entries), entries
+        wrapped = [_wrap(name, model) for name, model in models.items()]
+        return run_study(study, options, progress, wrapped), wrapped
 
 
 def benchmark(
@@ -328,7 +332,7 @@ def benchmark(
     """
     threat_model = str(getattr(threat_model, "value", threat_model))
     dataset = str(getattr(dataset, "value", dataset))
-    if threat_model not in ("Linf", "L2", "L1"):
+    if threat_model not in NORMS:
         raise BadRequest(f"threat_model must be Linf, L2 or L1 here, got {threat_model!r}")
     if eps is None:
         raise BadRequest("eps is missing; for CIFAR-10 it is 8/255 in Linf and 0.5 in L2")
@@ -340,7 +344,7 @@ def benchmark(
     out = aa_state_path or (
         Path("model_info") / dataset / threat_model / str(model_name) if to_disk else None
     )
-    outcome, _ = _measured(
+    outcome, _ = _evaluate(
         {model_name or type(model).__name__: model},
         f"{dataset}:test:{n_examples}",
         f"{threat_model}:{_exact(eps)}",
@@ -358,18 +362,16 @@ def benchmark(
     return float(table["clean"][0]), float(table["autoattack"][0])
 
 
-def _entry(name: str, model: nn.Module | str) -> EvalModel:
-    from dataclasses import replace
-
+def _wrap(name: str, model: nn.Module | str) -> EvalModel:
     name = str(name)
     if isinstance(model, str):
-        entry = load_reference(model)
-        return replace(entry, card=replace(entry.card, name=name))
+        loaded = load_reference(model)
+        return replace(loaded, card=replace(loaded.card, name=name))
     return wrap(model, ModelInfo(name, "external"))
 
 
 def _exact(eps: float) -> str:
-    """8/255 as a float means the fraction 8/255; other floats mean the decimal that prints."""
+    """Return 8/255 for the float of that fraction, for other floats the decimal that prints."""
     greys = eps * 255
     return (
         f"{round(greys)}/255" if abs(greys - round(greys)) < 1e-9 and round(greys) / 255 == eps else repr(eps)

@@ -70,7 +70,12 @@ class Threat:
         return cls(norm, eps)
 
     def __str__(self) -> str:
-        return f"{self.norm}:{_shortest(self.eps)}"
+        return f"{self.norm}:{self.eps_text}"
+
+    @property
+    def eps_text(self) -> str:
+        """eps as the field writes it: '8/255', '0.5'."""
+        return _shortest(self.eps)
 
     def distance(self, x: Tensor, adv: Tensor) -> Tensor:
         """Measure how far each image was moved.
@@ -110,7 +115,9 @@ class Threat:
             length = delta.norm(dim=1, keepdim=True)
             delta = delta * (eps / length.clamp_min(1e-12)).clamp_max(1)
         else:
-            delta = _project_l1(delta, eps)
+            magnitude = delta.abs()
+            shrunk = delta.sign() * (magnitude - simplex_threshold(magnitude, eps)).clamp_min(0)
+            delta = delta.where(magnitude.sum(1, keepdim=True) <= eps, shrunk)
         return (x + delta.view_as(x)).clamp(0, 1)
 
     def steepest(self, gradient: Tensor) -> Tensor:
@@ -150,11 +157,11 @@ class Threat:
             return (adv + size * self.steepest(gradient)).clamp(0, 1)
         flat, slope = adv.flatten(1), gradient.flatten(1)
         order = slope.abs().argsort(dim=1, descending=True, stable=True)
-        up = slope.gather(1, order).sign()
-        here = flat.gather(1, order)
-        room = ((up > 0) * (1 - here) + (up < 0) * here).clamp_min(0)
+        sign = slope.gather(1, order).sign()
+        pixels = flat.gather(1, order)
+        room = ((sign > 0) * (1 - pixels) + (sign < 0) * pixels).clamp_min(0)
         spent_before = room.cumsum(1) - room
-        move = up * (size - spent_before).clamp_min(0).minimum(room)
+        move = sign * (size - spent_before).clamp_min(0).minimum(room)
         return (flat + flat.new_zeros(flat.shape).scatter_(1, order, move)).view_as(adv).clamp(0, 1)
 
     def sample(self, x: Tensor, generator: Generator) -> Tensor:
@@ -212,28 +219,26 @@ class Threat:
 
 
 def _shortest(eps: Fraction) -> str:
-    """8/255 as it is written in the field, 0.5 as a decimal, anything else as a fraction."""
-    rest = eps.denominator
+    """Return 8/255 as it is written in papers, 0.5 as a decimal, anything else as a fraction."""
+    odd = eps.denominator
     for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
+        while odd % prime == 0:
+            odd //= prime
     decimal = f"{eps.numerator / eps.denominator:.12g}"
-    if rest == 1 and Fraction(decimal) == eps:
+    if odd == 1 and Fraction(decimal) == eps:
         return decimal
     if 255 % eps.denominator == 0:
         return f"{eps.numerator * 255 // eps.denominator}/255"
     return str(eps)
 
 
-def _project_l1(delta: Tensor, eps: float) -> Tensor:
-    """Euclidean projection of each row onto the L1 ball, by sorting (Duchi et al., ICML 2008)."""
+def simplex_threshold(values: Tensor, total: float) -> Tensor:
+    """Return for each row of `values` (n, d) the t, (n, 1), for which `(values - t).clamp_min(0)` is the
+    nearest point with non-negative entries that sum to `total`, by sorting (Duchi et al., ICML 2008)."""
     import torch
 
-    magnitude = delta.abs()
-    ordered = magnitude.sort(1, descending=True).values
-    excess = ordered.cumsum(1) - eps
-    rank = torch.arange(1, delta.shape[1] + 1, device=delta.device, dtype=delta.dtype)
-    last = (ordered * rank > excess).sum(1, keepdim=True).clamp_min(1)
-    threshold = excess.gather(1, last - 1) / last
-    shrunk = delta.sign() * (magnitude - threshold).clamp_min(0)
-    return torch.where(magnitude.sum(1, keepdim=True) <= eps, delta, shrunk)
+    descending = values.sort(1, descending=True).values
+    excess = descending.cumsum(1) - total
+    rank = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)
+    last = (descending * rank > excess).sum(1, keepdim=True).clamp_min(1)
+    return excess.gather(1, last - 1) / last

@@ -65,13 +65,13 @@ class ARC:
     def _round(
         self, pairs: Sequence[Member], adv: Tensor, value: Tensor, x: Tensor, y: Tensor, threat: Threat
     ) -> tuple[Tensor, Tensor]:
-        """One move of all images, (images, their expected accuracy)."""
+        """Move all images once; return them and their expected accuracy."""
         eta, rho = float(self.step * threat.eps), RHO * float(threat.eps)
         local, lowest = torch.zeros_like(x), value
-        for place, (_, member) in enumerate(pairs):
+        for index, (_, member) in enumerate(pairs):
             distance, direction, normal = self._boundary(member, adv + local, threat)
             reach = torch.full_like(distance, eta)
-            if place:
+            if index:
                 # As far as what the earlier members want leaves this one beyond its boundary.
                 inside = distance < eta
                 along = (distance - (normal * local).flatten(1).sum(1)).abs()
@@ -79,20 +79,20 @@ class ARC:
                 reach = torch.where(inside, further, reach)
             pull = local + expand_as_batch(reach, x) * direction
             move = eta * pull / expand_as_batch(_length(pull, threat.norm).clamp_min(1e-12), x)
-            tried = _accuracy(pairs, threat.project(x, adv + move), y)
-            kept = tried <= lowest
+            accuracy = _accuracy(pairs, threat.project(x, adv + move), y)
+            kept = accuracy <= lowest
             local = torch.where(expand_as_batch(kept, x), move, local)
-            lowest = torch.where(kept, tried, lowest)
+            lowest = torch.where(kept, accuracy, lowest)
         moved = threat.project(x, adv + local)
-        found = _accuracy(pairs, moved, y)
-        kept = found <= value
-        return torch.where(expand_as_batch(kept, x), moved, adv), torch.where(kept, found, value)
+        accuracy = _accuracy(pairs, moved, y)
+        kept = accuracy <= value
+        return torch.where(expand_as_batch(kept, x), moved, adv), torch.where(kept, accuracy, value)
 
     def _boundary(
         self, member: Callable[[Tensor], Tensor], images: Tensor, threat: Threat
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """To the nearest linearised class boundary of what a member predicts: distance (n,), the step of
-        length 1 that leads there, and its normal divided by its dual norm."""
+        """Return the distance (n,) to the nearest linearised boundary of the class that a member predicts,
+        the step of length 1 that leads there, and the boundary's normal divided by its dual norm."""
         images = images.detach().requires_grad_()
         with torch.enable_grad():
             logits = member(images)
@@ -108,17 +108,17 @@ class ARC:
         dual = torch.stack([_dual(slope, threat.norm) for slope in slopes])
         distances = (gaps.detach().T.abs() / (dual + 1e-10)).nan_to_num(nan=torch.inf)
         nearest = distances.argmin(0)
-        which = torch.arange(len(images), device=images.device)
-        slope, size = torch.stack(slopes)[nearest, which], dual[nearest, which]
+        rows = torch.arange(len(images), device=images.device)
+        slope, size = torch.stack(slopes)[nearest, rows], dual[nearest, rows]
         return (
-            distances[nearest, which],
+            distances[nearest, rows],
             -threat.steepest(slope),
             -slope / expand_as_batch(size.clamp_min(1e-10), images),
         )
 
 
 def _accuracy(pairs: Sequence[Member], images: Tensor, y: Tensor) -> Tensor:
-    """Expected accuracy over the members, (n,)."""
+    """Return the expected accuracy over the members, (n,)."""
     total = torch.zeros(len(images), device=images.device)
     with torch.no_grad():
         for weight, member in pairs:

@@ -1,4 +1,4 @@
-"""Fooling as many members of a switch at once as possible, one after the other."""
+"""An attack that fools as many members of a switch at once as possible, adding one after the other."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ class Joint:
         threat: Threat,
         generator: Generator,
     ) -> Tensor:
-        """One greedy pass; order: (members, n), which member each image tries when."""
-        which = torch.arange(len(x), device=x.device)
+        """Run one greedy pass; order: (members, n), which member each image tries when."""
+        rows = torch.arange(len(x), device=x.device)
         chosen = torch.zeros_like(order, dtype=torch.bool)
         kept = x.clone()
         for candidates in order:
             wanted = chosen.clone()
-            wanted[candidates, which] = True
+            wanted[candidates, rows] = True
             adv, done = self._fool(pairs, wanted, kept, x, y, threat)
             again, more = self._fool(pairs, wanted, threat.sample(x, generator), x, y, threat)
             adv, done = torch.where(expand_as_batch(done, x), adv, again), done | more
@@ -89,9 +89,9 @@ class Joint:
     def _fool(
         self, pairs: Sequence[Member], wanted: Tensor, start: Tensor, x: Tensor, y: Tensor, threat: Threat
     ) -> tuple[Tensor, Tensor]:
-        """Images on which all wanted members (members, n) are wrong, and where that was reached."""
+        """Return images on which all wanted members (members, n) are wrong, and where that was reached."""
         adv, size = start, float(self.step * threat.eps)
-        found, done = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        fooling, done = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for step in range(self.steps + 1):
             gradient, fooled = torch.zeros_like(x), torch.ones_like(done)
             for active, (_, member) in zip(wanted, pairs, strict=True):
@@ -104,18 +104,18 @@ class Joint:
                     gradient -= torch.autograd.grad(short.sum(), images)[0].nan_to_num(nan=0.0)
                 fooled &= (gap.detach() > 0) | ~active
             new = fooled & ~done
-            found, done = torch.where(expand_as_batch(new, x), adv, found), done | fooled
+            fooling, done = torch.where(expand_as_batch(new, x), adv, fooling), done | fooled
             if step == self.steps or bool(done.all()):
                 break
             adv = threat.project(x, threat.step(adv, gradient, size))
-        return found, done
+        return fooling, done
 
 
 def _margins(pairs: Sequence[Member], images: Tensor, y: Tensor) -> Tensor:
-    """Margin of each member on each image, (members, n); above 0 where it is wrong or says NaN."""
+    """Return the margin of each member on each image, (members, n); above 0 where it is wrong or NaN."""
     with torch.no_grad():
-        found = torch.stack([margin(member(images), y) for _, member in pairs])
-    return found.nan_to_num(nan=torch.inf)
+        margins = torch.stack([margin(member(images), y) for _, member in pairs])
+    return margins.nan_to_num(nan=torch.inf)
 
 
 def _expected(margins: Tensor, shares: Tensor) -> Tensor:

@@ -23,14 +23,14 @@ class Mixture(Protocol):
 
 
 def members_of(model: Any) -> list[tuple[float, Callable[[Tensor], Tensor]]]:
-    """(probability, member) pairs; a plain model is its own only member."""
+    """Return (probability, member) pairs; a plain model is its own only member."""
     if isinstance(model, Mixture):
         return list(zip((float(w) for w in model.weights), model.members, strict=True))
     return [(1.0, model)]
 
 
 def mean_log_probability(model: Any) -> Callable[[Tensor], Tensor]:
-    """A deterministic stand-in for a mixture: log of the members' mean softmax, shape (n, classes).
+    """Return a deterministic stand-in for a mixture: the log of its members' mean softmax, (n, classes).
 
     Attacks that need one set of logits (AutoAttack) are run on it, and judged on the members.
     """
@@ -46,7 +46,7 @@ def mean_log_probability(model: Any) -> Callable[[Tensor], Tensor]:
 
 
 def one_draw(model: Mixture, generator: Generator) -> Callable[[Tensor], Tensor]:
-    """A mixture as a naive attacker meets it: each call is answered by one member, drawn at random."""
+    """Return a mixture as a naive attacker meets it: each call is answered by one member, drawn at random."""
     weights = torch.tensor([float(weight) for weight in model.weights])
 
     def drawn(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Generator, Tensor
 
+from ..flags import ZERO_GRADIENT
 from ..threat import Threat
 from .objective import LossEvaluation, Objective, check_names, expand_as_batch
 from .spec import Crafted
@@ -88,31 +89,36 @@ class PGD:
             velocity = torch.zeros_like(x)
             for step in range(self.steps + 1):
                 last = step == self.steps
-                look = objective(adv, gradient=not last)
-                better = look.loss > best_loss
+                evaluation = objective(adv, gradient=not last)
+                better = evaluation.loss > best_loss
                 if self.early_stop:
-                    better = (better | look.wrong) & ~fooled
+                    better = (better | evaluation.wrong) & ~fooled
                 best = torch.where(expand_as_batch(better, x), adv, best)
-                best_loss = torch.where(better, look.loss, best_loss)
-                fooled = torch.where(better, look.wrong, fooled)
+                best_loss = torch.where(better, evaluation.loss, best_loss)
+                fooled = torch.where(better, evaluation.wrong, fooled)
                 if last or (self.early_stop and bool(fooled.all())):
                     break
-                zero_gradient |= bool((look.gradient.flatten(1).abs().amax(1) == 0).any())
-                gradient = self._around(objective, look, adv, threat, generator)
+                zero_gradient |= evaluation.has_zero_gradient()
+                gradient = self._smoothed(objective, evaluation, adv, threat, generator)
                 if self.momentum:
                     mean = gradient.flatten(1).abs().mean(1).clamp_min(1e-12)
                     velocity = self.momentum * velocity + gradient / expand_as_batch(mean, x)
                     gradient = velocity
                 moved = threat.project(x, threat.step(adv, gradient, size))
                 adv = torch.where(expand_as_batch(fooled, x), adv, moved) if self.early_stop else moved
-        flags = ("zero-gradient",) if zero_gradient else ()
+        flags = (ZERO_GRADIENT.name,) if zero_gradient else ()
         return Crafted(best, {"pgd": fooled}, flags)
 
-    def _around(
-        self, objective: Objective, look: LossEvaluation, adv: Tensor, threat: Threat, generator: Generator
+    def _smoothed(
+        self,
+        objective: Objective,
+        evaluation: LossEvaluation,
+        adv: Tensor,
+        threat: Threat,
+        generator: Generator,
     ) -> Tensor:
-        """The gradient, averaged over images near `adv` where `samples` asks for more than one."""
-        total = look.gradient
+        """Return the gradient, averaged over `samples` images near `adv`."""
+        total = evaluation.gradient
         for _ in range(self.samples - 1):
             uniform = torch.rand(adv.shape, generator=generator, device=generator.device).to(adv)
             near = adv + float(self.noise * threat.eps) * (2 * uniform - 1)

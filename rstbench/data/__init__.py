@@ -1,6 +1,6 @@
 """Images to measure on and to learn from: always the file's order, pixels in [0, 1]."""
 
 from .fetch import download
-from .images import Found, Images, data_root, load, parse, training_images
+from .images import Found, Images, data_root, load, training_images
 
-__all__ = ["Found", "Images", "data_root", "download", "load", "parse", "training_images"]
+__all__ = ["Found", "Images", "data_root", "download", "load", "training_images"]

@@ -72,6 +72,11 @@ class Trial:
         return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
 
 
+def attack_family(text: str) -> str:
+    """Return the registered name of an attack, without its options: 'pgd' of 'pgd:steps=50'."""
+    return text.partition(":")[0]
+
+
 def crafting_seed(trial: Trial, start: int) -> int:
     """The seed for crafting one shard, below 2**31.
 

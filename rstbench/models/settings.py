@@ -10,6 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+# Public names of this package under the modules they had when evidence was first committed.
+_FIRST_MODULES = {
+    "rstbench.tickets.switch.shared_switch": "rstbench.tickets.shared.shared_switch",
+    "rstbench.reports.csv_io.read_table": "rstbench.reporters.cells.read_table",
+}
 _WRITTEN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, slice)
 
 
@@ -34,7 +39,8 @@ def plain_text(value: Any) -> str:
         return value.__name__
     if isinstance(value, type) or callable(value):
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
-        return f"{getattr(value, '__module__', '')}.{name}"
+        path = f"{getattr(value, '__module__', '')}.{name}"
+        return _FIRST_MODULES.get(path, path)
     return f"{type(value).__name__}:{value!r}"
 
 

@@ -16,7 +16,8 @@ from ..data import Images
 from ..errors import BadRequest
 from ..evidence.trial import ModelInfo
 from ..networks.normalise import parse_normalisation
-from ..plugins import find, parse_reference
+from ..plugins import find
+from ..references import Reference
 from ..tickets.checkpoint import Checkpoint
 from ..tickets.switch import Switch
 from ..tickets.ticket import Ticket
@@ -111,14 +112,17 @@ def wrap_switch(members: Sequence[EvalModel], name: str, made: Switch | None = N
     return EvalModel(module, card, digest, resumable, None, tuple(members), fault=fault)
 
 
-def load_reference(text: str, images: Images | None = None, *, download: bool = False) -> EvalModel:
+def load_reference(
+    text: str | Reference, images: Images | None = None, *, download: bool = False
+) -> EvalModel:
     """`source:id[options]` as an entry. Raises BadRequest for what cannot be named, found or built.
 
     images: what it will be asked about; download: whether what is missing may be fetched. Sources that want
     to know `classes`, `shape` or `download` are told.
     `[normalize=…]` behind any reference puts the normalisation before the model.
     """
-    reference = parse_reference(text)
+    reference = Reference.parse(text) if isinstance(text, str) else text
+    text = str(reference)
     source: Callable[..., Any] = find("models", reference.source)
     options: dict[str, Any] = {**_hints(source, images, download), **reference.options}
     # Sources of networks that this tool builds put it in themselves: it becomes part of a recipe.

@@ -1,4 +1,4 @@
-"""Tables as CSV files and back: what a cell reads like, and how a text is kept from being run.
+"""Write tables as CSV files and read them, so that no text in them runs as a formula.
 
 Spreadsheet programs take a cell that begins with = + - @, a tab or a line's end for a formula. Such a text,
 a model's name say, gets an apostrophe in front, as OWASP advises
@@ -22,20 +22,20 @@ TEXT = {
     "early_stop", "members", "weights", "rung", "knows_switch", "setting", "ratio", "norm", "eps", "baseline",
     "role", "verdict", "on_front", "url", "page", "read", "protocol", "note", "paper",
 }  # fmt: skip
-WHOLE = {"rank", "images", "seed", "seeds", "kept_weights", "total_weights", "class"}
+INTEGERS = {"rank", "images", "seed", "seeds", "kept_weights", "total_weights", "class"}
 # A text that has the apostrophes of its own before the sign gets one more, so that nothing is lost.
 _FORMULA, _GUARDED = re.compile("'*[=+@\\-\t\r\n]"), re.compile("'+[=+@\\-\t\r\n]")
 
 
 def cell(value: Any) -> str:
-    """What stands in a cell: '' for what is missing, and for what is no finite number."""
+    """Return the text of a cell: '' for what is missing or no finite number."""
     if isinstance(value, str):
         return value
     return "" if pd.isna(value) or not math.isfinite(value) else str(value)
 
 
 def as_csv(frame: pd.DataFrame) -> bytes:
-    """A table as UTF-8 text after RFC 4180, lines ending in a line feed."""
+    """Return a table as UTF-8 text after RFC 4180, with lines ending in a line feed."""
     rows = [list(frame.columns), *frame.itertuples(index=False, name=None)]
     return "".join(",".join(map(_field, row)) + "\n" for row in rows).encode()
 
@@ -75,7 +75,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 def _read(name: str, texts: list[str]) -> pd.Series:
     if name in TEXT:
         return pd.Series([_unguarded(text) for text in texts], dtype=str)
-    if name in WHOLE:
+    if name in INTEGERS:
         return pd.Series([int(text) if text else None for text in texts], dtype="Int64")
     return pd.Series([float(text) if text else math.nan for text in texts], dtype=float)
 

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from ..attacks.spec import read_options
 from ..errors import BadRequest, unknown
-from ..plugins import parse_options
+from ..references import parse_options
 from ..threat import Threat
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) to a number

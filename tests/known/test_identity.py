@@ -10,7 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+import rstbench
 from rstbench.models.identity import module_digest
+from rstbench.models.normalise import normalised
+from rstbench.models.sources.axis_order import Layout, Relaid
+from rstbench.models.sources.input_shape import Unfit, rechanneled
 from rstbench.models.wrapper import load_reference
 from rstbench.networks.network import NetworkSpec, build
 from rstbench.reports.lookup import Evidence
@@ -89,6 +93,101 @@ def filled(module):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_digest_of_an_ordinary_module_is_what_it_was(name):
     assert module_digest(filled(LAYERS[name]())) == (GOLDEN[name], True)
+
+
+def holding(**attributes):
+    """A plain module with attributes of the user's."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    return module
+
+
+def shared():
+    tickets = BOARDS / "digits" / "tickets"
+    paths = [tickets / f"rst-{remaining}-seed0.safetensors" for remaining in ("0.2", "0.4")]
+    return rstbench.shared_switch([rstbench.Ticket.load(path) for path in paths], [0.25, 0.75])
+
+
+def in_order(form, last, single, dtype):
+    return Relaid(filled(LAYERS["stack"]()), Layout((1, 8, 8), form, last, single, dtype))
+
+
+# What this tool puts round a model, and what of its own a model may hold.
+WRAPPED = {
+    "cifar10": lambda: normalised(filled(network("conv4")), "cifar10"),
+    "bytes": lambda: normalised(filled(network("conv4")), "bytes"),
+    "constants": lambda: normalised(filled(network("resnet18")), "0.5+0.25+0.125/0.5"),
+    "channels last": lambda: in_order((8, 8, 1), True, False, torch.float32),
+    "one double image": lambda: in_order((64,), False, True, torch.float64),
+    "other channels": lambda: rechanneled(filled(network("conv4")), 1, "conv4"),
+    "unfit": lambda: Unfit(filled(network("conv4")), (1, 8, 8), "it takes 3 channels, the images have 1"),
+    "shared": shared,
+    "shared member": lambda: shared().members[1],
+    "public names": lambda: filled(
+        holding(switch=rstbench.shared_switch, table=rstbench.read_table, kind=rstbench.Threat,
+                attack=[rstbench.PGD, rstbench.AutoAttack], made=rstbench.Ticket, r2s=rstbench.Switch)
+    ),
+    "public values": lambda: filled(holding(_kept=[rstbench.Threat.parse("Linf:8/255"), rstbench.draw])),
+}  # fmt: skip
+GOLDEN_WRAPPED = {
+    "cifar10": "b8a175634ed9c6c5f82b118da51d375cdcbab2bb714b428981e744db8964d39c",
+    "bytes": "304b264d2b30a3f3605dc3b94abc4649f153800785092e7d85a9ad595c12b208",
+    "constants": "675c0fa310aa74f2f3440f096be42c2b7c145ab02c68f82f8f0aedb184dd6cd5",
+    "channels last": "59ad9d6c7572790513d531346ae412e30af5cab2ae435d42538f7a0a3dffef94",
+    "one double image": "d6704489b1a696b9c0e0c471dd585a9c11604ca8bfb7d67164417086270dfb99",
+    "other channels": "073491d3b4b2eee2572c8bd6027c7ab4b56ed867ed74ac2488e715d50e90bffd",
+    "unfit": "38623672f329d1541451c34f96509f04ec3a940a07a4cfb102d38defa490a1ab",
+    "shared": "597fa109a04eebf2654d6d49e6eb916169c1273b725e7ee5b917f599680e758b",
+    "shared member": "6d09fc3103fff4278bac215726fe2a30f9288832feead0c9224cf57b0d6ac9b6",
+    "public names": "a5a6d2e3faf81f71b5619ba3eec751284d5ce27853dcf8f80162d386061f9ef5",
+    "public values": "bf862f7eb8e883562472d7a1bef38f3bd5409e5cbcf277cef97522105c07ecaf",
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_the_digest_of_a_wrapped_module_is_what_it_was(name):
+    assert module_digest(WRAPPED[name]()) == (GOLDEN_WRAPPED[name], True)
+
+
+TICKET = "ticket:{0}/tickets/rst-0.2-seed0.safetensors"
+SWITCH = "switch:{0}/tickets/rst-0.2-seed0.safetensors+{0}/tickets/rst-0.4-seed0.safetensors"
+REFERENCES = {
+    TICKET + "[normalize=half]": "5130bf6edb47df5f59cf9f9eb0a2a80c262e4580d4908aeb0d53f6002ca8fae6",
+    TICKET + "[normalize=bytes]": "f3981399e8b93db49594219f71fdfb9cf66df6b8b2a5ded605ac7853faa771dc",
+    "checkpoint:{0}/checkpoints/dense-natural-seed0.safetensors[normalize=mnist]": "f023ffc7b0129da15fdc2898d3d70d26167bdcddca44d7cf3e879d0aa3098d33",
+    SWITCH: "0514b3d67f983fd9814cc019d8d466848dbb5911aef1d150ab24add039cff3a1",
+    SWITCH + "[weights=0.25+0.75]": "eb2297a800e3031d9034692b441bf1d2028dc48783d12c361a1e7b5e675f1b38",
+}
+
+
+@pytest.mark.parametrize("text", REFERENCES)
+def test_a_reference_with_options_answers_to_its_digest(text):
+    assert load_reference(text.format(BOARDS / "digits")).digest == REFERENCES[text]
+
+
+def weights_with_scores(path):
+    """A file of weights and scores of a conv2, as the published code of tickets saves them."""
+    spec = NetworkSpec("conv2", (1, 8, 8), 10, 0.1)
+    state = filled(build(spec)).state_dict()
+    for name in [name for name in state if name.endswith("weight")]:
+        scores = torch.arange(state[name].numel()) * 7919 % 100_003  # all of them different
+        state[name.replace("weight", "scores")] = scores.float().reshape(state[name].shape)
+    torch.save(dict(state), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "digest"),
+    [
+        ("", "325ff2fc0609257893bf0ef35eb967d28ca2a1871644de41b8ca49c38f503bac"),
+        (",normalize=bytes", "0158424d612c9386c1cee517ff5cd26223fef3dd485d0ad55b9960e1750009aa"),
+    ],
+)
+def test_a_ticket_of_other_code_answers_to_its_digest(tmp_path, options, digest):
+    file = weights_with_scores(tmp_path / "other.pt")
+    text = f"weights:{file}[arch=conv2,width=0.1,classes=10,shape=1x8x8,remaining=0.3{options}]"
+    assert load_reference(text).digest == digest
 
 
 def committed():

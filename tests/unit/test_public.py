@@ -15,7 +15,7 @@ import rstbench
 
 ROOT = Path(rstbench.__file__).parent
 # Classes whose public methods are documented as functions are.
-WHOLE_CLASSES = ["Switch", "Threat", "Ticket"]
+WHOLE_CLASSES = ["AttackSpec", "Switch", "Threat", "Ticket"]
 
 
 def stated_for_type_checkers():

@@ -8,7 +8,14 @@ import pytest
 
 from rstbench.errors import BadFile, BadRequest
 from rstbench.evidence.store import Store
-from rstbench.evidence.trial import ModelInfo, ShardResult, Trial, TrialResult, crafting_seed
+from rstbench.evidence.trial import (
+    ModelInfo,
+    ShardResult,
+    Trial,
+    TrialResult,
+    attack_family,
+    crafting_seed,
+)
 from rstbench.files import write_whole
 
 TRIAL = Trial("a" * 64, "b" * 64, "pgd", "Linf:0.1", "d" * 64, 50, 0)
@@ -110,3 +117,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         write_whole(path, "not bytes")
     assert path.read_bytes() == b"first"
     assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
+
+
+def test_the_family_of_an_attack_is_its_registered_name():
+    assert attack_family("pgd:restarts=5,steps=50") == attack_family("pgd") == "pgd"
+    assert attack_family("pgd-mine:steps=5") == "pgd-mine"
+    assert attack_family("autoattack-lite") == "autoattack-lite"

@@ -15,13 +15,13 @@ import rstbench
 from rstbench import plugins
 from rstbench.attacks import Crafted
 from rstbench.errors import BadFile, BadRequest, ModelFault
-from rstbench.evaluation.judge import answer
+from rstbench.evaluation.judge import predict
 from rstbench.evidence.trial import ModelInfo
 from rstbench.models.identity import module_digest
 from rstbench.models.wrapper import load_reference, wrap
 from rstbench.networks.network import NetworkSpec, build
 from rstbench.study.reading import parse_study, read_study
-from rstbench.study.run import Options, canonical_study, run_study
+from rstbench.study.run import Options, run_study
 from rstbench.tickets.checkpoint import Checkpoint
 from rstbench.tickets.switch import Switch
 from rstbench.tickets.ticket import Ticket
@@ -293,7 +293,7 @@ def test_saving_images_later_keeps_the_first_answer(tmp_path):
 def test_studies_that_are_refused(change, message):
     plain = {"name": "x", "data": "digits", "threats": ["Linf:0.1"], "draw": [{"remaining": [0.1]}], **change}
     with pytest.raises(BadRequest, match=message):
-        canonical_study(parse_study(plain, "x.toml"))
+        parse_study(plain, "x.toml")
 
 
 def test_a_seed_named_twice_counts_once():
@@ -418,5 +418,5 @@ def test_a_traced_network_that_raises_says_so_once(capsys):
     net = build(NetworkSpec("resnet18", (3, 16, 16), 10, 0.1)).eval()
     entry = wrap(net, ModelInfo("resnet", "external"))
     with pytest.raises(ModelFault, match=r"resnet raised on images of shape \(1, 8, 8\): RuntimeError"):
-        answer(entry, torch.rand(2, 1, 8, 8), 10)
+        predict(entry, torch.rand(2, 1, 8, 8), 10)
     assert capsys.readouterr().err == ""

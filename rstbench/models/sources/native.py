@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import BadRequest
 from ...evidence.trial import ModelInfo
+from ...flags import SELECTED_ON_TEST, UNLEARNT_MASK
 from ...tickets.checkpoint import Checkpoint
 from ...tickets.switch import Switch
 from ...tickets.ticket import Ticket
@@ -100,10 +101,10 @@ def _files(text: str) -> list[Path]:
 
 def _flags(found: Ticket | Checkpoint) -> tuple[str, ...]:
     alarms = {
-        "selected-on-test": bool(found.facts.get("on_test")),
-        "unlearnt-mask": isinstance(found, Ticket) and found.unlearnt,
+        SELECTED_ON_TEST: bool(found.facts.get("on_test")),
+        UNLEARNT_MASK: isinstance(found, Ticket) and found.unlearnt,
     }
-    return tuple(name for name, raised in alarms.items() if raised)
+    return tuple(flag.name for flag, raised in alarms.items() if raised)
 
 
 def switch(id: str, weights: str = "") -> EvalModel:

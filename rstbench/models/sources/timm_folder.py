@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import BadFile, BadRequest, listed, unknown
+from ...flags import CHANNELS_ADAPTED
 from ...networks.normalise import layer
 from ..checkpoints.layer_order import is_counter
-from .input_shape import ADAPTED, RGB
+from .input_shape import RGB
 
 # Arguments of timm's `create_model` that would read or fetch other files.
 ELSEWHERE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -138,7 +139,7 @@ class Repository:
         net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key != "state_dict"}
         net.default_cfg = net.pretrained_cfg
         module = nn.Sequential(first, net).requires_grad_(False).eval()
-        return module, () if channels == self.channels else (ADAPTED,)
+        return module, () if channels == self.channels else (CHANNELS_ADAPTED.name,)
 
     def _refuse_other_pooling(self, net: nn.Module, what: str) -> None:
         """timm writes how a network pools into its config.json, but does not read it from there."""

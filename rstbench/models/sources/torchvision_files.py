@@ -15,11 +15,12 @@ from torch import nn
 
 from ...errors import BadRequest
 from ...evidence.trial import ModelInfo
+from ...flags import CHANNELS_ADAPTED
 from ..checkpoints.layer_names import OWN, Layout
 from ..checkpoints.state_dict import read_state
 from ..normalise import normalised
 from ..wrapper import EvalModel, wrap
-from .input_shape import ADAPTED, RGB, channels, fitting, image_shape, rechanneled
+from .input_shape import RGB, channels, fitting, image_shape, rechanneled
 
 # Options beside which a file under the library's own name is still the library's file.
 ASIDE = {"arch", "normalize", "in_chans"}
@@ -63,7 +64,7 @@ def library_entry(
     module = fitting(module, size, wanted, option=not shifts)
     if "normalize" in given:
         module = normalised(module, given["normalize"])
-    flags = (ADAPTED,) if wanted != RGB else ()
+    flags = (CHANNELS_ADAPTED.name,) if wanted != RGB else ()
     return wrap(module, ModelInfo(text, "external", flags=flags), made_by=text)
 
 

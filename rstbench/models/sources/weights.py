@@ -12,6 +12,7 @@ from torch import nn
 
 from ...errors import BadRequest, unknown
 from ...evidence.trial import ModelInfo
+from ...flags import MATCHED_BY_ORDER
 from ...networks.choices import BIASES
 from ...networks.network import NetworkSpec, build, prunable
 from ..checkpoints.foreign import Foreign, as_ticket, read_foreign
@@ -175,7 +176,7 @@ def _library(
 
 def _flags(fitted: Fit) -> tuple[str, ...]:
     """The alarm for names that only their order tells."""
-    return ("matched-by-order",) if fitted.by_order else ()
+    return (MATCHED_BY_ORDER.name,) if fitted.by_order else ()
 
 
 def timm_checkpoint(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from .points import eps
+from ...threat import Threat
 from .style import GRID, MARKERS, MUTED, SERIES, Drawing, label, name_ends, percent_axis, sheet
 
 MOST_NAMES = len(SERIES)
@@ -32,7 +32,7 @@ def draw_curves(points: pd.DataFrame, attacks: Sequence[str]) -> Iterator[Drawin
 def _asked(points: pd.DataFrame, attack: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """The norms at which an attack was asked at several radii, of models that were asked at all of them."""
     known = points.dropna(subset=[attack])
-    for norm, part in known.groupby(known["threat"].map(lambda text: text.partition(":")[0]), sort=False):
+    for norm, part in known.groupby(known["threat"].map(lambda text: Threat.parse(text).norm), sort=False):
         radii = part["threat"].nunique()
         whole = part[part.groupby("name")["threat"].transform("nunique") == radii]
         if radii > 1 and len(whole):
@@ -42,7 +42,7 @@ def _asked(points: pd.DataFrame, attack: str) -> Iterator[tuple[str, pd.DataFram
 def _panel(axes: Axes, part: pd.DataFrame, attack: str) -> None:
     curves = {}
     for name, own in part.groupby("name", sort=False):
-        own = own.assign(eps=own["threat"].map(lambda text: float(eps(text)))).sort_values("eps")
+        own = own.assign(eps=own["threat"].map(lambda text: float(Threat.parse(text).eps))).sort_values("eps")
         curves[str(name)] = ([0.0, *own["eps"]], [float(own["clean"].iloc[0]), *own[attack].astype(float)])
     ranked = sorted(curves, key=lambda name: -curves[name][1][1])
     few = ranked if len(ranked) <= MOST_NAMES else [*ranked[: MOST_NAMES - 2], *ranked[-2:]]
@@ -56,13 +56,10 @@ def _panel(axes: Axes, part: pd.DataFrame, attack: str) -> None:
         ends.append((x[-1], y[-1], name, colour))
     radii = sorted({x for xs, _ in curves.values() for x in xs})
     axes.set_xlim(0, radii[-1] * 1.05)
-    axes.set_xticks(radii, ["0", *(t.partition(":")[2] for t in _by_radius(part))])
+    threats = sorted(map(Threat.parse, part["threat"].unique()), key=lambda threat: threat.eps)
+    axes.set_xticks(radii, ["0", *(threat.eps_text for threat in threats)])
     axes.grid(visible=True, axis="x", color=GRID)
     axes.set_xlabel("radius")
     values = [value for _, ys in curves.values() for value in ys]
     percent_axis(axes, min(values), max(values))
     name_ends(axes, ends)
-
-
-def _by_radius(part: pd.DataFrame) -> list[str]:
-    return sorted(part["threat"].unique(), key=eps)

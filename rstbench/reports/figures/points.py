@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 import pandas as pd
@@ -43,8 +42,3 @@ def _name(line: dict[str, Any]) -> str:
     if line["setting"]:
         return "-".join(filter(None, (line["setting"], line["ratio"])))
     return str(line["model"]).removesuffix(f"-seed{line['seed']}")
-
-
-def eps(threat: str) -> Fraction:
-    """The radius of a threat's text: 'Linf:8/255' -> 8/255."""
-    return Fraction(threat.partition(":")[2])

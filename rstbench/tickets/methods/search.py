@@ -21,7 +21,8 @@ from torch.nn.functional import cross_entropy
 from ...attacks.spec import read_options
 from ...errors import BadRequest
 from ...networks.network import NetworkSpec, build, prunable
-from ...plugins import find, parse_options
+from ...plugins import find
+from ...references import parse_options
 from ...training.epochs import Epoch, EpochCallback, TrainSplit, batches, measured
 from ...training.recipe import Recipe
 from ..allocation import LayerBudget, allocate, share_out
