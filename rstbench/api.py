@@ -212,7 +212,8 @@ def evaluate(
         >>> import rstbench, torch
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        >>> table = rstbench.evaluate({"linear": net}, data="digits:test:20", threat="Linf:0.1", attacks="pgd")
+        >>> models = {"linear": net}
+        >>> table = rstbench.evaluate(models, data="digits:test:20", threat="Linf:0.1", attacks="pgd")
         >>> list(table["model"]), bool((table["worst"] <= table["clean"]).all())
         (['linear'], True)
     """

@@ -52,7 +52,7 @@ def test_every_file_and_function_of_the_design_exists():
             missing.append(file)
         elif names:
             missing += [f"{file}: {name}" for name in names if name not in defined(path)]
-    assert missing == []
+    assert not missing, missing
 
 
 def test_the_design_tells_where_to_change_things():
