@@ -34,29 +34,19 @@ if TYPE_CHECKING:
     from .tickets.switch import shared_switch as shared_switch
     from .tickets.ticket import Ticket as Ticket
 
-_PUBLIC = {
-    "Attack": "rstbench.attacks.spec",
-    "AttackSpec": "rstbench.attacks.spec",
-    "AutoAttack": "rstbench.attacks.autoattack",
-    "BadRequest": "rstbench.errors",
-    "Crafted": "rstbench.attacks.spec",
-    "Flag": "rstbench.flags",
-    "ModelFault": "rstbench.errors",
-    "PGD": "rstbench.attacks.pgd",
-    "RstbenchError": "rstbench.errors",
-    "Switch": "rstbench.tickets.switch",
-    "Threat": "rstbench.threat",
-    "Ticket": "rstbench.tickets.ticket",
-    "benchmark": "rstbench.api",
-    "draw": "rstbench.api",
-    "evaluate": "rstbench.api",
-    "export": "rstbench.api",
-    "load_data": "rstbench.api",
-    "load_model": "rstbench.api",
-    "read_table": "rstbench.reports.csv_io",
-    "register_flag": "rstbench.flags",
-    "shared_switch": "rstbench.tickets.switch",
+_MODULES = {
+    "api": "benchmark draw evaluate export load_data load_model",
+    "attacks.autoattack": "AutoAttack",
+    "attacks.pgd": "PGD",
+    "attacks.spec": "Attack AttackSpec Crafted",
+    "errors": "BadRequest ModelFault RstbenchError",
+    "flags": "Flag register_flag",
+    "reports.csv_io": "read_table",
+    "threat": "Threat",
+    "tickets.switch": "Switch shared_switch",
+    "tickets.ticket": "Ticket",
 }
+_PUBLIC = {name: f"rstbench.{module}" for module, names in _MODULES.items() for name in names.split()}
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605
 
 if not TYPE_CHECKING:  # where every name is known, a misspelt one is an error
