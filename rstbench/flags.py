@@ -20,7 +20,15 @@ _REGISTRY: dict[str, Flag] = {}
 class Flag:
     """A warning that is stored beside a result.
 
-    doubts_autoattack: whether AutoAttack's figure may mislead under it.
+    Args:
+        name: One word, such as 'zero-gradient'.
+        meaning: A sentence for the page and the documentation.
+        doubts_autoattack: Whether AutoAttack's figure may mislead under it.
+
+    Example:
+        >>> import rstbench
+        >>> rstbench.Flag("frozen", "The attack did not move.").doubts_autoattack
+        False
     """
 
     name: str
@@ -29,7 +37,27 @@ class Flag:
 
 
 def register_flag(flag: Flag) -> Flag:
-    """Add a flag to the registry and return it. Raises BadRequest for a name that is taken, or has spaces."""
+    """Add a flag to the registry.
+
+    A plug-in also offers it as an entry point of the group `rstbench.flags`, by which `report` finds it
+    without loading the attack.
+
+    Args:
+        flag: The flag; the same one may be registered again.
+
+    Returns:
+        The flag.
+
+    Raises:
+        BadRequest: For a name that is taken with another meaning, or is not one word.
+
+    Example:
+        >>> import rstbench
+        >>> rstbench.register_flag(rstbench.Flag("zero-gradient", "Something else."))
+        Traceback (most recent call last):
+            ...
+        rstbench.errors.BadRequest: the flag 'zero-gradient' is registered already, with another meaning
+    """
     if not flag.name or flag.name.split() != [flag.name]:
         raise BadRequest(f"a flag is one word without spaces, got {flag.name!r}")
     if _REGISTRY.setdefault(flag.name, flag) != flag:

@@ -23,14 +23,38 @@ RELATIVE_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Threat:
-    """All images within `eps` of the clean one in `norm` ('Linf', 'L2' or 'L1') and within [0, 1]."""
+    """A threat model: all images within `eps` of the clean one in `norm`, and within the box [0, 1].
+
+    Args:
+        norm: 'Linf', 'L2' or 'L1', taken over all channels and pixels of one image.
+        eps: Radius as a fraction of the pixel range [0, 1], kept exact.
+
+    Example:
+        >>> import rstbench, torch
+        >>> threat = rstbench.Threat.parse("Linf:8/255")
+        >>> threat.norm, str(threat.eps), str(threat)
+        ('Linf', '8/255', 'Linf:8/255')
+        >>> x = torch.zeros(2, 1, 8, 8)
+        >>> threat.project(x, x + 1).amax().mul(255).round().item()
+        8.0
+    """
 
     norm: str
     eps: Fraction
 
     @classmethod
     def parse(cls, text: str) -> Threat:
-        """Read 'Linf:8/255', 'L2:0.5', 'L1:12'. Raises BadRequest for anything else."""
+        """Read a threat model from its text.
+
+        Args:
+            text: 'Linf:8/255', 'L2:0.5', 'L1:12'; the radius is a decimal or a fraction of the pixel range.
+
+        Returns:
+            The threat model; `str` of it is the canonical text.
+
+        Raises:
+            BadRequest: Where the text is anything else, or an Linf radius is above 1.
+        """
         norm, colon, size = text.strip().partition(":")
         try:
             eps = Fraction(size.strip())
@@ -54,7 +78,15 @@ class Threat:
         return _shortest(self.eps)
 
     def distance(self, x: Tensor, adv: Tensor) -> Tensor:
-        """Return the norm of adv - x for each image, shape (n,), in float64."""
+        """Measure how far each image was moved.
+
+        Args:
+            x: Clean images, shape (n, ...).
+            adv: Moved images of the same shape.
+
+        Returns:
+            The norm of `adv - x` of each image, shape (n,), float64.
+        """
         delta = (adv.double() - x.double()).flatten(1)
         if self.norm == "Linf":
             return delta.abs().amax(1)
@@ -62,11 +94,18 @@ class Threat:
         return distance
 
     def project(self, x: Tensor, adv: Tensor) -> Tensor:
-        """Move `adv` into the ball round `x`, then into the box.
+        """Move images into the ball round the clean ones, then into the box.
 
-        Linf is the nearest point of the intersection. L2 shrinks radially, L1 soft-thresholds
-        (Duchi et al. 2008); the clip to the box afterwards only shortens delta, because x lies in
-        the box, but the result need not be the nearest point of the intersection.
+        Linf is the nearest point of the intersection. L2 shrinks radially, L1 soft-thresholds (Duchi et al.
+        2008); the clip to the box afterwards only shortens delta, because x lies in the box, but the result
+        need not be the nearest point of the intersection.
+
+        Args:
+            x: Clean images in [0, 1], shape (n, ...).
+            adv: Images of the same shape.
+
+        Returns:
+            The projected images, of the same shape.
         """
         eps = float(self.eps)
         if self.norm == "Linf":
@@ -82,7 +121,14 @@ class Threat:
         return (x + delta.view_as(x)).clamp(0, 1)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """Return the direction d of norm 1 that maximises <gradient, d>; zero where the gradient is."""
+        """Give the steepest ascent direction of norm 1.
+
+        Args:
+            gradient: Gradients of the loss with respect to the images, shape (n, ...).
+
+        Returns:
+            For each image the direction d of norm 1 that maximises <gradient, d>; zero where the gradient is.
+        """
         if self.norm == "Linf":
             return gradient.sign()
         flat = gradient.flatten(1)
@@ -94,10 +140,18 @@ class Threat:
         return step.view_as(gradient)
 
     def step(self, adv: Tensor, gradient: Tensor, size: float) -> Tensor:
-        """Move `adv` by a step of length `size` that raises the loss most, staying in the box.
+        """Move images by one ascent step inside the box.
 
-        Linf and L2 follow `steepest`. In L1 a step of 12 cannot be spent on one pixel, so the
-        length is filled greedily over the pixels of largest gradient, each up to its wall.
+        Linf and L2 follow `steepest`. In L1 a step of 12 cannot be spent on one pixel, so the length is
+        filled greedily over the pixels of largest gradient, each up to its wall.
+
+        Args:
+            adv: Images in [0, 1], shape (n, ...).
+            gradient: Gradients of the loss, of the same shape.
+            size: Length of the step in this norm, as a fraction of the pixel range.
+
+        Returns:
+            The moved images, not yet projected into the ball.
         """
         if self.norm != "L1":
             return (adv + size * self.steepest(gradient)).clamp(0, 1)
@@ -117,8 +171,13 @@ class Threat:
     def sample(self, x: Tensor, generator: Generator) -> Tensor:
         """Draw a uniform random point of the ball round each image, clipped to the box.
 
-        Drawn on the generator's device in float32 and moved to x's, so that a CPU generator gives
-        the same start on every device.
+        Args:
+            x: Clean images in [0, 1], shape (n, ...).
+            generator: Source of randomness. Points are drawn on its device in float32 and moved to x's, so
+                that a CPU generator gives the same start on every device.
+
+        Returns:
+            The random images, of x's shape and type.
         """
         import torch
 
@@ -139,9 +198,14 @@ class Threat:
         return self.project(x, x + (eps * radius * noise / length).view(shape).to(x))
 
     def check(self, x: Tensor, adv: Tensor) -> None:
-        """Raise OutsideBall unless every image is finite, in the box, and in the ball.
+        """Refuse images that the threat model does not allow.
 
-        Tolerance: 1e-6 in Linf, 1e-5 eps in L2 and L1; none for the box.
+        Args:
+            x: Clean images in [0, 1], shape (n, ...).
+            adv: Adversarial images; the tolerance is 1e-6 in Linf, 1e-5 eps in L2 and L1, none for the box.
+
+        Raises:
+            OutsideBall: Unless every image has its shape, is finite, in the box, and in the ball.
         """
         if adv.shape != x.shape:
             raise OutsideBall(f"wanted images of shape {tuple(x.shape)}, got {tuple(adv.shape)}")

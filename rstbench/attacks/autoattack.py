@@ -47,13 +47,34 @@ _LEAST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 2}
 
 @dataclass(frozen=True)
 class AutoAttack:
-    """version: 'standard', 'plus' or 'rand'; or a tuple of stages in `attacks` (text: joined by '+').
+    """AutoAttack: APGD-CE, APGD-T, FAB-T and Square, one after the other on the images that survive.
 
-    The seed of the library is drawn from the generator once a call. A switch is attacked through
-    the log of its members' mean softmax; with `sampled` through one random draw a call instead, which is the
-    wrong way, flagged `sampled-switch`. Images that were wrong from the start or survive come back clean, as
-    the library returns them: they are no transfer material.
-    Raises ModelFault where a stage cannot work on so few classes.
+    The stages are run by the library's own code. A switch is attacked through the log of its members' mean
+    softmax. Images that were wrong from the start or survive come back clean, as the library returns them:
+    they are no transfer material.
+
+    Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", ICML 2020.
+
+    Args:
+        version: 'standard', 'plus' or 'rand'.
+        attacks: Stages in place of a version, such as ('apgd-ce', 'square'); joined by '+' in text.
+        sampled: Attack a switch through one random draw a call instead of the mean, which is the wrong way
+            and raises `sampled-switch`.
+
+    Raises:
+        ValueError: For an unknown version or stage.
+        ModelFault: When called, where a stage cannot work on so few classes.
+
+    Example:
+        >>> import rstbench, torch
+        >>> from torch import nn
+        >>> x, y = rstbench.load_data("digits:test:4").at(slice(None))
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+        >>> attack = rstbench.AutoAttack(attacks=("apgd-ce",))
+        >>> crafted = attack(net, x, y, rstbench.Threat.parse("Linf:0.1"), torch.Generator().manual_seed(0))
+        >>> list(crafted.stages), crafted.stages["apgd-ce"].shape
+        (['apgd-ce'], torch.Size([4]))
     """
 
     version: str = "standard"

@@ -17,18 +17,39 @@ from .spec import Crafted
 
 @dataclass(frozen=True)
 class PGD:
-    """`steps` steps of `step` * eps along the steepest direction, from `restarts` random starts.
+    """Projected gradient descent that keeps each image's iterate of largest loss.
 
-    Returns for each image the iterate of largest loss over all steps and restarts: a maximum-loss
-    image of every image, also of those the model gets wrong already. With `early_stop` an image is
-    left alone once the model is wrong on it, as in the published transfer test; that makes images
-    that barely fool the source and transfer poorly. loss: 'ce' (cross-entropy) or 'margin' (largest
-    other logit minus the true one). Against a switch the loss is the exact expectation over members, or with
-    mean 'probability' or 'logits' that of their mean.
+    The result is a maximum-loss image of every image, also of those the model gets wrong already, over all
+    steps and restarts. Against a switch the loss is the exact expectation over its members.
 
-    For sources that are weak surrogates: `momentum` sums the gradients, each divided by its mean size, with
-    this decay (Dong et al., CVPR 2018); `samples` above 1 averages each gradient over as many images, moved
-    by uniform noise of `noise` * eps.
+    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018.
+
+    Args:
+        steps: Number of gradient steps of each restart.
+        step: Length of a step, in units of eps.
+        restarts: Number of random starts.
+        loss: 'ce' (cross-entropy) or 'margin' (largest other logit minus the true one).
+        mean: Against a switch, the loss of what is ascended: the mean 'loss' over members, or the loss of
+            their mean 'probability' or mean 'logits'.
+        early_stop: Leave an image alone once the model is wrong on it, as in the published transfer test.
+            Such images barely fool the source and transfer poorly.
+        random_start: Start at a random point of the ball instead of the clean image.
+        momentum: Decay of summed gradients, each divided by its mean size (Dong et al., CVPR 2018).
+        samples: Average each gradient over this many images, moved by uniform noise.
+        noise: Size of that noise, in units of eps.
+
+    Raises:
+        ValueError: For values out of range.
+
+    Example:
+        >>> import rstbench, torch
+        >>> from torch import nn
+        >>> x, y = rstbench.load_data("digits:test:10").at(slice(None))
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+        >>> threat = rstbench.Threat.parse("Linf:0.1")
+        >>> crafted = rstbench.PGD(steps=5)(net, x, y, threat, torch.Generator().manual_seed(0))
+        >>> crafted.images.shape, bool(threat.distance(x, crafted.images).max() <= 0.1 + 1e-6)
+        (torch.Size([10, 1, 8, 8]), True)
     """
 
     steps: int = 20

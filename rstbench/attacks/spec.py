@@ -21,8 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Crafted:
-    """What an attack returns: images of x's shape; for each stage a bool tensor (n,) of the images
-    it broke on the source; and the alarms it raised."""
+    """What an attack returns.
+
+    Args:
+        images: Adversarial images of x's shape, inside the ball and the box.
+        stages: For each named part of the attack, a bool tensor (n,) of the images it broke on the source.
+        flags: Names of the flags that the attack raised.
+
+    Example:
+        >>> import rstbench, torch
+        >>> rstbench.Crafted(torch.zeros(2, 1, 8, 8), flags=("zero-gradient",)).flags
+        ('zero-gradient',)
+    """
 
     images: Tensor
     stages: Mapping[str, Tensor] = field(default_factory=dict)
@@ -30,12 +40,30 @@ class Crafted:
 
 
 class Attack(Protocol):
-    """Crafts images against a model.
+    """The contract of an attack: a callable that crafts images against a model.
 
-    model maps images (n, c, h, w) in [0, 1] to logits (n, classes), in eval mode; where it has
-    `members` and `weights` it is a switch. x: clean images; y: labels (n,), int64. Randomness comes
-    from `generator` alone; the global generator is the caller's to protect. Returns images inside
-    the ball and the box; the caller checks.
+    Randomness comes from `generator` alone; the global generator is the caller's to protect. The caller
+    checks that the images are inside the ball and the box.
+
+    Args:
+        model: Maps images (n, c, h, w) in [0, 1] to logits (n, classes), in eval mode. Where it has `members`
+            and `weights` it is a random switch.
+        x: Clean images (n, c, h, w) in [0, 1].
+        y: Labels (n,), int64.
+        threat: What the images may look like.
+        generator: A seeded generator on the CPU.
+
+    Returns:
+        The images, what broke them, and flags.
+
+    Example:
+        >>> import rstbench, torch
+        >>> def grey(model, x, y, threat, generator):
+        ...     return rstbench.Crafted(threat.project(x, torch.full_like(x, 0.5)))
+        >>> x = torch.zeros(2, 1, 8, 8)
+        >>> threat = rstbench.Threat.parse("Linf:0.25")
+        >>> grey(None, x, torch.zeros(2), threat, torch.Generator()).images.amax().item()
+        0.25
     """
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
@@ -44,11 +72,23 @@ class Attack(Protocol):
 
 @dataclass(frozen=True)
 class AttackSpec:
-    """An attack as a user names it, `pgd:restarts=5,steps=50`, and the attack itself, made once.
+    """An attack as a user names it, and the attack itself, made once.
 
-    family: the registered name, which says what an attack is whatever its options; options: those that differ
-    from the defaults, sorted by name, so that one attack has one text. A plug-in that is no dataclass cannot
-    tell its defaults: its options stand as they were given.
+    `str` of it is the canonical text `family:option=value,...`, which names the column of a table.
+
+    Args:
+        family: The registered name, which says what an attack is whatever its options.
+        options: Those that differ from the defaults, sorted by name, so that one attack has one text. A
+            plug-in that is no dataclass cannot tell its defaults: its options stand as they were given.
+        attack: The attack.
+
+    Example:
+        >>> import rstbench
+        >>> spec = rstbench.AttackSpec.parse("pgd:steps=50,restarts=1")
+        >>> spec.family, str(spec)
+        ('pgd', 'pgd:steps=50')
+        >>> str(spec.early_stopped())
+        'pgd:early_stop=true,steps=50'
     """
 
     family: str
@@ -61,7 +101,17 @@ class AttackSpec:
 
     @classmethod
     def parse(cls, text: str) -> AttackSpec:
-        """Read `pgd:steps=50` and make the attack. Raises BadRequest for unknown names or options."""
+        """Read an attack from its text and make it.
+
+        Args:
+            text: Such as 'pgd:steps=50,restarts=5' or 'autoattack'.
+
+        Returns:
+            The attack with its canonical name.
+
+        Raises:
+            BadRequest: For unknown names or options, and values that the attack refuses.
+        """
         name, _, options = text.strip().partition(":")
         factory = find("attacks", name)
         given = parse_options(options, text)
@@ -73,7 +123,16 @@ class AttackSpec:
 
     @classmethod
     def of(cls, family: str, attack: Attack, given: Mapping[str, str] = {}) -> AttackSpec:
-        """Name an attack that is made already; `given`: its options, where it is no dataclass."""
+        """Name an attack that is made already.
+
+        Args:
+            family: Its registered name.
+            attack: The attack.
+            given: Its options, where it is no dataclass.
+
+        Returns:
+            The attack with its canonical name.
+        """
         if dataclasses.is_dataclass(attack):
             values = {f.name: getattr(attack, f.name) for f in dataclasses.fields(attack)}
             defaults = {f.name: f.default for f in dataclasses.fields(attack)}

@@ -7,6 +7,7 @@ a model's name say, gets an apostrophe in front, as OWASP advises
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from pathlib import Path
@@ -41,18 +42,36 @@ def as_csv(frame: pd.DataFrame) -> bytes:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a table as it was before it was written.
+    """Read a CSV table of this tool as it was written.
 
-    Texts come without what made them safe, '' where there is none; numbers with all their digits, missing
-    where the cell is empty. Raises BadFile.
+    Texts come without what made them safe for spreadsheets, '' where there is none; numbers with all their
+    digits, missing where the cell is empty.
+
+    Args:
+        path: A CSV file that `evaluate` or `report` wrote.
+
+    Returns:
+        The table.
+
+    Raises:
+        BadFile: For a missing file, or one that is no such table.
+
+    Example:
+        >>> import rstbench
+        >>> rstbench.read_table("nowhere.csv")
+        Traceback (most recent call last):
+            ...
+        rstbench.errors.BadFile: no table nowhere.csv; `report` writes those that have something to tell
     """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-        frame.columns = [_unguarded(str(name)) for name in frame.columns]
-        return pd.DataFrame({name: _read(name, list(frame[name])) for name in frame.columns})
+        with open(path, encoding="utf-8", newline="") as file:  # pandas before 3.1 loses NUL characters
+            header, *rows = [row or [""] for row in csv.reader(file, strict=True)]
+        columns = list(zip(*rows, strict=True)) or [()] * len(header)
+        names = [_unguarded(name) for name in header]
+        return pd.DataFrame({n: _read(n, list(texts)) for n, texts in zip(names, columns, strict=True)})
     except FileNotFoundError:
         raise BadFile(f"no table {path}; `report` writes those that have something to tell") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise BadFile(f"{path} is no table of this tool: {' '.join(str(error).split())}") from error
 
 

@@ -36,10 +36,11 @@ def tables(evidence: Evidence, own: pd.DataFrame | None = None) -> dict[str, pd.
         frames["transfer"] = transfer(evidence)
     if any(info.members for info in infos):
         frames |= {"switch": switch(evidence), "queries": queries(evidence)}
+    compared = [frame for frame in (compare(evidence), compare_switches(evidence)) if len(frame)]
     others = {
         "per_class": per_class(evidence),
         "curves": curves(evidence),
-        "compare": pd.concat([compare(evidence), compare_switches(evidence)], ignore_index=True),
+        "compare": pd.concat(compared, ignore_index=True) if compared else pd.DataFrame(),
         "pareto": pareto(lines) if len(infos) > 1 else pd.DataFrame(),
         "published": comparable(evidence, own),
         "published_transfer": comparable_transfer(evidence),

@@ -20,10 +20,27 @@ from .ticket import Ticket, scale_weights
 
 
 class Switch(nn.Module):
-    """members: networks with the same classes; weights: their probabilities, uniform by default; per: whether
-    each 'image' or each 'batch' has a draw of its own.
+    """The random switch R2S: each image is answered by one member, drawn at random for each call.
 
-    Raises BadRequest for fewer than two members or weights that are no probabilities.
+    Whoever measures a switch should not sample: `members` and `weights` allow exact expectations.
+
+    Source: Fu et al., "Drawing Robust Scratch Tickets", NeurIPS 2021.
+
+    Args:
+        members: At least two networks with the same classes.
+        weights: Their probabilities, which add to 1; uniform by default.
+        seed: Of the switch's own generator.
+        per: 'image' draws for each image, 'batch' once for each batch.
+
+    Raises:
+        BadRequest: For fewer than two members, or weights that are no probabilities.
+
+    Example:
+        >>> import rstbench, torch
+        >>> from torch import nn
+        >>> switch = rstbench.Switch([nn.Flatten(), nn.Flatten()], weights=[0.2, 0.8], per="batch")
+        >>> switch(torch.zeros(5, 1, 2, 5)).shape
+        torch.Size([5, 10])
     """
 
     weights: tuple[float, ...]
@@ -52,7 +69,14 @@ class Switch(nn.Module):
         self.generator = Generator().manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (n, classes); image i is answered by the member drawn for it."""
+        """Answer each image by the member of its draw.
+
+        Args:
+            x: Images (n, c, h, w) in [0, 1].
+
+        Returns:
+            Logits (n, classes).
+        """
         if len(x) == 0:
             empty: Tensor = self.members[0](x)
             return empty
@@ -72,10 +96,30 @@ class Switch(nn.Module):
 def shared_switch(
     tickets: Sequence[Ticket], weights: Sequence[float] | None = None, seed: int = 0, per: str = "image"
 ) -> Switch:
-    """The random switch between these tickets, see `Switch`: same logits, one dense network in memory, and a
-    byte a weight for each ticket.
+    """Make the random switch between tickets of one random network.
 
-    Raises BadRequest for tickets of different random networks.
+    The logits are those of `Switch` over the tickets' modules; in memory are one dense network and a byte a
+    weight for each ticket.
+
+    Args:
+        tickets: At least two tickets drawn from the same random network.
+        weights: Their probabilities; uniform by default.
+        seed: Of the switch's own generator.
+        per: 'image' or 'batch', see `Switch`.
+
+    Returns:
+        The switch, in eval mode.
+
+    Raises:
+        BadRequest: For tickets of different random networks, or fewer than two.
+
+    Example:
+        >>> import rstbench
+        >>> settings = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 1}
+        >>> tickets = [rstbench.draw(remaining, **settings) for remaining in (0.2, 0.5)]
+        >>> switch = rstbench.shared_switch(tickets)
+        >>> switch.weights
+        (0.5, 0.5)
     """
     if len({ticket.random_digest for ticket in tickets}) > 1 or len({ticket.spec for ticket in tickets}) > 1:
         raise BadRequest("the tickets of a switch share one random network; these come from several")

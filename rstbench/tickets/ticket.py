@@ -29,10 +29,28 @@ FORMAT = "rstbench-ticket-1"
 
 @dataclass(frozen=True)
 class Ticket:
-    """masks: name -> bool tensor of the weight's shape; buffers: by state-dict name, all that no mask
-    chooses from (norm statistics, affine parameters and biases of trained weights);
-    random_digest: of the random network's weights; weights: those, or None where the seed is enough;
-    facts: what was measured while it was drawn, on held-out training images."""
+    """A ticket: a random network, and one bit a weight that says which are kept.
+
+    Args:
+        recipe: Every setting that decided it.
+        spec: The network without its weights.
+        remaining: Fraction of the weights that is kept, as it was written ('0.1').
+        masks: For each weight, by state-dict name, a bool tensor of its shape.
+        buffers: By state-dict name, all that no mask chooses from: norm statistics, affine parameters,
+            biases.
+        random_digest: sha256 of the random network's weights.
+        weights: The random weights, or None where the seed regenerates them.
+        facts: What was measured while it was drawn, on held-out training images.
+
+    Example:
+        >>> import rstbench
+        >>> ticket = rstbench.draw(0.2, network="conv2", width=0.1, data="digits:train:128", epochs=1)
+        >>> x, y = rstbench.load_data("digits:test:10").at(slice(None))
+        >>> ticket.module()(x).shape
+        torch.Size([10, 10])
+        >>> ticket.kept_weights < 0.21 * ticket.total_weights
+        True
+    """
 
     recipe: Recipe
     spec: NetworkSpec
@@ -65,7 +83,14 @@ class Ticket:
         return weights_digest({**self.masks, self.random_digest: torch.zeros(0)})
 
     def random_network(self) -> dict[str, Tensor]:
-        """Return the weights it was drawn from. Raises BadFile where their digest is another."""
+        """Give the weights of the random network that the ticket was found in.
+
+        Returns:
+            The weights by state-dict name, float32 on the CPU.
+
+        Raises:
+            BadFile: Where they are not the ones it was drawn from.
+        """
         weights = self.weights or random_weights(
             prunable(build(self.spec)), self.recipe.init, self.recipe.seed
         )
@@ -77,15 +102,26 @@ class Ticket:
         return dict(weights)
 
     def module(self) -> nn.Module:
-        """Return the ticket as an ordinary network: torch classes only, the dense network's state-dict keys,
-        dropped weights +0.0, parameters frozen and contiguous, eval mode."""
+        """Build the ticket as an ordinary network.
+
+        Returns:
+            A module of torch classes with the dense network's state-dict keys: dropped weights are +0.0,
+            parameters are frozen and contiguous, and it is in eval mode. It maps images in [0, 1] to logits.
+
+        Raises:
+            BadFile: Where the random weights do not match their digest.
+        """
         net = build(self.spec)
         weights = scale_weights(self.random_network(), self.recipe, self.remaining)
         net.load_state_dict({**net.state_dict(), **apply_masks(weights, self.masks), **self.buffers})
         return net.requires_grad_(False).eval()
 
     def save(self, path: str | Path) -> None:
-        """Write the file whole or not at all; equal tickets give equal bytes."""
+        """Write the ticket file, whole or not at all; equal tickets give equal bytes.
+
+        Args:
+            path: A file that ends in `.safetensors`.
+        """
         tensors = {f"mask/{name}": _pack(mask) for name, mask in self.masks.items()}
         tensors |= {f"buffer/{name}": buffer.cpu().contiguous() for name, buffer in self.buffers.items()}
         tensors |= {
@@ -102,7 +138,17 @@ class Ticket:
 
     @classmethod
     def load(cls, path: str | Path) -> Ticket:
-        """Read a ticket file. Raises BadFile for a missing, truncated or different one."""
+        """Read a ticket file.
+
+        Args:
+            path: What `save` or the command line wrote.
+
+        Returns:
+            The ticket.
+
+        Raises:
+            BadFile: For a missing, truncated or different file.
+        """
         path = Path(path)
         about, tensors = read_safetensors(path, FORMAT, "ticket")
         try:
