@@ -17,11 +17,29 @@ MOST_NAMED = 3
 
 
 class RstbenchError(Exception):
-    """Base of every error this package raises on purpose; its text is one line for a person."""
+    """Base of every error that this package raises on purpose.
+
+    Its text is one line for a person. `rstbench.BadRequest` and `rstbench.ModelFault` are the two kinds.
+
+    Example:
+        >>> import rstbench
+        >>> issubclass(rstbench.BadRequest, rstbench.RstbenchError)
+        True
+    """
 
 
 class BadRequest(RstbenchError):
-    """The request itself is wrong: an unknown name, malformed text, an empty data set."""
+    """The request itself is wrong: an unknown name, malformed text, an empty data set.
+
+    Raised before any work is done. On the command line it ends with exit status 2.
+
+    Example:
+        >>> import rstbench
+        >>> rstbench.load_data("digist:test")
+        Traceback (most recent call last):
+            ...
+        rstbench.errors.BadRequest: no data set named 'digist'; did you mean 'digits'? there are: ...
+    """
 
 
 class BadFile(BadRequest):
@@ -29,7 +47,20 @@ class BadFile(BadRequest):
 
 
 class ModelFault(RstbenchError):
-    """A model or an attack failed; its row stays empty and the rest goes on."""
+    """A model or an attack failed while it was measured; its row stays empty and the rest goes on.
+
+    On the command line it ends with exit status 1; `rstbench.evaluate` raises it where no model could be
+    asked.
+
+    Example:
+        >>> import rstbench
+        >>> from torch import nn
+        >>> three = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        >>> rstbench.evaluate({"three": three}, data="digits:test:10", threat="Linf:0.1", attacks="pgd")
+        Traceback (most recent call last):
+            ...
+        rstbench.errors.ModelFault: three has 3 classes, the data 10
+    """
 
 
 class OutsideBall(ModelFault):

@@ -1,4 +1,4 @@
-"""How far the work is, told to whoever listens. The terminal's listener lives beside the command line."""
+"""The interface through which work reports its progress; what prints it is `cli.progress`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Protocol
 
 
 class Stage(Protocol):
-    """One stage under way."""
+    """A stage that is running."""
 
     def advance(self, count: int, **figures: float) -> None:
-        """`count` more units are done; figures are shown beside (`robust=0.83`)."""
+        """Add `count` finished units; figures are shown beside them (`robust=0.83`)."""
 
 
 class Progress(Protocol):
-    """Listens to stages and to single lines."""
+    """Receives stages and single lines."""
 
     def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Stage]:
-        """A stage of `total` units begins; it ends with the context."""
+        """Begin a stage of `total` units, which ends with the context."""
 
     def note(self, line: str) -> None:
-        """Something a person should read once."""
+        """Report a line that a person should read."""
 
     def remark(self, line: str) -> None:
-        """Something a person may like to know once, where progress is shown."""
+        """Report a line that a person may like to know, where progress is shown."""
 
 
 class Silent:
-    """Listens to nothing."""
+    """Ignores everything."""
 
     def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Stage]:
         return nullcontext(self)
@@ -38,5 +38,4 @@ class Silent:
     def note(self, line: str) -> None:
         pass
 
-    def remark(self, line: str) -> None:
-        pass
+    remark = note

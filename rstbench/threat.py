@@ -23,14 +23,38 @@ RELATIVE_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Threat:
-    """All images within `eps` of the clean one in `norm` ('Linf', 'L2' or 'L1') and within [0, 1]."""
+    """A threat model: all images within `eps` of the clean one in `norm`, and within the box [0, 1].
+
+    Args:
+        norm: 'Linf', 'L2' or 'L1', taken over all channels and pixels of one image.
+        eps: Radius as a fraction of the pixel range [0, 1], kept exact.
+
+    Example:
+        >>> import rstbench, torch
+        >>> threat = rstbench.Threat.parse("Linf:8/255")
+        >>> threat.norm, str(threat.eps), str(threat)
+        ('Linf', '8/255', 'Linf:8/255')
+        >>> x = torch.zeros(2, 1, 8, 8)
+        >>> threat.project(x, x + 1).amax().mul(255).round().item()
+        8.0
+    """
 
     norm: str
     eps: Fraction
 
     @classmethod
     def parse(cls, text: str) -> Threat:
-        """Reads 'Linf:8/255', 'L2:0.5', 'L1:12'. Raises BadRequest for anything else."""
+        """Read a threat model from its text.
+
+        Args:
+            text: 'Linf:8/255', 'L2:0.5', 'L1:12'; the radius is a decimal or a fraction of the pixel range.
+
+        Returns:
+            The threat model; `str` of it is the canonical text.
+
+        Raises:
+            BadRequest: Where the text is anything else, or an Linf radius is above 1.
+        """
         norm, colon, size = text.strip().partition(":")
         try:
             eps = Fraction(size.strip())
@@ -46,10 +70,23 @@ class Threat:
         return cls(norm, eps)
 
     def __str__(self) -> str:
-        return f"{self.norm}:{_shortest(self.eps)}"
+        return f"{self.norm}:{self.eps_text}"
+
+    @property
+    def eps_text(self) -> str:
+        """eps as the field writes it: '8/255', '0.5'."""
+        return _shortest(self.eps)
 
     def distance(self, x: Tensor, adv: Tensor) -> Tensor:
-        """Norm of adv - x for each image, shape (n,), in float64."""
+        """Measure how far each image was moved.
+
+        Args:
+            x: Clean images, shape (n, ...).
+            adv: Moved images of the same shape.
+
+        Returns:
+            The norm of `adv - x` of each image, shape (n,), float64.
+        """
         delta = (adv.double() - x.double()).flatten(1)
         if self.norm == "Linf":
             return delta.abs().amax(1)
@@ -57,11 +94,18 @@ class Threat:
         return distance
 
     def project(self, x: Tensor, adv: Tensor) -> Tensor:
-        """`adv` moved into the ball round `x`, then into the box.
+        """Move images into the ball round the clean ones, then into the box.
 
-        Linf is the nearest point of the intersection. L2 shrinks radially, L1 soft-thresholds
-        (Duchi et al. 2008); the clip to the box afterwards only shortens delta, because x lies in
-        the box, but the result need not be the nearest point of the intersection.
+        Linf is the nearest point of the intersection. L2 shrinks radially, L1 soft-thresholds (Duchi et al.
+        2008); the clip to the box afterwards only shortens delta, because x lies in the box, but the result
+        need not be the nearest point of the intersection.
+
+        Args:
+            x: Clean images in [0, 1], shape (n, ...).
+            adv: Images of the same shape.
+
+        Returns:
+            The projected images, of the same shape.
         """
         eps = float(self.eps)
         if self.norm == "Linf":
@@ -71,11 +115,20 @@ class Threat:
             length = delta.norm(dim=1, keepdim=True)
             delta = delta * (eps / length.clamp_min(1e-12)).clamp_max(1)
         else:
-            delta = _project_l1(delta, eps)
+            magnitude = delta.abs()
+            shrunk = delta.sign() * (magnitude - simplex_threshold(magnitude, eps)).clamp_min(0)
+            delta = delta.where(magnitude.sum(1, keepdim=True) <= eps, shrunk)
         return (x + delta.view_as(x)).clamp(0, 1)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """The direction d with norm 1 that maximises <gradient, d>; zero where the gradient is."""
+        """Give the steepest ascent direction of norm 1.
+
+        Args:
+            gradient: Gradients of the loss with respect to the images, shape (n, ...).
+
+        Returns:
+            For each image the direction d of norm 1 that maximises <gradient, d>; zero where the gradient is.
+        """
         if self.norm == "Linf":
             return gradient.sign()
         flat = gradient.flatten(1)
@@ -87,27 +140,44 @@ class Threat:
         return step.view_as(gradient)
 
     def step(self, adv: Tensor, gradient: Tensor, size: float) -> Tensor:
-        """`adv` moved by a step of length `size` that raises the loss most, staying in the box.
+        """Move images by one ascent step inside the box.
 
-        Linf and L2 follow `steepest`. In L1 a step of 12 cannot be spent on one pixel, so the
-        length is filled greedily over the pixels of largest gradient, each up to its wall.
+        Linf and L2 follow `steepest`. In L1 a step of 12 cannot be spent on one pixel, so the length is
+        filled greedily over the pixels of largest gradient, each up to its wall.
+
+        Args:
+            adv: Images in [0, 1], shape (n, ...).
+            gradient: Gradients of the loss, of the same shape.
+            size: Length of the step in this norm, as a fraction of the pixel range.
+
+        Returns:
+            The moved images, not yet projected into the ball.
         """
         if self.norm != "L1":
             return (adv + size * self.steepest(gradient)).clamp(0, 1)
         flat, slope = adv.flatten(1), gradient.flatten(1)
         order = slope.abs().argsort(dim=1, descending=True, stable=True)
-        up = slope.gather(1, order).sign()
-        here = flat.gather(1, order)
-        room = ((up > 0) * (1 - here) + (up < 0) * here).clamp_min(0)
+        sign = slope.gather(1, order).sign()
+        pixels = flat.gather(1, order)
+        room = ((sign > 0) * (1 - pixels) + (sign < 0) * pixels).clamp_min(0)
         spent_before = room.cumsum(1) - room
-        move = up * (size - spent_before).clamp_min(0).minimum(room)
+        move = sign * (size - spent_before).clamp_min(0).minimum(room)
         return (flat + flat.new_zeros(flat.shape).scatter_(1, order, move)).view_as(adv).clamp(0, 1)
 
-    def sample(self, x: Tensor, generator: Generator) -> Tensor:
-        """A uniform random point of the ball round each image, clipped to the box.
+    def ascend(self, x: Tensor, adv: Tensor, gradient: Tensor, size: float) -> Tensor:
+        """One step of projected gradient ascent: `step`, then `project`."""
+        return self.project(x, self.step(adv, gradient, size))
 
-        Drawn on the generator's device in float32 and moved to x's, so that a CPU generator gives
-        the same start on every device.
+    def sample(self, x: Tensor, generator: Generator) -> Tensor:
+        """Draw a uniform random point of the ball round each image, clipped to the box.
+
+        Args:
+            x: Clean images in [0, 1], shape (n, ...).
+            generator: Source of randomness. Points are drawn on its device in float32 and moved to x's, so
+                that a CPU generator gives the same start on every device.
+
+        Returns:
+            The random images, of x's shape and type.
         """
         import torch
 
@@ -128,9 +198,14 @@ class Threat:
         return self.project(x, x + (eps * radius * noise / length).view(shape).to(x))
 
     def check(self, x: Tensor, adv: Tensor) -> None:
-        """Raises OutsideBall unless every image is finite, in the box, and in the ball.
+        """Refuse images that the threat model does not allow.
 
-        Tolerance: 1e-6 in Linf, 1e-5 eps in L2 and L1; none for the box.
+        Args:
+            x: Clean images in [0, 1], shape (n, ...).
+            adv: Adversarial images; the tolerance is 1e-6 in Linf, 1e-5 eps in L2 and L1, none for the box.
+
+        Raises:
+            OutsideBall: Unless every image has its shape, is finite, in the box, and in the ball.
         """
         if adv.shape != x.shape:
             raise OutsideBall(f"wanted images of shape {tuple(x.shape)}, got {tuple(adv.shape)}")
@@ -148,28 +223,26 @@ class Threat:
 
 
 def _shortest(eps: Fraction) -> str:
-    """8/255 as it is written in the field, 0.5 as a decimal, anything else as a fraction."""
-    rest = eps.denominator
+    """Return 8/255 as it is written in papers, 0.5 as a decimal, anything else as a fraction."""
+    odd = eps.denominator
     for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
+        while odd % prime == 0:
+            odd //= prime
     decimal = f"{eps.numerator / eps.denominator:.12g}"
-    if rest == 1 and Fraction(decimal) == eps:
+    if odd == 1 and Fraction(decimal) == eps:
         return decimal
     if 255 % eps.denominator == 0:
         return f"{eps.numerator * 255 // eps.denominator}/255"
     return str(eps)
 
 
-def _project_l1(delta: Tensor, eps: float) -> Tensor:
-    """Euclidean projection of each row onto the L1 ball, by sorting (Duchi et al., ICML 2008)."""
+def simplex_threshold(values: Tensor, total: float) -> Tensor:
+    """Return for each row of `values` (n, d) the t, (n, 1), for which `(values - t).clamp_min(0)` is the
+    nearest point with non-negative entries that sum to `total`, by sorting (Duchi et al., ICML 2008)."""
     import torch
 
-    magnitude = delta.abs()
-    ordered = magnitude.sort(1, descending=True).values
-    excess = ordered.cumsum(1) - eps
-    rank = torch.arange(1, delta.shape[1] + 1, device=delta.device, dtype=delta.dtype)
-    last = (ordered * rank > excess).sum(1, keepdim=True).clamp_min(1)
-    threshold = excess.gather(1, last - 1) / last
-    shrunk = delta.sign() * (magnitude - threshold).clamp_min(0)
-    return torch.where(magnitude.sum(1, keepdim=True) <= eps, delta, shrunk)
+    descending = values.sort(1, descending=True).values
+    excess = descending.cumsum(1) - total
+    rank = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)
+    last = (descending * rank > excess).sum(1, keepdim=True).clamp_min(1)
+    return excess.gather(1, last - 1) / last

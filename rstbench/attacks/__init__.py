@@ -1,20 +1,19 @@
-"""What a model is measured with. An attack is a frozen dataclass that is called like a function.
+"""Attacks: frozen dataclasses that are called like functions.
 
-`Attack(model, x, y, threat, generator) -> Crafted`. It knows a model as a callable that returns
-logits, and a switch as a callable that also has `members` and `weights`.
+`attack(model, x, y, threat, generator) -> Crafted`. A model is a callable that returns logits; a switch also
+has `members` and `weights`. A new attack is a module beside these and a line in `plugins.BUILTIN`.
 """
 
 from .mixture import Mixture, mean_log_probability, members_of
 from .pgd import PGD
-from .spec import Attack, Crafted, canonical_text, parse_attack
+from .spec import Attack, AttackSpec, Crafted
 
 __all__ = [
     "PGD",
     "Attack",
+    "AttackSpec",
     "Crafted",
     "Mixture",
-    "canonical_text",
     "mean_log_probability",
     "members_of",
-    "parse_attack",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,12 +10,11 @@ import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat
-from .mixture import members_of
-from .objective import expand_as_batch
+from .mixture import Member, Model, members_of
+from .objective import expand_as_batch, is_correct
 from .spec import Crafted
 
 RHO = 0.05  # of eps: how far beyond a member's boundary
-Member = tuple[float, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,7 @@ class ARC:
                 f"{self.step}, {self.restarts}, {self.runners}"
             )
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         if threat.norm == "L1":
             raise ValueError("ARC is defined for Linf and L2, not for L1")
         # Weights descend; a member that never answers pulls nowhere.
@@ -56,22 +53,20 @@ class ARC:
             for _ in range(self.steps):
                 adv, value = self._round(pairs, adv, value, x, y, threat)
             better = value < lowest
-            best, lowest = (
-                torch.where(expand_as_batch(better, x), adv, best),
-                torch.where(better, value, lowest),
-            )
+            best = torch.where(expand_as_batch(better, x), adv, best)
+            lowest = torch.where(better, value, lowest)
         return Crafted(best, {"arc": lowest <= 0})
 
     def _round(
         self, pairs: Sequence[Member], adv: Tensor, value: Tensor, x: Tensor, y: Tensor, threat: Threat
     ) -> tuple[Tensor, Tensor]:
-        """One move of all images, (images, their expected accuracy)."""
+        """Move all images once; return them and their expected accuracy."""
         eta, rho = float(self.step * threat.eps), RHO * float(threat.eps)
         local, lowest = torch.zeros_like(x), value
-        for place, (_, member) in enumerate(pairs):
+        for index, (_, member) in enumerate(pairs):
             distance, direction, normal = self._boundary(member, adv + local, threat)
             reach = torch.full_like(distance, eta)
-            if place:
+            if index:
                 # As far as what the earlier members want leaves this one beyond its boundary.
                 inside = distance < eta
                 along = (distance - (normal * local).flatten(1).sum(1)).abs()
@@ -79,20 +74,18 @@ class ARC:
                 reach = torch.where(inside, further, reach)
             pull = local + expand_as_batch(reach, x) * direction
             move = eta * pull / expand_as_batch(_length(pull, threat.norm).clamp_min(1e-12), x)
-            tried = _accuracy(pairs, threat.project(x, adv + move), y)
-            kept = tried <= lowest
+            accuracy = _accuracy(pairs, threat.project(x, adv + move), y)
+            kept = accuracy <= lowest
             local = torch.where(expand_as_batch(kept, x), move, local)
-            lowest = torch.where(kept, tried, lowest)
+            lowest = torch.where(kept, accuracy, lowest)
         moved = threat.project(x, adv + local)
-        found = _accuracy(pairs, moved, y)
-        kept = found <= value
-        return torch.where(expand_as_batch(kept, x), moved, adv), torch.where(kept, found, value)
+        accuracy = _accuracy(pairs, moved, y)
+        kept = accuracy <= value
+        return torch.where(expand_as_batch(kept, x), moved, adv), torch.where(kept, accuracy, value)
 
-    def _boundary(
-        self, member: Callable[[Tensor], Tensor], images: Tensor, threat: Threat
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """To the nearest linearised class boundary of what a member predicts: distance (n,), the step of
-        length 1 that leads there, and its normal divided by its dual norm."""
+    def _boundary(self, member: Model, images: Tensor, threat: Threat) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the distance (n,) to the nearest linearised boundary of the class that a member predicts,
+        the step of length 1 that leads there, and the boundary's normal divided by its dual norm."""
         images = images.detach().requires_grad_()
         with torch.enable_grad():
             logits = member(images)
@@ -108,22 +101,21 @@ class ARC:
         dual = torch.stack([_dual(slope, threat.norm) for slope in slopes])
         distances = (gaps.detach().T.abs() / (dual + 1e-10)).nan_to_num(nan=torch.inf)
         nearest = distances.argmin(0)
-        which = torch.arange(len(images), device=images.device)
-        slope, size = torch.stack(slopes)[nearest, which], dual[nearest, which]
+        rows = torch.arange(len(images), device=images.device)
+        slope, size = torch.stack(slopes)[nearest, rows], dual[nearest, rows]
         return (
-            distances[nearest, which],
+            distances[nearest, rows],
             -threat.steepest(slope),
             -slope / expand_as_batch(size.clamp_min(1e-10), images),
         )
 
 
 def _accuracy(pairs: Sequence[Member], images: Tensor, y: Tensor) -> Tensor:
-    """Expected accuracy over the members, (n,)."""
+    """Return the expected accuracy over the members, (n,)."""
     total = torch.zeros(len(images), device=images.device)
     with torch.no_grad():
         for weight, member in pairs:
-            logits = member(images)
-            total += weight * ((logits.argmax(1) == y) & logits.isfinite().all(1))
+            total += weight * is_correct(member(images), y)
     return total
 
 

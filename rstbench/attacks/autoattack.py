@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -21,9 +21,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
+from .. import flags
 from ..errors import BadFile, ModelFault
 from ..threat import Threat
-from .mixture import Mixture, mean_log_probability, one_draw
+from .mixture import Mixture, Model, mean_log_probability, one_draw
 from .spec import Crafted
 
 STAGES = {
@@ -31,12 +32,12 @@ STAGES = {
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-# What the library says in a log line, and the alarm it stands for.
+# Words of the library's log lines, and the flags they stand for.
 _WARNINGS = {
-    "randomized defense": "random-output",
-    "probability distribution": "probabilities-not-logits",
-    "zero gradient": "zero-gradient",
-    "dynamic defense": "gradient-in-forward",
+    "randomized defense": flags.RANDOM_OUTPUT,
+    "probability distribution": flags.PROBABILITIES_NOT_LOGITS,
+    "zero gradient": flags.ZERO_GRADIENT,
+    "dynamic defense": flags.GRADIENT_IN_FORWARD,
 }
 ROUNDING = 1e-5  # images at the very edge of the ball lie beyond it by as much; they are projected back
 MOST_KEPT = 2000  # images with non-finite logits that are remembered
@@ -46,13 +47,34 @@ _LEAST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 2}
 
 @dataclass(frozen=True)
 class AutoAttack:
-    """version: 'standard', 'plus' or 'rand'; or a tuple of stages in `attacks` (text: joined by '+').
+    """AutoAttack: APGD-CE, APGD-T, FAB-T and Square, one after the other on the images that survive.
 
-    The seed of the library is drawn from the generator once a call. A switch is attacked through
-    the log of its members' mean softmax; with `sampled` through one random draw a call instead, which is the
-    wrong way, flagged `sampled-switch`. Images that were wrong from the start or survive come back clean, as
-    the library returns them: they are no transfer material.
-    Raises ModelFault where a stage cannot work on so few classes.
+    The stages are run by the library's own code. A switch is attacked through the log of its members' mean
+    softmax. Images that were wrong from the start or survive come back clean, as the library returns them:
+    they are no transfer material.
+
+    Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", ICML 2020.
+
+    Args:
+        version: 'standard', 'plus' or 'rand'.
+        attacks: Stages in place of a version, such as ('apgd-ce', 'square'); joined by '+' in text.
+        sampled: Attack a switch through one random draw a call instead of the mean, which is the wrong way
+            and raises `sampled-switch`.
+
+    Raises:
+        ValueError: For an unknown version or stage.
+        ModelFault: When called, where a stage cannot work on so few classes.
+
+    Example:
+        >>> import rstbench, torch
+        >>> from torch import nn
+        >>> x, y = rstbench.load_data("digits:test:4").at(slice(None))
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+        >>> attack = rstbench.AutoAttack(attacks=("apgd-ce",))
+        >>> crafted = attack(net, x, y, rstbench.Threat.parse("Linf:0.1"), torch.Generator().manual_seed(0))
+        >>> list(crafted.stages), crafted.stages["apgd-ce"].shape
+        (['apgd-ce'], torch.Size([4]))
     """
 
     version: str = "standard"
@@ -69,67 +91,65 @@ class AutoAttack:
         if strange:
             raise ValueError(f"no stage named {strange[0]!r}; there are: {', '.join(sorted(set(stages)))}")
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         seed = int(torch.randint(0, 2**31 - 1, (1,), generator=generator, device=generator.device))
         # `.view` in APGD-T and L2 APGD needs contiguous images.
-        flags: tuple[str, ...] = ()
+        raised: tuple[str, ...] = ()
         logits_of = mean_log_probability(model)
         if self.sampled and isinstance(model, Mixture):
-            logits_of, flags = one_draw(model, generator), ("sampled-switch",)
-        finite, x = Finite(logits_of), x.contiguous()
-        with _contained() as said, torch.random.fork_rng():
-            crafted = self._run(finite, x, y, threat, seed, said)
-        crafted = replace(crafted, flags=(*crafted.flags, *flags))
+            logits_of, raised = one_draw(model, generator), (flags.SAMPLED_SWITCH.name,)
+        finite, x = FiniteLogits(logits_of), x.contiguous()
+        with _contained() as warnings, torch.random.fork_rng():
+            crafted = self._run(finite, x, y, threat, seed, warnings)
+        crafted = replace(crafted, flags=(*crafted.flags, *raised))
         return finite.broken_by_nan(crafted, x, y, threat)
 
     def _run(
         self,
-        logits_of: Callable[[Tensor], Tensor],
+        logits_of: Model,
         x: Tensor,
         y: Tensor,
         threat: Threat,
         seed: int,
-        said: list[str],
+        warnings: list[str],
     ) -> Crafted:
+        """Run each stage on the images that survived the ones before."""
         library = self._library(logits_of, threat, seed, x.device)
-        plan = list(self.attacks or library.attacks_to_run)
+        selected = list(self.attacks or library.attacks_to_run)
         with torch.no_grad():
             logits = logits_of(x)
-        self._fit_classes(library, plan, logits.shape[1])
+        self._fit_classes(library, selected, logits.shape[1])
         images, alive = x.clone(), logits.argmax(1) == y
         stages: dict[str, Tensor] = {}
-        for stage in plan:
-            left = alive.nonzero()[:, 0]
+        for stage in selected:
+            survivors = alive.nonzero()[:, 0]
             stages[stage] = torch.zeros_like(alive)
-            if not len(left):
+            if not len(survivors):
                 continue
             library.attacks_to_run = [stage]
-            found, answers = library.run_standard_evaluation(x[left], y[left], batch_size=len(left))
-            broken = answers != y[left]
-            images[left[broken]] = found[broken]
-            stages[stage][left[broken]] = True
-            alive[left[broken]] = False
-        return Crafted(images, stages, _alarms(said))
+            adv, predicted = library.run_standard_evaluation(
+                x[survivors], y[survivors], batch_size=len(survivors)
+            )
+            broken = predicted != y[survivors]
+            images[survivors[broken]] = adv[broken]
+            stages[stage][survivors[broken]] = True
+            alive[survivors[broken]] = False
+        return Crafted(images, stages, _flags(warnings))
 
     def _library(
-        self, logits_of: Callable[[Tensor], Tensor], threat: Threat, seed: int, device: torch.device
+        self, logits_of: Model, threat: Threat, seed: int, device: torch.device
     ) -> types.SimpleNamespace:
         from pyautoattack import AutoAttack as Library
 
-        custom = (
-            {"version": "custom", "attacks": list(self.attacks)}
-            if self.attacks
-            else {"version": self.version}
-        )
+        custom = {"version": "custom", "attacks": list(self.attacks)}
+        version = custom if self.attacks else {"version": self.version}
         library: types.SimpleNamespace = Library(
-            logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **custom
+            logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **version
         )
         return library
 
-    def _fit_classes(self, library: types.SimpleNamespace, plan: list[str], classes: int) -> None:
-        for stage in plan:
+    def _fit_classes(self, library: types.SimpleNamespace, selected: list[str], classes: int) -> None:
+        for stage in selected:
             if classes < _LEAST_CLASSES.get(stage, 2):
                 raise ModelFault(
                     f"the stage {stage!r} needs at least {_LEAST_CLASSES[stage]} classes, the model has "
@@ -139,57 +159,58 @@ class AutoAttack:
             part.n_target_classes = min(part.n_target_classes, classes - 1)
 
 
-class Finite:
+class FiniteLogits:
     """Logits an attack can go on with, and the images whose logits were not finite.
 
     The library takes the argmax of NaN, class 0, for an answer. Here such a row becomes zeros, and the
     image that caused it is kept: it broke the model.
     """
 
-    def __init__(self, logits_of: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, logits_of: Model) -> None:
         self.logits_of = logits_of
-        self.seen: list[Tensor] = []
+        self.non_finite: list[Tensor] = []
 
     def __call__(self, x: Tensor) -> Tensor:
         logits = self.logits_of(x)
         finite = logits.isfinite().all(1)
         if bool(finite.all()):
             return logits
-        if sum(map(len, self.seen)) < MOST_KEPT:
-            self.seen.append(x.detach()[~finite].clone())
+        if sum(map(len, self.non_finite)) < MOST_KEPT:
+            self.non_finite.append(x.detach()[~finite].clone())
         return torch.where(finite[:, None], logits, 0.0)
 
     def broken_by_nan(self, crafted: Crafted, x: Tensor, y: Tensor, threat: Threat) -> Crafted:
-        """The crafted images, those kept put in where one lies in the ball of an image that survived."""
-        if not self.seen:
+        """Return the crafted images, those that survived replaced by a kept one that lies in their ball."""
+        if not self.non_finite:
             return crafted
-        kept, images = torch.cat(self.seen), crafted.images.clone()
+        kept, images = torch.cat(self.non_finite), crafted.images.clone()
         broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         survived = ~sum((part.int() for part in crafted.stages.values()), broken.int()).bool()
-        for place in survived.nonzero()[:, 0].tolist():
-            near = threat.distance(x[place : place + 1].expand_as(kept), kept) <= float(threat.eps) * (
+        for index in survived.nonzero()[:, 0].tolist():
+            near = threat.distance(x[index : index + 1].expand_as(kept), kept) <= float(threat.eps) * (
                 1 + ROUNDING
             )
             if bool(near.any()):
-                images[place] = threat.project(x[place : place + 1], kept[near][:1])[0]
-                broken[place] = True
+                images[index] = threat.project(x[index : index + 1], kept[near][:1])[0]
+                broken[index] = True
         return Crafted(images, {**crafted.stages, "non-finite": broken}, crafted.flags)
 
 
-def _alarms(said: list[str]) -> tuple[str, ...]:
-    return tuple(sorted({flag for words, flag in _WARNINGS.items() if any(words in line for line in said)}))
+def _flags(warnings: list[str]) -> tuple[str, ...]:
+    raised = {flag.name for words, flag in _WARNINGS.items() if any(words in line for line in warnings)}
+    return tuple(sorted(raised))
 
 
 @contextmanager
 def _contained() -> Iterator[list[str]]:
-    """Collects the library's warnings, and puts back what it changes in the process."""
+    """Collect the library's warnings, and restore what it changes in the process."""
     from pyautoattack import checks
 
-    said: list[str] = []
+    warnings: list[str] = []
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            warnings.append(record.getMessage())
 
     logger, handler, trace = logging.getLogger("auto-attack"), Collect(logging.WARNING), sys.gettrace()
     propagates, logger.propagate = logger.propagate, False
@@ -197,7 +218,7 @@ def _contained() -> Iterator[list[str]]:
     # Module globals that are never reset: one dynamic model would mark every later one.
     checks.funcs.update(dict.fromkeys(checks.funcs, 0))
     try:
-        yield said
+        yield warnings
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagates
@@ -205,7 +226,7 @@ def _contained() -> Iterator[list[str]]:
 
 
 def alias_for_robustbench() -> None:
-    """Offers `pyautoattack` under the name `autoattack`, which RobustBench 1.1.1 imports."""
+    """Offer `pyautoattack` under the name `autoattack`, which RobustBench 1.1.1 imports."""
     import pyautoattack
     import pyautoattack.state
 
@@ -214,7 +235,7 @@ def alias_for_robustbench() -> None:
 
 
 def example_resnet() -> nn.Module:
-    """The CIFAR-10 ResNet-18 that AutoAttack ships with its examples, naturally trained, in eval mode.
+    """Load the CIFAR-10 ResNet-18 that AutoAttack ships with its examples, naturally trained, in eval mode.
 
     Raises BadFile where this installation lacks it.
     """

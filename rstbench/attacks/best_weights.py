@@ -1,24 +1,29 @@
-"""The probabilities with which a switch is hardest to attack: the defender's best case."""
+"""Fit the probabilities with which a switch is hardest to attack: the defender's best case."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from ..threat import Threat
+from ..threat import Threat, simplex_threshold
+from .mixture import Model
+from .objective import is_correct
 from .spec import Attack
 
-DESCENT = 500  # steps on the simplex between two attacks; they cost no forward
-LEAST = 1e-3  # a member with a smaller share is left out
+DESCENT_STEPS = 500  # on the simplex between two attacks; they cost no forward
+LEAST_WEIGHT = 1e-3  # a member with a smaller one is left out
 
 
 @dataclass(frozen=True)
-class Odds:
-    """weights: of the members, summing to 1; error: their expected error, each image under the worst set of
-    images that was crafted for anyone; tried: (weights, the same error) of all that were attacked."""
+class WeightFit:
+    """Probabilities of the members of a switch, and how they were found.
+
+    weights: of the members, summing to 1; error: their expected error, each image under the worst set of
+    images that was crafted; tried: (weights, the same error) of all weights that were attacked.
+    """
 
     weights: tuple[float, ...]
     error: float
@@ -26,15 +31,15 @@ class Odds:
 
 
 @dataclass(frozen=True)
-class Weighted:
+class WeightedMixture:
     """A mixture of models under other weights than its own."""
 
-    members: Sequence[Callable[[Tensor], Tensor]]
+    members: Sequence[Model]
     weights: Sequence[float]
 
 
 def best_switch_weights(
-    members: Sequence[Callable[[Tensor], Tensor]],
+    members: Sequence[Model],
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -42,8 +47,8 @@ def best_switch_weights(
     generator: Generator,
     *,
     rounds: int = 5,
-) -> Odds:
-    """The probabilities of the members with the lowest expected error, as far as the attack can tell.
+) -> WeightFit:
+    """Return the probabilities of the members with the lowest expected error under an attack.
 
     The attack is made for equal weights and for each member alone; then in each round for the weights that
     are best against all outcomes so far, each image being judged by its worst one, which are found down the
@@ -51,21 +56,23 @@ def best_switch_weights(
     that no single member is better. x, y: held-out training images (n, c, h, w) and labels, never test ones.
     Source: OSP of Dbouk and Shanbhag, ICML 2023, which follows the sub-gradient of the last attack alone.
     """
-    outcomes, count = [_wrong(members, x, y)], len(members)
+    wrong, count = [_wrong(members, x, y)], len(members)
     tried = [torch.full((count,), 1 / count, dtype=torch.float64), *torch.eye(count, dtype=torch.float64)]
-    for turn in range(len(tried) + rounds):
-        if turn == len(tried):
-            tried.append(descend(torch.stack(outcomes))[0])
-        images = attack(Weighted(members, tried[turn].tolist()), x, y, threat, generator).images  # type: ignore[arg-type]
-        outcomes.append(_wrong(members, images, y))
-    errors = [float(_errors(torch.stack(outcomes), weights).mean()) for weights in tried]
+    for step in range(len(tried) + rounds):
+        if step == len(tried):
+            tried.append(descend(torch.stack(wrong))[0])
+        mixture = WeightedMixture(members, tried[step].tolist())
+        images = attack(mixture, x, y, threat, generator).images  # type: ignore[arg-type]
+        wrong.append(_wrong(members, images, y))
+    errors = [float(_errors(torch.stack(wrong), weights).mean()) for weights in tried]
     best = min(range(len(tried)), key=errors.__getitem__)
-    found = tuple(tuple(weights.tolist()) for weights in tried)
-    return Odds(found[best], errors[best], tuple(zip(found, errors, strict=True)))
+    candidates = tuple(tuple(weights.tolist()) for weights in tried)
+    return WeightFit(candidates[best], errors[best], tuple(zip(candidates, errors, strict=True)))
 
 
-def descend(wrong: Tensor, steps: int = DESCENT) -> tuple[Tensor, float]:
-    """(weights, expected error) that are best against these outcomes, each image under its worst one.
+def descend(wrong: Tensor, steps: int = DESCENT_STEPS) -> tuple[Tensor, float]:
+    """Return the weights of lowest expected error against these outcomes, each image under its worst one, and
+    that error.
 
     wrong: (sets, members, images), 1 where a member is wrong. Sub-gradient descent from equal weights, in
     steps that shrink with the root of their number, each followed by a projection onto the simplex.
@@ -76,30 +83,25 @@ def descend(wrong: Tensor, steps: int = DESCENT) -> tuple[Tensor, float]:
         errors, worst = torch.einsum("m,smi->si", weights, wrong).max(0)
         if float(errors.mean()) < lowest - 1e-9:
             best, lowest = weights, float(errors.mean())
-        slope = wrong[worst, :, torch.arange(wrong.shape[2])].mean(0)
-        weights = onto_simplex(weights - slope / step**0.5)
-    best = torch.where(best < LEAST, 0.0, best)
+        subgradient = wrong[worst, :, torch.arange(wrong.shape[2])].mean(0)
+        weights = project_to_simplex(weights - subgradient / step**0.5)
+    best = torch.where(best < LEAST_WEIGHT, 0.0, best)
     best = best / best.sum()
     return best, float(_errors(wrong, best).mean())
 
 
 def _errors(wrong: Tensor, weights: Tensor) -> Tensor:
-    """Expected error of each image under its worst set, (images,); wrong: (sets, members, images)."""
+    """Return each image's expected error under its worst set, (images,); wrong: (sets, members, images)."""
     return torch.einsum("m,smi->si", weights, wrong).amax(0)
 
 
-def onto_simplex(values: Tensor) -> Tensor:
-    """The nearest probabilities, (n,): by sorting (Duchi et al., ICML 2008)."""
-    ordered = values.sort(descending=True).values
-    excess = ordered.cumsum(0) - 1
-    rank = torch.arange(1, len(values) + 1, dtype=values.dtype)
-    last = int((ordered * rank > excess).sum()) - 1
-    return (values - excess[last] / (last + 1)).clamp_min(0)
+def project_to_simplex(values: Tensor) -> Tensor:
+    """Return the nearest probabilities to `values`, (n,)."""
+    return (values - simplex_threshold(values[None], 1)[0]).clamp_min(0)
 
 
-def _wrong(members: Sequence[Callable[[Tensor], Tensor]], images: Tensor, y: Tensor) -> Tensor:
-    """(members, n), 1.0 where a member is wrong or says NaN."""
+def _wrong(members: Sequence[Model], images: Tensor, y: Tensor) -> Tensor:
+    """Return (members, n), 1.0 where a member is wrong or its logits are not finite."""
     with torch.no_grad():
-        logits = torch.stack([member(images) for member in members])
-    right = (logits.argmax(2) == y) & logits.isfinite().all(2)
-    return 1 - right.double().cpu()
+        correct = torch.stack([is_correct(member(images), y) for member in members])
+    return 1 - correct.double().cpu()

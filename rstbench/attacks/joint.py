@@ -1,8 +1,8 @@
-"""Fooling as many members of a switch at once as possible, one after the other."""
+"""An attack that fools as many members of a switch at once as possible, adding one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,16 +10,14 @@ import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat
-from .mixture import members_of
+from .mixture import Member, Model, members_of
 from .objective import expand_as_batch, margin
 from .spec import Crafted
-
-Member = tuple[float, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
 class Joint:
-    """For each image a set of members that are fooled together grows greedily.
+    """Grows for each image, greedily, a set of members that are fooled together.
 
     A candidate joins where `steps` steps of `step` * eps on the summed hinge of all margins of the set end
     with all of it fooled. In the first of `orders` passes each image tries its members from the likeliest
@@ -40,9 +38,7 @@ class Joint:
                 f"{self.step}, {self.orders}, {self.slack}"
             )
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         pairs = [(share, member) for share, member in members_of(model) if share > 0]
         shares = torch.tensor([weight for weight, _ in pairs], device=x.device)
         clean = _margins(pairs, x, y)
@@ -57,10 +53,8 @@ class Joint:
             adv = self._grow(pairs, order, x, y, threat, generator)
             value = _expected(_margins(pairs, adv, y), shares)
             better = value < lowest
-            best, lowest = (
-                torch.where(expand_as_batch(better, x), adv, best),
-                torch.where(better, value, lowest),
-            )
+            best = torch.where(expand_as_batch(better, x), adv, best)
+            lowest = torch.where(better, value, lowest)
         return Crafted(best, {"joint": lowest <= 0})
 
     def _grow(
@@ -72,13 +66,13 @@ class Joint:
         threat: Threat,
         generator: Generator,
     ) -> Tensor:
-        """One greedy pass; order: (members, n), which member each image tries when."""
-        which = torch.arange(len(x), device=x.device)
+        """Run one greedy pass; order: (members, n), which member each image tries when."""
+        rows = torch.arange(len(x), device=x.device)
         chosen = torch.zeros_like(order, dtype=torch.bool)
         kept = x.clone()
         for candidates in order:
             wanted = chosen.clone()
-            wanted[candidates, which] = True
+            wanted[candidates, rows] = True
             adv, done = self._fool(pairs, wanted, kept, x, y, threat)
             again, more = self._fool(pairs, wanted, threat.sample(x, generator), x, y, threat)
             adv, done = torch.where(expand_as_batch(done, x), adv, again), done | more
@@ -89,9 +83,9 @@ class Joint:
     def _fool(
         self, pairs: Sequence[Member], wanted: Tensor, start: Tensor, x: Tensor, y: Tensor, threat: Threat
     ) -> tuple[Tensor, Tensor]:
-        """Images on which all wanted members (members, n) are wrong, and where that was reached."""
+        """Return images on which all wanted members (members, n) are wrong, and where that was reached."""
         adv, size = start, float(self.step * threat.eps)
-        found, done = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        fooling, done = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for step in range(self.steps + 1):
             gradient, fooled = torch.zeros_like(x), torch.ones_like(done)
             for active, (_, member) in zip(wanted, pairs, strict=True):
@@ -104,18 +98,18 @@ class Joint:
                     gradient -= torch.autograd.grad(short.sum(), images)[0].nan_to_num(nan=0.0)
                 fooled &= (gap.detach() > 0) | ~active
             new = fooled & ~done
-            found, done = torch.where(expand_as_batch(new, x), adv, found), done | fooled
+            fooling, done = torch.where(expand_as_batch(new, x), adv, fooling), done | fooled
             if step == self.steps or bool(done.all()):
                 break
-            adv = threat.project(x, threat.step(adv, gradient, size))
-        return found, done
+            adv = threat.ascend(x, adv, gradient, size)
+        return fooling, done
 
 
 def _margins(pairs: Sequence[Member], images: Tensor, y: Tensor) -> Tensor:
-    """Margin of each member on each image, (members, n); above 0 where it is wrong or says NaN."""
+    """Return the margin of each member on each image, (members, n); above 0 where it is wrong or NaN."""
     with torch.no_grad():
-        found = torch.stack([margin(member(images), y) for _, member in pairs])
-    return found.nan_to_num(nan=torch.inf)
+        margins = torch.stack([margin(member(images), y) for _, member in pairs])
+    return margins.nan_to_num(nan=torch.inf)
 
 
 def _expected(margins: Tensor, shares: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""What gradient attacks raise: a loss of each image, of a model or of the exact mixture of a switch."""
+"""The objective of gradient attacks: a loss of each image, of a model or of the exact mixture of a switch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .mixture import members_of
+from .mixture import Model, members_of
 
 LOSSES = ("ce", "margin")
 MEANS = ("loss", "probability", "logits")
@@ -19,20 +19,30 @@ MEANS = ("loss", "probability", "logits")
 
 @dataclass(frozen=True)
 class LossEvaluation:
-    """At some images: loss (n,), whether every member is wrong (n,), the expected accuracy over the members
-    (n,), and the loss's gradient, zero where none was asked for."""
+    """An objective at some images.
+
+    loss: (n,); wrong: whether every member is wrong, (n,); accuracy: expected over the members, (n,);
+    gradient: of the loss, zero where none was asked for.
+    """
 
     loss: Tensor
     wrong: Tensor
     accuracy: Tensor
     gradient: Tensor
 
+    def has_zero_gradient(self) -> bool:
+        """Return whether the gradient vanishes at some image."""
+        return bool((self.gradient.flatten(1).abs().amax(1) == 0).any())
+
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss to raise. loss: 'ce' (cross-entropy) or 'margin' (largest other logit minus the true one);
-    mean, of a switch: over its members' losses (the exact expected loss), or the loss of their mean
-    'probability' or mean 'logits'. Raises ValueError for other names."""
+    """The loss to maximise.
+
+    loss: 'ce' (cross-entropy) or 'margin' (largest other logit minus the true one); mean, of a switch: over
+    its members' losses (the exact expected loss), or the loss of their mean 'probability' or mean 'logits'.
+    Raises ValueError for other names.
+    """
 
     model: Any
     y: Tensor
@@ -43,48 +53,50 @@ class Objective:
         check_names(self.loss, self.mean)
 
     def __call__(self, adv: Tensor, *, gradient: bool = True) -> LossEvaluation:
-        """Looks at images (n, c, h, w). One member's graph at a time: memory does not grow with a switch."""
+        """Evaluate images (n, c, h, w), one member's graph at a time: memory does not grow with a switch."""
         pairs = members_of(self.model)
         if self.mean == "loss" or len(pairs) == 1:
-            seen = [self._member(member, adv, gradient, weight) for weight, member in pairs]
-            loss = _total(one[1] for one in seen)
+            terms = [self._member(member, adv, gradient, weight) for weight, member in pairs]
+            loss = _total(term[1] for term in terms)
         else:
-            # The slope of the mean's loss in each member's logits comes first, then that of the logits.
+            # The gradient of the mean's loss in each member's logits comes first, then that of the logits.
             with torch.no_grad():
                 logits = torch.stack([member(adv) for _, member in pairs]).requires_grad_()
             with torch.enable_grad():
                 combined = self._loss(self._combined(logits, [weight for weight, _ in pairs]))
                 (slopes,) = torch.autograd.grad(combined.sum(), logits)
             loss = combined.detach()
-            seen = [
+            terms = [
                 self._member(member, adv, gradient, slope)
                 for (_, member), slope in zip(pairs, slopes, strict=True)
             ]
-        right = [one[0] for one in seen]
+        correct = [term[0] for term in terms]
         return LossEvaluation(
             # A model that answers NaN has been broken: that image must not be lost from sight.
             loss.nan_to_num(nan=torch.inf),
-            ~torch.stack(right).any(0),
-            _total(weight * one for (weight, _), one in zip(pairs, right, strict=True)),
-            _total(one[2] for one in seen).nan_to_num(nan=0.0),
+            ~torch.stack(correct).any(0),
+            _total(weight * right for (weight, _), right in zip(pairs, correct, strict=True)),
+            _total(term[2] for term in terms).nan_to_num(nan=0.0),
         )
 
     def _member(
-        self, member: Callable[[Tensor], Tensor], adv: Tensor, gradient: bool, pull: float | Tensor
+        self, member: Model, adv: Tensor, gradient: bool, factor: float | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(right (n,), weighted loss (n,), gradient); pull: its weight, or the slope in its logits."""
+        """Return (correct (n,), weighted loss (n,), gradient) of one member.
+
+        factor: its weight, or the gradient of the mean's loss in its logits.
+        """
         adv = adv.detach().requires_grad_(gradient)
         slope = torch.zeros_like(adv)
         with torch.set_grad_enabled(gradient):
             logits = member(adv)
-            term = self._loss(logits) * pull if isinstance(pull, float) else (logits * pull).flatten(1).sum(1)
+            weighted = self._loss(logits) * factor if isinstance(factor, float) else (logits * factor).sum(1)
             if gradient:
-                slope = torch.autograd.grad(term.sum(), adv)[0]
-        right = (logits.argmax(1) == self.y) & logits.isfinite().all(1)
-        return right, term.detach(), slope
+                slope = torch.autograd.grad(weighted.sum(), adv)[0]
+        return is_correct(logits, self.y), weighted.detach(), slope
 
     def _combined(self, logits: Tensor, weights: list[float]) -> Tensor:
-        """One set of logits for the mixture; logits: (members, n, classes)."""
+        """Return one set of logits for the mixture; logits: (members, n, classes)."""
         shares = torch.tensor(weights, device=logits.device).view(-1, 1, 1)
         if self.mean == "logits":
             return (shares * logits).sum(0)
@@ -97,18 +109,23 @@ class Objective:
 
 
 def _total(parts: Iterable[Tensor]) -> Tensor:
-    """Their sum, from the first to the last."""
+    """Return the sum, added from the first to the last."""
     return reduce(Tensor.add, parts)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Largest other logit minus the true one, (n,): positive where the model is wrong."""
+    """Return the largest other logit minus the true one, (n,): positive where the model is wrong."""
     true = logits.gather(1, y[:, None])[:, 0]
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
 
 
+def is_correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Return on which images the largest logit is the label's and all logits are finite, (n,)."""
+    return (logits.argmax(1) == y) & logits.isfinite().all(1)
+
+
 def check_names(loss: str, mean: str) -> None:
-    """Raises ValueError for a loss or a mean that is not known."""
+    """Raise ValueError for a loss or a mean that is not known."""
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
     if mean not in MEANS:
@@ -116,5 +133,5 @@ def check_names(loss: str, mean: str) -> None:
 
 
 def expand_as_batch(mask: Tensor, x: Tensor) -> Tensor:
-    """A value an image (n,) as it multiplies images (n, …)."""
+    """Reshape one value an image, (n,), to broadcast over images (n, …)."""
     return mask.view(-1, *[1] * (x.dim() - 1))

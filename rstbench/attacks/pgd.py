@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Generator, Tensor
 
+from ..flags import ZERO_GRADIENT
 from ..threat import Threat
-from .objective import LossEvaluation, Objective, check_names, expand_as_batch
+from .mixture import Model
+from .objective import Objective, check_names, expand_as_batch
 from .spec import Crafted
 
 
 @dataclass(frozen=True)
 class PGD:
-    """`steps` steps of `step` * eps along the steepest direction, from `restarts` random starts.
+    """Projected gradient descent that keeps each image's iterate of largest loss.
 
-    Returns for each image the iterate of largest loss over all steps and restarts: a maximum-loss
-    image of every image, also of those the model gets wrong already. With `early_stop` an image is
-    left alone once the model is wrong on it, as in the published transfer test; that makes images
-    that barely fool the source and transfer poorly. loss: 'ce' (cross-entropy) or 'margin' (largest
-    other logit minus the true one). Against a switch the loss is the exact expectation over members, or with
-    mean 'probability' or 'logits' that of their mean.
+    The result is a maximum-loss image of every image, also of those the model gets wrong already, over all
+    steps and restarts. Against a switch the loss is the exact expectation over its members.
 
-    For sources that are weak surrogates: `momentum` sums the gradients, each divided by its mean size, with
-    this decay (Dong et al., CVPR 2018); `samples` above 1 averages each gradient over as many images, moved
-    by uniform noise of `noise` * eps.
+    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018.
+
+    Args:
+        steps: Number of gradient steps of each restart.
+        step: Length of a step, in units of eps.
+        restarts: Number of random starts.
+        loss: 'ce' (cross-entropy) or 'margin' (largest other logit minus the true one).
+        mean: Against a switch, the loss of what is ascended: the mean 'loss' over members, or the loss of
+            their mean 'probability' or mean 'logits'.
+        early_stop: Leave an image alone once the model is wrong on it, as in the published transfer test.
+            Such images barely fool the source and transfer poorly.
+        random_start: Start at a random point of the ball instead of the clean image.
+        momentum: Decay of summed gradients, each divided by its mean size (Dong et al., CVPR 2018).
+        samples: Average each gradient over this many images, moved by uniform noise.
+        noise: Size of that noise, in units of eps.
+
+    Raises:
+        ValueError: For values out of range.
+
+    Example:
+        >>> import rstbench, torch
+        >>> from torch import nn
+        >>> x, y = rstbench.load_data("digits:test:10").at(slice(None))
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+        >>> threat = rstbench.Threat.parse("Linf:0.1")
+        >>> crafted = rstbench.PGD(steps=5)(net, x, y, threat, torch.Generator().manual_seed(0))
+        >>> crafted.images.shape, bool(threat.distance(x, crafted.images).max() <= 0.1 + 1e-6)
+        (torch.Size([10, 1, 8, 8]), True)
     """
 
     steps: int = 20
@@ -53,9 +75,7 @@ class PGD:
             )
         check_names(self.loss, self.mean)
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         objective = Objective(model, y, self.loss, self.mean)
         best = x.clone()
         best_loss = torch.full((len(x),), -torch.inf, device=x.device)
@@ -67,31 +87,31 @@ class PGD:
             velocity = torch.zeros_like(x)
             for step in range(self.steps + 1):
                 last = step == self.steps
-                look = objective(adv, gradient=not last)
-                better = look.loss > best_loss
+                evaluation = objective(adv, gradient=not last)
+                better = evaluation.loss > best_loss
                 if self.early_stop:
-                    better = (better | look.wrong) & ~fooled
+                    better = (better | evaluation.wrong) & ~fooled
                 best = torch.where(expand_as_batch(better, x), adv, best)
-                best_loss = torch.where(better, look.loss, best_loss)
-                fooled = torch.where(better, look.wrong, fooled)
+                best_loss = torch.where(better, evaluation.loss, best_loss)
+                fooled = torch.where(better, evaluation.wrong, fooled)
                 if last or (self.early_stop and bool(fooled.all())):
                     break
-                zero_gradient |= bool((look.gradient.flatten(1).abs().amax(1) == 0).any())
-                gradient = self._around(objective, look, adv, threat, generator)
+                zero_gradient |= evaluation.has_zero_gradient()
+                gradient = self._smoothed(objective, evaluation.gradient, adv, threat, generator)
                 if self.momentum:
                     mean = gradient.flatten(1).abs().mean(1).clamp_min(1e-12)
                     velocity = self.momentum * velocity + gradient / expand_as_batch(mean, x)
                     gradient = velocity
-                moved = threat.project(x, threat.step(adv, gradient, size))
+                moved = threat.ascend(x, adv, gradient, size)
                 adv = torch.where(expand_as_batch(fooled, x), adv, moved) if self.early_stop else moved
-        flags = ("zero-gradient",) if zero_gradient else ()
+        flags = (ZERO_GRADIENT.name,) if zero_gradient else ()
         return Crafted(best, {"pgd": fooled}, flags)
 
-    def _around(
-        self, objective: Objective, look: LossEvaluation, adv: Tensor, threat: Threat, generator: Generator
+    def _smoothed(
+        self, objective: Objective, gradient: Tensor, adv: Tensor, threat: Threat, generator: Generator
     ) -> Tensor:
-        """The gradient, averaged over images near `adv` where `samples` asks for more than one."""
-        total = look.gradient
+        """Return the gradient, averaged over `samples` images near `adv`."""
+        total = gradient
         for _ in range(self.samples - 1):
             uniform = torch.rand(adv.shape, generator=generator, device=generator.device).to(adv)
             near = adv + float(self.noise * threat.eps) * (2 * uniform - 1)

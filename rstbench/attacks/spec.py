@@ -1,25 +1,38 @@
-"""The contract of an attack, and its text form: `pgd:restarts=5,steps=50`."""
+"""What an attack is, and how it is named: `pgd:restarts=5,steps=50`. No torch."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
 
 from ..errors import BadRequest, unknown
-from ..plugins import find, parse_options
+from ..plugins import find
+from ..references import parse_options
 from ..threat import Threat
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from .mixture import Model
+
 
 @dataclass(frozen=True)
 class Crafted:
-    """What an attack returns: images of x's shape; for each stage a bool tensor (n,) of the images
-    it broke on the source; and the alarms it raised."""
+    """What an attack returns.
+
+    Args:
+        images: Adversarial images of x's shape, inside the ball and the box.
+        stages: For each named part of the attack, a bool tensor (n,) of the images it broke on the source.
+        flags: Names of the flags that the attack raised.
+
+    Example:
+        >>> import rstbench, torch
+        >>> rstbench.Crafted(torch.zeros(2, 1, 8, 8), flags=("zero-gradient",)).flags
+        ('zero-gradient',)
+    """
 
     images: Tensor
     stages: Mapping[str, Tensor] = field(default_factory=dict)
@@ -27,49 +40,115 @@ class Crafted:
 
 
 class Attack(Protocol):
-    """Crafts images against a model.
+    """The contract of an attack: a callable that crafts images against a model.
 
-    model maps images (n, c, h, w) in [0, 1] to logits (n, classes), in eval mode; where it has
-    `members` and `weights` it is a switch. x: clean images; y: labels (n,), int64. Randomness comes
-    from `generator` alone; the global generator is the caller's to protect. Returns images inside
-    the ball and the box; the caller checks.
+    Randomness comes from `generator` alone; the global generator is the caller's to protect. The caller
+    checks that the images are inside the ball and the box.
+
+    Args:
+        model: Maps images (n, c, h, w) in [0, 1] to logits (n, classes), in eval mode. Where it has `members`
+            and `weights` it is a random switch.
+        x: Clean images (n, c, h, w) in [0, 1].
+        y: Labels (n,), int64.
+        threat: What the images may look like.
+        generator: A seeded generator on the CPU.
+
+    Returns:
+        The images, what broke them, and flags.
+
+    Example:
+        >>> import rstbench, torch
+        >>> def grey(model, x, y, threat, generator):
+        ...     return rstbench.Crafted(threat.project(x, torch.full_like(x, 0.5)))
+        >>> x = torch.zeros(2, 1, 8, 8)
+        >>> threat = rstbench.Threat.parse("Linf:0.25")
+        >>> grey(None, x, torch.zeros(2), threat, torch.Generator()).images.amax().item()
+        0.25
     """
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted: ...
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
+        """Return the crafted images, one for each of x."""
 
 
-def parse_attack(text: str) -> tuple[str, Attack]:
-    """`pgd:steps=50` as (canonical text, attack). Raises BadRequest for unknown names or options."""
-    name, _, options = text.strip().partition(":")
-    factory = find("attacks", name)
-    given = parse_options(options, text)
-    values = read_options(factory, name, given) if dataclasses.is_dataclass(factory) else given
-    try:
-        attack: Attack = factory(**values)
-    except Exception as error:  # of an attack of others, whatever it raises
-        raise BadRequest(f"the attack {text!r} cannot be made: {error}") from error
-    return canonical_text(name, attack, given), attack
+@dataclass(frozen=True)
+class AttackSpec:
+    """An attack as a user names it, and the attack itself, made once.
 
+    `str` of it is the canonical text `family:option=value,...`, which names the column of a table.
 
-def canonical_text(name: str, attack: Attack, given: Mapping[str, str] = {}) -> str:
-    """The name plus the options that differ from the defaults, sorted: one text for one attack.
+    Args:
+        family: The registered name, which says what an attack is whatever its options.
+        options: Those that differ from the defaults, sorted by name, so that one attack has one text. A
+            plug-in that is no dataclass cannot tell its defaults: its options stand as they were given.
+        attack: The attack.
 
-    A plug-in that is no dataclass cannot tell its defaults: its options stand as they were given.
+    Example:
+        >>> import rstbench
+        >>> spec = rstbench.AttackSpec.parse("pgd:steps=50,restarts=1")
+        >>> spec.family, str(spec)
+        ('pgd', 'pgd:steps=50')
+        >>> str(spec.early_stopped())
+        'pgd:early_stop=true,steps=50'
     """
-    if dataclasses.is_dataclass(attack):
-        given = {
-            f.name: _plain(getattr(attack, f.name))
-            for f in dataclasses.fields(attack)
-            if getattr(attack, f.name) != f.default
-        }
-    options = ",".join(f"{key}={value}" for key, value in sorted(given.items()))
-    return f"{name}:{options}" if options else name
+
+    family: str
+    options: tuple[tuple[str, str], ...]
+    attack: Attack = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        options = ",".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.family}:{options}" if options else self.family
+
+    @classmethod
+    def parse(cls, text: str) -> AttackSpec:
+        """Read an attack from its text and make it.
+
+        Args:
+            text: Such as 'pgd:steps=50,restarts=5' or 'autoattack'.
+
+        Returns:
+            The attack with its canonical name.
+
+        Raises:
+            BadRequest: For unknown names or options, and values that the attack refuses.
+        """
+        name, _, options = text.strip().partition(":")
+        factory = find("attacks", name)
+        given = parse_options(options, text)
+        values = read_options(factory, name, given) if dataclasses.is_dataclass(factory) else given
+        try:
+            return cls.of(name, factory(**values), given)
+        except Exception as error:  # of an attack of others, whatever it raises
+            raise BadRequest(f"the attack {text!r} cannot be made: {error}") from error
+
+    @classmethod
+    def of(cls, family: str, attack: Attack, given: Mapping[str, str] = {}) -> AttackSpec:
+        """Name an attack that is made already.
+
+        Args:
+            family: Its registered name.
+            attack: The attack.
+            given: Its options, where it is no dataclass.
+
+        Returns:
+            The attack with its canonical name.
+        """
+        if dataclasses.is_dataclass(attack):
+            values = {f.name: getattr(attack, f.name) for f in dataclasses.fields(attack)}
+            defaults = {f.name: f.default for f in dataclasses.fields(attack)}
+            given = {key: _as_text(value) for key, value in values.items() if value != defaults[key]}
+        return cls(family, tuple(sorted(given.items())), attack)
+
+    def early_stopped(self) -> AttackSpec | None:
+        """Return the same attack stopping at its first success; None where it cannot, or does already."""
+        if not dataclasses.is_dataclass(self.attack) or getattr(self.attack, "early_stop", True):
+            return None
+        stopped: Any = dataclasses.replace(self.attack, early_stop=True)
+        return AttackSpec.of(self.family, stopped)
 
 
 def read_options(factory: Any, name: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """Option texts as values of the types of a dataclass's fields. Raises BadRequest."""
+    """Read option texts as values of the types of a dataclass's fields. Raises BadRequest."""
     types = get_type_hints(factory)
     known = [f.name for f in dataclasses.fields(factory) if f.init]
     values: dict[str, Any] = {}
@@ -78,6 +157,14 @@ def read_options(factory: Any, name: str, given: Mapping[str, str]) -> dict[str,
             raise unknown(f"option of {name!r}", option, known)
         values[option] = _read(text, types[option], f"{name}:{option}")
     return values
+
+
+_WANTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    Fraction: "a number or a fraction such as 1/4",
+}
 
 
 def _read(text: str, kind: Any, where: str) -> Any:
@@ -91,17 +178,7 @@ def _read(text: str, kind: Any, where: str) -> Any:
         raise BadRequest(f"{where} wants {_WANTED.get(kind, 'text')}, got {text!r}") from None
 
 
-_WANTED = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    Fraction: "a number or a fraction such as 1/4",
-}
-
-
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple):
-        return "+".join(value)
-    return str(value)
+    return "+".join(value) if isinstance(value, tuple) else str(value)

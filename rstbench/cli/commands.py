@@ -1,4 +1,4 @@
-"""The command line: text in, nouns out. Each verb builds what it names and calls one function."""
+"""The verbs of the command line: each parses its texts into objects and calls one function."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadRequest, ModelFault, RstbenchError, unknown
 from ..plugins import BUILTIN, names
+from ..references import DataReference, Reference
+from ..threat import Threat
 from .arguments import make_parser
 
 if TYPE_CHECKING:
+    from ..attacks import AttackSpec
     from ..models.wrapper import EvalModel
     from ..progress import Progress
     from ..study.plan import Study
-    from ..study.run import Options, Outcome
+    from ..study.run import Options
 
 DONE, FAULTS, REFUSED, INTERRUPTED = 0, 1, 2, 130
 WARNINGS_OF_OTHERS = (
@@ -29,7 +32,7 @@ WARNINGS_OF_OTHERS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 done, 1 some model or attack failed, 2 refused."""
+    """Run one command and return the exit status: 0 done, 1 some model or attack failed, 2 refused."""
     import warnings
 
     for message in WARNINGS_OF_OTHERS:
@@ -41,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RstbenchError as error:
         if os.environ.get("RSTBENCH_DEBUG"):
             raise
-        _complain(error)
+        _print_error(error)
         return REFUSED if isinstance(error, BadRequest) else FAULTS
     except KeyboardInterrupt:
-        _complain("stopped; the same command continues where it stopped")
+        _print_error("stopped; the same command continues where it stopped")
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone
@@ -54,24 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         wrong_kind = isinstance(error, FileExistsError | NotADirectoryError)
         what = "is not a folder; choose another --out" if wrong_kind else error.strerror or str(error)
-        _complain(f"{error.filename or 'the system'}: {what}")
+        _print_error(f"{error.filename or 'the system'}: {what}")
         return REFUSED
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Makes what a study names, attacks everything, writes the leaderboard."""
-    import dataclasses
-
     from ..reports.tables import as_text
     from ..study.run import run_study
     from .tables import show
 
     study, given = _study(args)
     if args.seed is not None:
-        study = dataclasses.replace(study, seeds=(args.seed,))
+        study = replace(study, seeds=(args.seed,))
     outcome = run_study(study, _options(args, study.name), _progress(args), given)
     show(outcome.tables, as_text)
-    return _finish(outcome)
+    return _exit_status(outcome.faults)
 
 
 def transfer(args: argparse.Namespace) -> int:
@@ -81,17 +82,16 @@ def transfer(args: argparse.Namespace) -> int:
     from .tables import show
 
     outcome = run_transfer(
-        args.models,
-        args.attack or ["pgd"],
-        args.threat or [],
-        args.data,
+        [Reference.parse(text) for text in args.models],
+        _attacks(args.attack or ["pgd"]),
+        *_threats_and_data(args),
         args.seed or 0,
         args.early_stop,
         _options(args, "transfer"),
         _progress(args),
     )
     show(outcome.tables, as_text)
-    return _finish(outcome)
+    return _exit_status(outcome.faults)
 
 
 def draw(args: argparse.Namespace) -> int:
@@ -107,21 +107,16 @@ def draw(args: argparse.Namespace) -> int:
         start=args.start or "",
         store=not args.no_weights,
     )
-    return _made(*made)
+    return _list_made(*made)
 
 
 def train(args: argparse.Namespace) -> int:
     """Adversarially trains a dense network, or the weights of a ticket with its mask fixed."""
     from ..study.draw_train import train_network
 
-    made = train_network(
-        _settings(args),
-        _options(args, ""),
-        _progress(args),
-        start=args.start or "",
-        size_of=args.size_of or "",
-    )
-    return _made(*made)
+    start, size_of = args.start or "", args.size_of or ""
+    made = train_network(_settings(args), _options(args, ""), _progress(args), start=start, size_of=size_of)
+    return _list_made(*made)
 
 
 def export(args: argparse.Namespace) -> int:
@@ -161,12 +156,12 @@ def report(args: argparse.Namespace) -> int:
         for line in merge(folders, out):
             Notes().note(line)
         folders = [out]
-    found = [(folder, Evidence.read(folder)) for folder in folders]  # all, before anything is written
+    runs = [(folder, Evidence.read(folder)) for folder in folders]  # all, before anything is written
     reported = []
-    for folder, evidence in found:
+    for folder, evidence in runs:
         frames = write(evidence, folder, args.format or [], own)
         for note in write_report(evidence, frames, folder):
-            _complain(note)
+            _print_error(note)
         show(frames, as_text)
         reported.append((evidence, frames, folder))
     if args.index:
@@ -174,16 +169,26 @@ def report(args: argparse.Namespace) -> int:
     return DONE
 
 
+def pack(args: argparse.Namespace) -> int:
+    """Packs the evidence of folders into one file each, results.zip, which all verbs read."""
+    from ..evidence.packing import pack_folder
+    from ..reports.report import runs_in
+
+    for folder in runs_in(args.folders):
+        print(pack_folder(folder))
+    return DONE
+
+
 def status(args: argparse.Namespace) -> int:
     """Says how far runs are, their rate and when they end, from their folders alone."""
     import time
 
-    from ..reports.status import look, status_text
+    from ..reports.status import read_status, status_text
     from .tables import printable
 
     for folder in map(Path, args.folders):
         now = time.time()
-        print("\n".join(map(printable, status_text(look(folder, now), now))))
+        print("\n".join(map(printable, status_text(read_status(folder, now), now))))
     return DONE
 
 
@@ -192,14 +197,14 @@ def list_names(args: argparse.Namespace) -> int:
     from ..study.reading import shipped
     from ..training.recipe import CHOICES, FORMS, NAMED, Recipe
 
-    flags = {f.name: ("false", "true") for f in fields(Recipe) if f.type == "bool"}
-    own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES, **flags}
+    booleans = {f.name: ("false", "true") for f in fields(Recipe) if f.type == "bool"}
+    own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES, **booleans}
     extra = {kind: [(name, "rstbench") for name in known if name] for kind, known in own.items()}
     kinds = [*BUILTIN, *extra]
-    asked = (args.kind or "").replace("-", "_")
-    if asked and asked not in kinds:
+    wanted = (args.kind or "").replace("-", "_")
+    if wanted and wanted not in kinds:
         raise unknown("kind of name", args.kind, [kind.replace("_", "-") for kind in kinds])
-    for kind in [asked] if asked else kinds:
+    for kind in [wanted] if wanted else kinds:
         for name, package in extra[kind] if kind in extra else names(kind):
             print(f"{kind.replace('_', '-')}\t{name}\t{package}")
     return DONE
@@ -212,25 +217,38 @@ VERBS = {
     "train": train,
     "export": export,
     "report": report,
+    "pack": pack,
     "status": status,
     "list": list_names,
 }
 
 
 def _study(args: argparse.Namespace) -> tuple[Study, list[EvalModel] | None]:
-    """What `evaluate` was given: one study, or models, which come loaded."""
-    from ..study.plan import narrowed
-    from ..study.reading import read_study
-    from ..study.run import adhoc
+    """Return what `evaluate` was given: one study, or one of models, which come loaded."""
+    from ..study.plan import override
+    from ..study.reading import DEFAULT_ATTACKS, read_study
+    from ..study.run import study_of_models
 
     what = args.what or ["digits"]
     studies = [text for text in what if text.endswith(".toml") or ":" not in text]
     if not studies:
-        asked = (args.attack or [], args.threat or [], args.data, args.seed or 0)
-        return adhoc(what, *asked, _root(args), download=args.download)
+        references = [Reference.parse(text) for text in what]
+        attacks, options = _attacks(args.attack or DEFAULT_ATTACKS), _options(args, "adhoc")
+        return study_of_models(references, attacks, *_threats_and_data(args), args.seed or 0, options)
     if len(what) > 1:
         raise BadRequest(f"one study at a time, or models only; got {' '.join(what)}")
-    return narrowed(read_study(what[0]), args.attack or [], args.threat or [], args.data), None
+    return override(read_study(what[0]), _attacks(args.attack or []), *_threats_and_data(args)), None
+
+
+def _attacks(texts: Sequence[str]) -> list[AttackSpec]:
+    from ..attacks import AttackSpec
+
+    return [AttackSpec.parse(text) for text in texts]
+
+
+def _threats_and_data(args: argparse.Namespace) -> tuple[list[Threat], DataReference | None]:
+    threats = [Threat.parse(text) for text in args.threat or []]
+    return threats, DataReference.parse(args.data) if args.data else None
 
 
 def _options(args: argparse.Namespace, name: str) -> Options:
@@ -255,7 +273,7 @@ def _root(args: argparse.Namespace) -> Path:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a recipe that were given."""
+    """Return the settings of a recipe that were given."""
     from ..training.recipe import Recipe
 
     given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
@@ -270,23 +288,19 @@ def _progress(args: argparse.Namespace) -> Progress:
     return Bars() if sys.stderr.isatty() else Lines()
 
 
-def _finish(outcome: Outcome) -> int:
-    return _told(outcome.faults)
-
-
-def _made(made: Sequence[tuple[Path, str]], faults: Sequence[ModelFault]) -> int:
+def _list_made(made: Sequence[tuple[Path, str]], faults: Sequence[ModelFault]) -> int:
     for path, summary in made:
         print(f"{path}\t{summary}")
-    return _told(faults)
+    return _exit_status(faults)
 
 
-def _told(faults: Sequence[ModelFault]) -> int:
+def _exit_status(faults: Sequence[ModelFault]) -> int:
     for fault in faults:
-        _complain(fault)
+        _print_error(fault)
     return FAULTS if faults else DONE
 
 
-def _complain(error: object) -> None:
+def _print_error(error: object) -> None:
     from .tables import printable
 
     print(printable(f"rstbench: {' '.join(str(error).split())}"), file=sys.stderr)

@@ -4,6 +4,6 @@ Add a data set as a file here and a line in plugins.py; see images.py for what a
 """
 
 from .fetch import download
-from .images import Found, Images, data_root, load, parse, training_images
+from .images import Found, Images, data_root, load, training_images
 
-__all__ = ["Found", "Images", "data_root", "download", "load", "parse", "training_images"]
+__all__ = ["Found", "Images", "data_root", "download", "load", "training_images"]

@@ -1,4 +1,4 @@
-"""Download data sets on request, through torchvision, which checks the md5 sums."""
+"""Downloads, when and only when they are asked for, through torchvision, which checks the md5 sums."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import BadFile
-from .images import load, parse
+from ..references import DataReference
+from .images import load
 
 CLASSES = {
     "mnist": "MNIST",
@@ -17,12 +18,12 @@ CLASSES = {
 }
 
 
-def download(texts: Iterable[str], root: Path) -> None:
-    """Download training and test images of the named data sets to `root`, where they cannot be read there.
+def download(data: Iterable[DataReference], root: Path) -> None:
+    """Put the named data sets under `root`, training and test images, where they cannot be read there yet.
 
-    Names that torchvision does not know are skipped. Raises BadFile where the download fails.
+    Names that torchvision does not know are left alone. Raises BadFile where the download fails.
     """
-    for source in sorted({parse(text)[0] for text in texts} & set(CLASSES)):
+    for source in sorted({reference.source for reference in data} & set(CLASSES)):
         for split in ("train", "test"):
             if not _readable(f"{source}:{split}", root):
                 _fetch(source, split, root)

@@ -23,11 +23,10 @@ from torch import Tensor
 
 from ..errors import BadRequest
 from ..plugins import find
+from ..references import SPLITS, DataReference
 from .labels import NUMBER_THEM, counts_from_one, integer_labels
 from .layout import channels_first
 from .pixels import to_unit_range
-
-SPLITS = ("train", "validation", "test")
 
 
 class Found(NamedTuple):
@@ -100,50 +99,39 @@ def data_root(given: str | None = None) -> Path:
     return Path(given or os.environ.get("RSTBENCH_DATA") or Path.home() / ".cache" / "rstbench")
 
 
-def load(text: str, root: Path | None = None) -> Images:
-    """Reads `name[:id][:split][:N]`; the split is `test` where none is named.
+def load(data: str | DataReference, root: Path | None = None) -> Images:
+    """Read `name[:id][:split][:N]`; the split is `test` where none is named.
 
     Raises BadRequest for unknown names, missing or malformed files, and empty data.
     """
-    source, name, split, count = parse(text)
-    read, whole = find("data", source), ":".join(filter(None, (source, name, split)))
+    reference = DataReference.parse(data) if isinstance(data, str) else data
+    split = reference.split or "test"
+    read, name = find("data", reference.source), str(reference.all_of(split))
     try:
-        images = _checked(Found(*read(name, split, root or data_root())), whole)
+        images = _checked(Found(*read(reference.id, split, root or data_root())), name)
     except BadRequest:
         raise
     except Exception as error:  # of a source of others, or for arrays of a strange kind
-        raise BadRequest(f"{whole} cannot be read: {error!r}") from error
+        raise BadRequest(f"{name} cannot be read: {error!r}") from error
+    count = reference.count
     if count is not None and count > len(images):
-        raise BadRequest(f"{images.name} has {len(images)} images, {count} were asked for in {text!r}")
+        raise BadRequest(f"{images.name} has {len(images)} images, {count} were asked for in {str(data)!r}")
     return images if count is None else images.first(count)
 
 
-def parse(text: str) -> tuple[str, str, str, int | None]:
-    """(source, id, split, number of images or None for all); read from the right, ids may hold colons."""
-    source, *rest = text.strip().split(":")
-    count = None
-    if rest and rest[-1].isascii() and rest[-1].isdigit():
-        count = int(rest.pop())
-        if count == 0:
-            raise BadRequest(f"the data {text!r} are empty; ask for at least one image")
-    split = rest.pop() if rest and rest[-1] in SPLITS else "test"
-    if not source:
-        raise BadRequest(f"data must read 'name:test:1000', got {text!r}")
-    return source, ":".join(rest), split, count
-
-
 def training_images(text: str, root: Path | None = None) -> tuple[Images, Images | None]:
-    """(the training images, the source's own validation split or None); `cifar10` means its training split.
+    """Return the training images, and the source's own validation split or None; `cifar10` means its training
+    split.
 
     Raises BadRequest where `text` names another split.
     """
-    source, name, split, count = parse(text)
-    if split != "train" and split in text.split(":"):
+    reference = DataReference.parse(text)
+    source = reference.source
+    if reference.split not in ("", "train"):
         raise BadRequest(f"learning takes training images, got {text!r}; write {source + ':train'!r}")
-    base = ":".join(filter(None, (source, name)))
-    train = load(f"{base}:train" + (f":{count}" if count else ""), root)
+    train = load(replace(reference, split="train"), root)
     own = "validation" in getattr(find("data", source), "splits", ())
-    return train, load(f"{base}:validation", root) if own else None
+    return train, load(reference.all_of("validation"), root) if own else None
 
 
 def no_id(source: str, name: str) -> None:

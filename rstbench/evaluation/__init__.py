@@ -1,1 +1,1 @@
-"""Images through attacks to answers: shards, judges, executors."""
+"""Evaluation: shards of images are crafted and judged, by executors, into stored evidence."""

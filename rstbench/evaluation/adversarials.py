@@ -1,4 +1,4 @@
-"""Keeping crafted images, shard by shard, and joining them into the form RobustBench accepts.
+"""Keep crafted images, shard by shard, and join them into the form RobustBench accepts.
 
 RobustBench takes an external evaluation as one `.pt` tensor of adversarial images of the test set's
 size, in its order, float32 in [0, 1].
@@ -35,11 +35,11 @@ class AdversarialWriter:
             write_whole(self._part(trial, shard.start), _bytes(answer.images.float()))
 
     def has(self, trial: Trial, start: int) -> bool:
-        """Whether the images of a shard are still there."""
+        """Return whether the images of a shard are still kept."""
         return trial.attack == CLEAN or self._part(trial, start).exists()
 
     def collect(self, request: Manifest, data: Images, batch: int) -> list[Path]:
-        """One `<model>-<attack>-<threat>-seed<seed>.pt` a crafting that is complete."""
+        """Write one `<model>-<attack>-<threat>-seed<seed>.pt` for each crafting that is complete."""
         written, store = [], Store(self.root)
         for key in request.keys:
             record = store.read(key)
@@ -48,7 +48,7 @@ class AdversarialWriter:
             trial = record.trial
             parts = [self._part(trial, start) for start in range(0, len(data), batch)]
             if all(part.exists() for part in parts):
-                card = request.cards[trial.source]
+                card = request.models[trial.source]
                 name = f"{card.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
                 path = self.folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.pt"
                 images = torch.cat([torch.load(part, weights_only=True) for part in parts])
@@ -74,20 +74,20 @@ class ExampleWriter:
     def keep(self, shard: Shard, answer: Answer) -> None:
         trial = shard.trials[0]
         crafting = (trial.source, trial.attack, trial.threat, trial.seed)
-        rest = COUNT - shard.start
-        whole = answer.predicted is not None or shard.source.members  # else only others judged it again
-        if rest <= 0 or not whole or (trial.attack != CLEAN and crafting not in self.wanted):
+        left = COUNT - shard.start
+        complete = answer.predicted is not None or shard.source.members  # else only others judged it again
+        if left <= 0 or not complete or (trial.attack != CLEAN and crafting not in self.wanted):
             return
         name, arrays = name_of(crafting), {}
         if trial.attack != CLEAN and answer.images is not None:
-            arrays[f"{name}/adversarial"] = answer.images[:rest].float().numpy()
+            arrays[f"{name}/adversarial"] = answer.images[:left].float().numpy()
         if answer.predicted is not None:
-            arrays[f"{name}/predicted"] = answer.predicted[:rest].numpy()
+            arrays[f"{name}/predicted"] = answer.predicted[:left].numpy()
         write_part(self.root, hashlib.sha256(name.encode()).hexdigest(), shard.start, arrays)
 
     def collect(self) -> None:
-        """Writes `examples.npz`: what it held, and what this run or one before it, perhaps killed, kept;
-        nothing where no image was crafted since they are kept."""
+        """Write `examples.npz` from what it held and what this run, or a killed one before it, kept; write
+        nothing where there is neither."""
         if not (self.root / FILE).exists() and not (self.root / PARTS).exists():
             return
         x, y = self.data.at(slice(0, COUNT))

@@ -1,4 +1,4 @@
-"""From questions to evidence: which shards are missing, who runs them, what was answered."""
+"""From questions to evidence: find the shards that are missing, run them, store their results."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..attacks import parse_attack
+from ..attacks import AttackSpec
 from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..evidence import run_log
 from ..evidence.store import Store
-from ..evidence.trial import CLEAN, Trial
+from ..evidence.trial import CLEAN, Trial, TrialResult
 from ..models.normalise import AS_IS, better_by_mcnemar
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
@@ -21,50 +21,53 @@ from ..threat import Threat
 from .executors import Executor, Local, WorkerDied
 from .shard import Answer, Shard, run
 
-BATCH = {"cpu": 100, "cuda": 500}
+BATCH = {"cpu": 100, "cuda": 500}  # images of a shard where none are named, by the type of the device
 Keep = Callable[[Shard, Answer], None]
 
 
 @dataclass(frozen=True)
 class Question:
-    """Images crafted against `source` by `attack` within `threat`, judged by each of `targets`."""
+    """Images crafted against `source` by `attack` within `threat`, judged by each of `targets`.
+
+    attack: None for the clean images, which depend on no threat and no seed.
+    """
 
     source: EvalModel
     targets: tuple[EvalModel, ...]
-    attack: str = CLEAN
+    attack: AttackSpec | None = None
     threat: Threat | None = None
     seed: int = 0
 
     @property
     def name(self) -> str:
-        return " ".join(filter(None, (self.source.info.name, self.attack, str(self.threat or ""))))
+        attack = f"{self.attack} {self.threat}" if self.attack else CLEAN
+        return f"{self.source.info.name} {attack}"
 
     def trials(self, data: Images, batch: int) -> tuple[Trial, ...]:
-        """One trial a target. Clean images depend on no threat and no seed."""
-        clean = self.attack == CLEAN
-        common = Trial(
-            source=self.source.digest,
-            target="",
-            attack=self.attack if clean else parse_attack(self.attack)[0],
-            threat="" if clean else str(self.threat),
-            data=data.digest,
-            batch=batch,
-            seed=0 if clean else self.seed,
-        )
+        """Return one trial a target."""
+        clean = self.attack is None
         return tuple(
-            replace(common, target=t.digest, source=t.digest if clean else common.source)
-            for t in self.targets
+            Trial(
+                source=target.digest if clean else self.source.digest,
+                target=target.digest,
+                attack=str(self.attack or CLEAN),
+                threat="" if clean else str(self.threat),
+                data=data.digest,
+                batch=batch,
+                seed=0 if clean else self.seed,
+            )
+            for target in self.targets
         )
 
 
-def clean(entry: EvalModel) -> Question:
-    """The question how a model does on the images as they are."""
-    return Question(entry, (entry,))
+def clean(model: EvalModel) -> Question:
+    """Ask how a model does on the images as they are."""
+    return Question(model, (model,))
 
 
 @dataclass(frozen=True)
 class EvalSetting:
-    """What all questions of one run share. images: exactly those that are asked about."""
+    """What all questions of one run share. data: exactly the images that are attacked."""
 
     data: Images
     batch: int
@@ -73,7 +76,7 @@ class EvalSetting:
 
 
 def pick_device(text: str) -> torch.device:
-    """'auto', 'cpu', 'cuda', 'cuda:1' as a device that is there. Raises BadRequest."""
+    """Read 'auto', 'cpu', 'cuda', 'cuda:1' as a device that exists. Raises BadRequest."""
     kind, colon, index = text.partition(":")
     number = index.isascii() and index.isdigit()
     if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not number)):
@@ -86,7 +89,7 @@ def pick_device(text: str) -> torch.device:
 
 
 def pick_batch(text: str, device: torch.device) -> int:
-    """'auto' (100 images on a CPU, 500 on a GPU) or a whole number. Raises BadRequest."""
+    """Read 'auto' (see `BATCH`) or a whole number. Raises BadRequest."""
     if text == "auto":
         return BATCH[device.type]
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
@@ -95,7 +98,7 @@ def pick_batch(text: str, device: torch.device) -> int:
 
 
 def whole_shards(images: int, batch: int, available: int) -> int:
-    """`images` rounded up to whole shards, as far as there are images."""
+    """Round `images` up to whole shards, as far as there are images."""
     return min(available, -(-images // batch) * batch)
 
 
@@ -107,25 +110,25 @@ def run_questions(
     keep: Sequence[Keep] = (),
     has: Callable[[Trial, int], bool] = lambda trial, start: True,
 ) -> list[ModelFault]:
-    """Answers what the store does not know yet, each shard written as it is done; returns what failed.
+    """Answer what the store does not hold yet, each shard written as it is done; return what failed.
 
     A model that fails on clean images is asked nothing more. Each of `keep` sees every answer with its
-    images before it counts; `has` says whether those of a shard are still held, else it is run again.
+    images before it is stored; `has` says whether those of a shard are still kept, else it is run again.
     """
-    asking = _Asking(setting, store, progress or Silent(), keep, has)
+    evaluation = _Evaluation(setting, store, progress or Silent(), keep, has)
     executor = setting.executor
-    # Clean images take no time, and tell who is asked no more.
-    alone = [q for q in questions if q.attack == CLEAN or executor.width == 1]
-    for question in alone:
-        asking.ask([question], question.name, Local())
-    together = [q for q in questions if q.attack != CLEAN and executor.width > 1]
-    asking.ask(together, f"{len(together)} attacks, {executor.width} at a time", executor)
-    return asking.faults
+    # Clean images take no time, and tell which models are asked no more.
+    serial = [q for q in questions if q.attack is None or executor.width == 1]
+    for question in serial:
+        evaluation.run([question], question.name, Local())
+    parallel = [q for q in questions if q.attack is not None and executor.width > 1]
+    evaluation.run(parallel, f"{len(parallel)} attacks, {executor.width} at a time", executor)
+    return evaluation.faults
 
 
 @dataclass
-class _Asking:
-    """Questions under way. broken: models that failed on clean images."""
+class _Evaluation:
+    """A run over questions. broken: digests of models that failed on clean images."""
 
     setting: EvalSetting
     store: Store
@@ -135,56 +138,56 @@ class _Asking:
     faults: list[ModelFault] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
 
-    def ask(self, questions: Sequence[Question], name: str, executor: Executor) -> None:
-        """One stage: the shards of all questions, as many at a time as the executor takes."""
-        setting, failed, lost = self.setting, set[int](), set[str]()
+    def run(self, questions: Sequence[Question], title: str, executor: Executor) -> None:
+        """Run the missing shards of all questions as one stage, as many at a time as the executor takes."""
+        setting, failed, failed_trials = self.setting, set[int](), set[str]()
         open_questions = [
             replace(question, targets=tuple(t for t in question.targets if t.digest not in self.broken))
             for question in questions
             if question.source.digest not in self.broken
         ]
         gaps = [
-            (place, gap)
-            for place, question in enumerate(open_questions)
+            (index, gap)
+            for index, question in enumerate(open_questions)
             for gap in _gaps(question, setting, self.store, self.has)
         ]
         if not gaps:
             return
-        owner: dict[int, int] = {}
+        question_of: dict[int, int] = {}
 
         def shards() -> Iterator[Shard]:
-            for place, gap in gaps:
-                left = tuple(one for one in gap.lacking if one[1].key not in lost)
-                if place not in failed and left:  # what has failed is asked no more
-                    shard = _shard(open_questions[place], setting, replace(gap, lacking=left))
-                    owner[id(shard)] = place
+            for index, gap in gaps:
+                missing = tuple(pair for pair in gap.missing if pair[1].key not in failed_trials)
+                if index not in failed and missing:  # what has failed is asked no more
+                    shard = _shard(open_questions[index], setting, replace(gap, missing=missing))
+                    question_of[id(shard)] = index
                     yield shard
 
-        score = {place: _Score(question) for place, question in enumerate(open_questions)}
+        accuracies = [_RunningAccuracy(question) for question in open_questions]
         total = len(open_questions) * len(setting.data)
-        with self.progress.stage(name, total, "image") as stage:
+        with self.progress.stage(title, total, "image") as stage:
             stage.advance(total - sum(gap.length for _, gap in gaps))
             for shard, answer in executor.map(run, shards()):
-                place = owner.pop(id(shard))
+                index = question_of.pop(id(shard))
                 if isinstance(answer, WorkerDied):
                     answer = WorkerDied(f"{shard.name}: {answer}")
                 if isinstance(answer, ModelFault):
-                    if place not in failed:
-                        self._fail(answer, open_questions[place])
-                    failed.add(place)
+                    if index not in failed:
+                        self._fail(answer, open_questions[index])
+                    failed.add(index)
                     continue
                 for key, fault in answer.faults.items():
-                    if key not in lost:
-                        self._fail(fault, open_questions[place])
-                    lost.add(key)
-                self._write(shard, answer, open_questions[place])
-                stage.advance(len(shard.images), **score[place].add(shard, answer))
-        for place, question in enumerate(open_questions):
-            if text := score[place].doubt():
-                self.progress.note(f"{question.source.info.name}: {text}")
+                    if key not in failed_trials:
+                        self._fail(fault, open_questions[index])
+                    failed_trials.add(key)
+                self._write(shard, answer, open_questions[index])
+                stage.advance(len(shard.images), **accuracies[index].add(shard, answer))
+        for question, accuracy in zip(open_questions, accuracies, strict=True):
+            if warning := accuracy.normalisation_warning():
+                self.progress.note(f"{question.source.info.name}: {warning}")
 
     def _fail(self, fault: ModelFault, question: Question) -> None:
-        if question.attack == CLEAN:
+        if question.attack is None:
             self.broken.add(question.source.digest)
         if str(fault) not in map(str, self.faults):  # a judge may fail in many questions alike
             self.faults.append(fault)
@@ -193,35 +196,35 @@ class _Asking:
     def _write(self, shard: Shard, answer: Answer, question: Question) -> None:
         for keep in self.keep:
             keep(shard, answer)
-        cards = {entry.digest: entry.info for entry in (question.source, *question.targets)}
-        for trial in (trial for trial in shard.trials if trial.key in answer.tallies):
-            tally = answer.tallies[trial.key]
-            both = {trial.source: cards[trial.source], trial.target: cards[trial.target]}
-            if not _knows(self.store.read(trial.key), tally.start, len(tally.bits)):
-                self.store.add(trial, tally, both, self.setting.data.name)
+        cards = {model.digest: model.info for model in (question.source, *question.targets)}
+        for trial in (trial for trial in shard.trials if trial.key in answer.results):
+            result = answer.results[trial.key]
+            involved = {trial.source: cards[trial.source], trial.target: cards[trial.target]}
+            if not _holds(self.store.read(trial.key), result.start, len(result.bits)):
+                self.store.add(trial, result, involved, self.setting.data.name)
 
 
-class _Score:
-    """The accuracy of a question so far, for the eye, and under other normalisations, for the doubt."""
+class _RunningAccuracy:
+    """The accuracy of a question so far, and under other normalisations of clean images."""
 
     def __init__(self, question: Question) -> None:
         card = question.source.info
-        self.label = "clean" if question.attack == CLEAN else "robust"
+        self.label = "clean" if question.attack is None else "robust"
         self.weights = dict(zip(card.members, card.weights, strict=True)) or {question.source.digest: 1.0}
-        self.right = self.seen = 0.0
+        self.correct = self.images = 0.0
         self.right_under: list[Mapping[str, Tensor]] = []
 
     def add(self, shard: Shard, answer: Answer) -> dict[str, float]:
         for trial in shard.trials:
-            if trial.key in answer.tallies:
-                bits = answer.tallies[trial.key].bits
-                self.right += self.weights.get(trial.target, 0) * bits.count("1")
-        self.seen += len(shard.images)
+            if trial.key in answer.results:
+                bits = answer.results[trial.key].bits
+                self.correct += self.weights.get(trial.target, 0) * bits.count("1")
+        self.images += len(shard.images)
         self.right_under += [answer.right_under] if answer.right_under else []
-        return {self.label: self.right / self.seen}
+        return {self.label: self.correct / self.images}
 
-    def doubt(self) -> str:
-        """What to tell of another normalisation that suits the model better; '' where none does."""
+    def normalisation_warning(self) -> str:
+        """Return what to say of another normalisation that suits the model better; '' where none does."""
         if not self.right_under:
             return ""
         known = set.intersection(*(set(under) for under in self.right_under))
@@ -243,38 +246,38 @@ class _Gap:
 
     start: int
     length: int
-    lacking: tuple[tuple[EvalModel, Trial], ...]
+    missing: tuple[tuple[EvalModel, Trial], ...]
 
 
 def _gaps(
     question: Question, setting: EvalSetting, store: Store, has: Callable[[Trial, int], bool]
 ) -> Iterator[_Gap]:
     trials = question.trials(setting.data, setting.batch)
-    known = {trial.key: store.read(trial.key) for trial in trials}
+    stored = {trial.key: store.read(trial.key) for trial in trials}
     for start in range(0, len(setting.data), setting.batch):
         length = min(setting.batch, len(setting.data) - start)
-        lacking = tuple(
+        missing = tuple(
             (target, trial)
             for target, trial in zip(question.targets, trials, strict=True)
-            if not _knows(known[trial.key], start, length) or not has(trial, start)
+            if not _holds(stored[trial.key], start, length) or not has(trial, start)
         )
-        if lacking:
-            yield _Gap(start, length, lacking)
+        if missing:
+            yield _Gap(start, length, missing)
 
 
 def _shard(question: Question, setting: EvalSetting, gap: _Gap) -> Shard:
     return Shard(
         question.source,
-        tuple(target for target, _ in gap.lacking),
-        tuple(trial for _, trial in gap.lacking),
-        None if question.attack == CLEAN else parse_attack(question.attack)[1],
-        question.threat or Threat.parse("Linf:0"),
+        tuple(target for target, _ in gap.missing),
+        tuple(trial for _, trial in gap.missing),
+        question.attack.attack if question.attack else None,
+        question.threat,
         setting.data.take(torch.arange(gap.start, gap.start + gap.length)),
         gap.start,
         setting.device,
     )
 
 
-def _knows(record: object, start: int, length: int) -> bool:
-    tallies = getattr(record, "tallies", ())
-    return any(tally.start == start and len(tally.bits) >= length for tally in tallies)
+def _holds(record: TrialResult | None, start: int, length: int) -> bool:
+    shards = record.shards if record else ()
+    return any(shard.start == start and len(shard.bits) >= length for shard in shards)

@@ -1,4 +1,7 @@
-"""Where shards are run. An executor has one method; nothing above it knows which is in use."""
+"""Executors: where tasks run. Nothing above them knows which one is in use.
+
+An executor for a cluster is another class with `width` and `map`; `study.run.evaluation_setting` chooses it.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from ..errors import ModelFault
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
+Answers = Iterator[tuple[Task, Answer | ModelFault]]
 
 
 class WorkerDied(ModelFault):
@@ -33,23 +37,24 @@ class Executor(Protocol):
     @property
     def width(self) -> int: ...
 
-    def map(
-        self, function: Callable[[Task], Answer], tasks: Iterable[Task]
-    ) -> Iterator[tuple[Task, Answer | ModelFault]]:
-        """Each task with its answer, or with the fault it raised, as they are done, in any order. Tasks are
-        taken as they are needed."""
+    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]) -> Answers[Task, Answer]:
+        """Yield each task with its answer, or with the fault it raised, in the order in which they finish.
+
+        Tasks are taken as they are needed; a None among them says that the next one waits for the answer to
+        an earlier one.
+        """
 
 
 @dataclass(frozen=True)
 class Local:
-    """One after another, in this process."""
+    """Runs one task after another, in this process."""
 
     width: int = 1
 
-    def map(
-        self, function: Callable[[Task], Answer], tasks: Iterable[Task]
-    ) -> Iterator[tuple[Task, Answer | ModelFault]]:
+    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]) -> Answers[Task, Answer]:
         for task in tasks:
+            if task is None:
+                continue
             try:
                 yield task, function(task)
             except ModelFault as fault:
@@ -58,50 +63,53 @@ class Local:
 
 @dataclass(frozen=True)
 class Processes:
-    """Several at a time on this machine, each in a process with its share of the threads.
+    """Runs several tasks at a time on this machine, each in a process with its share of the threads.
 
-    What cannot be sent to a process whole, such as a model of a user's code, is run in this one: a task says
-    so itself, by an attribute `portable`. A task whose process was killed is asked once more, alone, so that
-    its fault is no other's.
+    What cannot be sent to a process, such as a model of a user's code, is run in this one: a task says so
+    itself, by an attribute `portable`. retry: a task whose process was killed is run once more, alone, so
+    that its fault is no other's; without it WorkerDied is raised.
     """
 
     width: int
+    retry: bool = True
 
-    def map(
-        self, function: Callable[[Task], Answer], tasks: Iterable[Task]
-    ) -> Iterator[tuple[Task, Answer | ModelFault]]:
-        waiting = iter(tasks)
+    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]) -> Answers[Task, Answer]:
+        remaining = iter(tasks)
         while True:
-            lost: list[Task] = []
+            submitted: list[Task] = []
             try:
-                with processes(self.width) as pool:
-                    yield from _through(pool, self.width, function, waiting, lost)
+                with _process_pool(self.width) as pool:
+                    yield from _map_in_pool(pool, self.width, function, remaining, submitted)
                 return
             except WorkerDied as died:
+                if not self.retry:
+                    raise
                 if self.width == 1:
-                    yield from ((task, died) for task in lost)
+                    yield from ((task, died) for task in submitted)
                 else:
-                    for task in lost:
+                    for task in submitted:
                         yield from Processes(1).map(function, [task])
 
 
-def _through(
+def _map_in_pool(
     pool: ProcessPoolExecutor,
     width: int,
     function: Callable[[Task], Answer],
-    waiting: Iterator[Task],
-    lost: list[Task],
-) -> Iterator[tuple[Task, Answer | ModelFault]]:
-    """Each task with its answer, as far as the pool lives; `lost` holds what it was asked when it died."""
+    tasks: Iterator[Task | None],
+    submitted: list[Task],
+) -> Answers[Task, Answer]:
+    """Yield each task with its answer while the pool lives; `submitted` holds the tasks without an answer."""
     running = dict[Future[Any], Task]()
     while True:
-        for task in waiting:
-            parcel = _packed(task)
-            if parcel is None:
+        for task in tasks:
+            if task is None:
+                break
+            payload = _pickled(task)
+            if payload is None:
                 yield from Local().map(function, [task])
                 continue
-            lost.append(task)
-            running[pool.submit(_work, function, parcel)] = task
+            submitted.append(task)
+            running[pool.submit(_run_pickled, function, payload)] = task
             if len(running) >= width:
                 break
         if not running:
@@ -113,24 +121,22 @@ def _through(
             except ModelFault as fault:
                 answer = fault
             del running[future]
-            lost[:] = [one for one in lost if one is not task]
-            if isinstance(answer, _Strange):
+            submitted[:] = [other for other in submitted if other is not task]
+            if isinstance(answer, _Unreadable):
                 yield from Local().map(function, [task])
             else:
                 yield task, answer
 
 
 @contextmanager
-def processes(
-    workers: int, begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
-) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes share this one's threads evenly, leave an interrupt to it and end with it.
+def _process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Open a pool whose processes share this one's threads evenly, ignore interrupts and end with it.
 
-    begin: called with `arguments` in each process first. When the block fails, running work is given up.
+    When the block fails, running work is given up.
     """
     threads = max(1, torch.get_num_threads() // workers)
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, spawn, _begin, (threads, begin, arguments))
+    pool = ProcessPoolExecutor(workers, spawn, _initialize, (threads,))
     try:
         yield pool
     except BrokenProcessPool:
@@ -146,11 +152,11 @@ def processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Strange:
-    """The answer of a process that cannot unpack its task."""
+class _Unreadable:
+    """The answer of a process that cannot unpickle its task."""
 
 
-def _packed(task: object) -> bytes | None:
+def _pickled(task: object) -> bytes | None:
     if not getattr(task, "portable", True):
         return None
     try:
@@ -159,24 +165,22 @@ def _packed(task: object) -> bytes | None:
         return None
 
 
-def _work(function: Callable[[Any], Any], parcel: bytes) -> Any:
+def _run_pickled(function: Callable[[Any], Any], payload: bytes) -> Any:
     try:
-        task = pickle.loads(parcel)
+        task = pickle.loads(payload)
     except (Exception, SystemExit):
-        return _Strange()
+        return _Unreadable()
     return function(task)
 
 
-def _begin(threads: int, begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's affair
+def _initialize(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is handled by the parent
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
     torch.set_num_threads(threads)
-    if begin is not None:
-        begin(*arguments)
 
 
-def _end_with(sentinel: int) -> None:
+def _exit_with(sentinel: int) -> None:
     wait_for_end([sentinel])
     os._exit(1)

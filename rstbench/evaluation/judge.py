@@ -1,4 +1,4 @@
-"""What a model answers, and the alarms that its answers on clean images raise."""
+"""Judge images: the classes a model predicts, and the flags that its answers on clean images raise."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .. import flags
 from ..errors import ModelFault
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.normalise import clearly_better, right_under
 from ..models.wrapper import EvalModel
 
-SAME = 1e-4  # two runs on one image may differ by this much of the logits' norm before it is noise
+REPEAT_TOLERANCE = 1e-4  # of the logits' norm: by more, two runs on one image tell a random output
 # An image alone and in its batch may differ by this much of it: kernels for other sizes round otherwise.
-SAME_ALONE, SAME_ALONE_COARSE = 1e-3, 3e-2
-ALONE = 4  # images of a shard that are asked alone
+BATCH_TOLERANCE, BATCH_TOLERANCE_COARSE = 1e-3, 3e-2
+COUNT_ALONE = 4  # images of a shard that are judged alone too
 SUMS_TO_ONE = 1e-4
-NORMALISATIONS = 1000  # the first so many images are asked under other normalisations too
+COUNT_NORMALISED = 1000  # the first images, judged under other normalisations too
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """seen: the class seen in each image, -1 where the logits are not finite, (n,) int64; flags: alarms;
-    right_under: of some models, on which clean images they are right under other normalisations."""
+    """What one model answers on the images of a shard.
 
-    seen: Tensor
+    predicted: the class of each image, -1 where the logits are not finite, (n,) int64; flags: see `flags`;
+    right_under: for some models, on which clean images they are right under other normalisations.
+    """
+
+    predicted: Tensor
     flags: frozenset[str] = frozenset()
     right_under: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -37,9 +41,9 @@ class Verdict:
 def judge(
     target: EvalModel, x: Tensor, y: Tensor, *, classes: int, exact: bool, seed: int, clean_from: int | None
 ) -> Verdict:
-    """What `target` sees in images x (n, c, h, w) with labels y (n,).
+    """Return what `target` predicts on images x (n, c, h, w) with labels y (n,).
 
-    classes, exact: how many classes there are, at least or exactly; clean_from: the place of the first image
+    classes, exact: how many classes there are, at least or exactly; clean_from: the index of the first image
     where the images are clean, and so tell more about the model. Raises ModelFault for any exception of the
     model's, and for logits of another shape, or not finite on clean images.
     """
@@ -55,88 +59,92 @@ def judge(
 def _judge(
     target: EvalModel, x: Tensor, y: Tensor, classes: int, exact: bool, clean_from: int | None
 ) -> Verdict:
-    apart = _asked_apart(target, x, classes, exact) if clean_from is not None else []
-    logits = answer(target, x, classes, exact=exact)
+    alone = _logits_apart(target, x, classes, exact) if clean_from is not None else []
+    logits = predict(target, x, classes, exact=exact)
     finite = logits.isfinite().all(1)
     # The argmax of NaN is class 0: it must not look robust.
-    seen = logits.argmax(1).where(finite, -1)
+    predicted = logits.argmax(1).where(finite, -1)
     if clean_from is None:
-        return Verdict(seen, frozenset() if bool(finite.all()) else frozenset({"non-finite-logits"}))
+        return Verdict(
+            predicted, frozenset() if bool(finite.all()) else frozenset({flags.NON_FINITE_LOGITS.name})
+        )
     if not bool(finite.all()):
         raise ModelFault(f"{target.info.name} gives non-finite logits on clean images")
-    flags = set()
-    if _apart(answer(target, x, classes, exact=exact), logits) > SAME:
-        flags.add("random-output")
-    elif not apart or _hangs_on_batch(target, logits, apart):
-        flags.add("batch-dependent")
+    raised = set()
+    if _relative_distance(predict(target, x, classes, exact=exact), logits) > REPEAT_TOLERANCE:
+        raised.add(flags.RANDOM_OUTPUT.name)
+    elif not alone or _depends_on_batch(target, logits, alone):
+        raised.add(flags.BATCH_DEPENDENT.name)
     if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
-        flags.add("probabilities-not-logits")
+        raised.add(flags.PROBABILITIES_NOT_LOGITS.name)
     right = {}
-    if target.info.kind == "external" and clean_from < NORMALISATIONS:
+    if target.info.kind == "external" and clean_from < COUNT_NORMALISED:
         right = right_under(target.module, x, y)
         if clean_from == 0 and clearly_better(right):
-            flags.add("normalisation-doubtful")
-    return Verdict(seen, frozenset(flags), right)
+            raised.add(flags.NORMALISATION_DOUBTFUL.name)
+    return Verdict(predicted, frozenset(raised), right)
 
 
-def _asked_apart(target: EvalModel, x: Tensor, classes: int, exact: bool) -> list[tuple[Tensor, Tensor]]:
-    """Places of images and their logits: of some alone, then of all in another order, each from a model that
-    has seen no image before. What it does not take is left out: all of it where it takes no single image.
+def _logits_apart(target: EvalModel, x: Tensor, classes: int, exact: bool) -> list[tuple[Tensor, Tensor]]:
+    """Return indices of images and their logits: of some alone, then of all in another order, each from a
+    model that has seen no image before.
 
-    The places follow no pattern, as a model's own might.
+    What the model does not take is left out: all of it where it takes no single image. The indices follow no
+    pattern, as a model's own might.
     """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    places, found = order[:ALONE], list[tuple[Tensor, Tensor]]()
-    images = [x[place : place + 1] for place in places.tolist()]
+    some, pairs = order[:COUNT_ALONE], list[tuple[Tensor, Tensor]]()
+    images = [x[index : index + 1] for index in some.tolist()]
     if len(x) == 1:  # one image is no batch: its negative makes one of it
         order, x = torch.tensor([0]), torch.cat([x, 1 - x])
     together = [x[order] if len(x) == len(order) else x]
     with suppress(ModelFault):
-        for where, batches in ((places, images), (order, together)):
+        for indices, batches in ((some, images), (order, together)):
             with frozen_eval(target.module, x.device), torch.random.fork_rng():
-                logits = torch.cat([answer(target, batch, classes, exact=exact) for batch in batches])
-            found.append((where, logits[: len(where)]))
-    return found
+                logits = torch.cat([predict(target, batch, classes, exact=exact) for batch in batches])
+            pairs.append((indices, logits[: len(indices)]))
+    return pairs
 
 
-def _hangs_on_batch(target: EvalModel, logits: Tensor, apart: list[tuple[Tensor, Tensor]]) -> bool:
-    """Whether images get other logits alone, or in another order, than in their batch."""
+def _depends_on_batch(target: EvalModel, logits: Tensor, alone: list[tuple[Tensor, Tensor]]) -> bool:
+    """Return whether images get other logits alone, or in another order, than in their batch."""
     halves = (torch.half, torch.bfloat16)
     coarse = logits.is_cuda or any(weight.dtype in halves for weight in target.module.parameters())
-    most = SAME_ALONE_COARSE if coarse else SAME_ALONE
-    return any(_apart(found, logits[places]) > most for places, found in apart)
+    tolerance = BATCH_TOLERANCE_COARSE if coarse else BATCH_TOLERANCE
+    return any(_relative_distance(other, logits[indices]) > tolerance for indices, other in alone)
 
 
-def _apart(found: Tensor, logits: Tensor) -> float:
-    """The largest distance of two answers to one image, relative to the norm of its logits."""
-    return float(((found - logits).norm(dim=1) / logits.norm(dim=1).clamp_min(1e-12)).max())
+def _relative_distance(other: Tensor, logits: Tensor) -> float:
+    """Return the largest distance of two answers to one image, relative to the norm of its logits."""
+    return float(((other - logits).norm(dim=1) / logits.norm(dim=1).clamp_min(1e-12)).max())
 
 
-def answer(entry: EvalModel, x: Tensor, classes: int, *, exact: bool = True) -> Tensor:
-    """Logits (n, classes) of an entry, without gradients. Raises ModelFault for anything else."""
+def predict(model: EvalModel, x: Tensor, classes: int, *, exact: bool = True) -> Tensor:
+    """Return the logits (n, classes) of a model, without gradients. Raises ModelFault for anything else."""
+    name = model.info.name
     with torch.no_grad():
         try:
-            with graphs_hushed():
-                logits = entry.module(x.clone())  # a model may write into its input
+            with fx_output_held():
+                logits = model.module(x.clone())  # a model may write into its input
         except (Exception, SystemExit) as error:
             raise ModelFault(
-                f"{entry.info.name} raised on images of shape {tuple(x.shape[1:])}: {one_line(error)}"
+                f"{name} raised on images of shape {tuple(x.shape[1:])}: {one_line(error)}"
             ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelFault(f"{entry.info.name}: wanted logits of shape ({len(x)}, {classes}), got {got}")
+        raise ModelFault(f"{name}: wanted logits of shape ({len(x)}, {classes}), got {got}")
     if logits.shape[1] < classes or (exact and logits.shape[1] != classes):
         least = "" if exact else "at least "
-        raise ModelFault(f"{entry.info.name} has {logits.shape[1]} classes, the data {least}{classes}")
+        raise ModelFault(f"{name} has {logits.shape[1]} classes, the data {least}{classes}")
     return logits.float()
 
 
-def why_no_gradient(entry: EvalModel, x: Tensor) -> str:
-    """What to tell of a model that lets no gradient through to its images; '' of one that does."""
-    images, quantised = x[:1].clone().requires_grad_(), _is_quantised(entry.module)
+def why_no_gradient(model: EvalModel, x: Tensor) -> str:
+    """Return why a model lets no gradient through to its images; '' where it does."""
+    images, quantised = x[:1].clone().requires_grad_(), _is_quantised(model.module)
     try:
         with torch.enable_grad():
-            logits = entry.module(images)
+            logits = model.module(images)
     except (Exception, SystemExit):
         if not quantised:
             return ""  # another trouble than its gradient
@@ -155,23 +163,23 @@ def _is_quantised(module: nn.Module) -> bool:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The global generator seeded for foreign code that reads it, and put back afterwards."""
+    """Seed the global generator for foreign code that reads it, and restore it afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 
 
 @contextmanager
-def graphs_hushed() -> Iterator[None]:
-    """torch.fx prints a traceback before it raises; what is printed meanwhile is kept only where nothing is
-    raised, for the error says it."""
-    said = io.StringIO()
-    with redirect_stderr(said):
+def fx_output_held() -> Iterator[None]:
+    """Hold back what is printed, and drop it where the block raises: torch.fx prints a traceback before it
+    raises, and the error says the same."""
+    printed = io.StringIO()
+    with redirect_stderr(printed):
         yield
-    sys.stderr.write(said.getvalue())
+    sys.stderr.write(printed.getvalue())
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as a line for a person."""
+    """Return an exception as one line for a person."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}"

@@ -1,4 +1,4 @@
-"""Craft and judge one span of images: the one place where model, attack and images meet."""
+"""Craft and judge one shard of images: the one place where model, attack and images meet."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from ..models.fast_copy import crafting_copy
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.wrapper import EvalModel
 from ..threat import Threat
-from .judge import Verdict, graphs_hushed, judge, one_line, seeded, why_no_gradient
+from .judge import Verdict, fx_output_held, judge, one_line, seeded, why_no_gradient
 
 
 @dataclass(frozen=True)
 class Shard:
     """Images [start, start + len(images)), crafted once against `source`, judged by every target.
 
-    trials: one a target, in the same order; they differ in the target alone.
+    trials: one a target, in the same order; they differ in the target alone. attack and threat: None for the
+    clean images.
     """
 
     source: EvalModel
     targets: tuple[EvalModel, ...]
     trials: tuple[Trial, ...]
-    attack: Attack | None  # None for the clean images
-    threat: Threat
+    attack: Attack | None
+    threat: Threat | None
     images: Images
     start: int
     device: torch.device
@@ -49,20 +50,21 @@ class Shard:
 
     @property
     def portable(self) -> bool:
-        """Whether another process would run the same models: code of a user's may read what it set up in
-        this one, which no copy brings along."""
-        return all(uses_only_libraries(entry.module) for entry in (self.source, *self.targets))
+        """Return whether another process would run the same models: a user's code may read what it set up in
+        this one, which no copy carries along."""
+        return all(uses_only_libraries(model.module) for model in (self.source, *self.targets))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Tallies by trial key, the crafted images (on the CPU), and the class the source itself sees in each
-    where it judged them (-1: its logits are not finite).
+    """What running a shard gives.
 
-    faults: of targets that failed, by trial key; right_under: the source's, where it was asked on clean
-    images (see `Verdict`)."""
+    results: by trial key; images: the crafted ones, on the CPU; predicted: the class the source itself sees
+    in each, where it judged them (-1: its logits are not finite); faults: of targets that failed, by trial
+    key; right_under: the source's on clean images (see `Verdict`).
+    """
 
-    tallies: dict[str, ShardResult] = field(default_factory=dict)
+    results: dict[str, ShardResult] = field(default_factory=dict)
     images: Tensor | None = None
     predicted: Tensor | None = None
     faults: Mapping[str, ModelFault] = field(default_factory=dict)
@@ -70,33 +72,34 @@ class Answer:
 
 
 def run(shard: Shard) -> Answer:
-    """Crafts, checks every image against the threat, and judges on the exact modules in float32.
+    """Craft, check every image against the threat, and judge on the exact modules in float32.
 
     A target that fails is named in the answer, and the others judge on. Raises ModelFault where the source
     or the only target fails: where it raises, has the wrong shape of output, or gives non-finite logits on
-    clean images; OutsideBall where an attack cheats.
+    clean images; OutsideBall where an attack leaves the threat model.
     """
     began = time.perf_counter()
-    trial, clean = shard.trials[0], shard.attack is None
     x, y = (part.to(shard.device) for part in shard.images.at(slice(None)))
-    cost, seed, judged = Cost(), crafting_seed(trial, shard.start), dict[str, Verdict]()
-    with _Resting(shard) as resting:
-        resting.refuse(shard.source)
-        crafted = _craft(shard, shard.attack, cost, x, y, seed) if shard.attack else Crafted(x)
+    cost, seed, verdicts = Cost(), crafting_seed(shard.trials[0], shard.start), dict[str, Verdict]()
+    with _FrozenModels(shard) as frozen:
+        frozen.raise_fault(shard.source)
+        crafted = Crafted(x)
+        if shard.attack is not None and shard.threat is not None:
+            crafted = _craft(shard, shard.attack, shard.threat, cost, x, y, seed)
         adv = crafted.images.detach()
-        for target in (one for one in shard.targets if one.digest not in resting.faults):
-            with resting.excused(target):
-                judged[target.digest] = judge(
+        for target in (target for target in shard.targets if target.digest not in frozen.faults):
+            with frozen.keep_fault(target):
+                verdicts[target.digest] = judge(
                     target,
                     adv,
                     y,
                     classes=shard.images.classes,
                     exact=shard.images.classes_known,
                     seed=seed,
-                    clean_from=shard.start if clean else None,
+                    clean_from=shard.start if shard.attack is None else None,
                 )
-    resting.refuse(shard.source, *(shard.targets if len(shard.targets) == 1 else ()))
-    where = SimpleNamespace(
+    frozen.raise_fault(shard.source, *(shard.targets if len(shard.targets) == 1 else ()))
+    measured = SimpleNamespace(
         forwards=cost.forwards,
         backwards=cost.backwards,
         seconds=round(time.perf_counter() - began, 3),
@@ -104,75 +107,76 @@ def run(shard: Shard) -> Answer:
         threads=torch.get_num_threads(),
         versions=versions(),
     )
-    tallies, predicted = dict[str, ShardResult](), None
+    results, predicted = dict[str, ShardResult](), None
     right_under: Mapping[str, Tensor] = {}
-    for target, own_trial in zip(shard.targets, shard.trials, strict=True):
-        if target.digest in resting.faults:
+    for target, trial in zip(shard.targets, shard.trials, strict=True):
+        if target.digest in frozen.faults:
             continue
-        verdict, own = judged[target.digest], own_trial.source == own_trial.target
-        predicted, right_under = (
-            (verdict.seen.cpu(), verdict.right_under) if own else (predicted, right_under)
-        )
+        verdict, own = verdicts[target.digest], trial.source == trial.target
+        if own:
+            predicted, right_under = verdict.predicted.cpu(), verdict.right_under
         stages = {name: as_bits(broken) for name, broken in crafted.stages.items()} if own else {}
-        raised = {*verdict.flags, *(crafted.flags if own or shard.source.members else ())}
-        tallies[own_trial.key] = ShardResult(
-            shard.start, as_bits(verdict.seen == y), stages, tuple(sorted(raised)), **vars(where)
+        flags = {*verdict.flags, *(crafted.flags if own or shard.source.members else ())}
+        results[trial.key] = ShardResult(
+            shard.start, as_bits(verdict.predicted == y), stages, tuple(sorted(flags)), **vars(measured)
         )
-    faults = {t.key: resting.faults[t.target] for t in shard.trials if t.target in resting.faults}
-    return Answer(tallies, adv.cpu(), predicted, faults, right_under)
+    faults = {t.key: frozen.faults[t.target] for t in shard.trials if t.target in frozen.faults}
+    return Answer(results, adv.cpu(), predicted, faults, right_under)
 
 
-class _Resting:
-    """The models of a shard at rest while the block lasts. faults: of those that failed, by digest."""
+class _FrozenModels:
+    """The models of a shard, each frozen while the block lasts. faults: of those that failed, by digest."""
 
     def __init__(self, shard: Shard) -> None:
-        self.entries = {entry.digest: entry for entry in (shard.source, *shard.targets)}
+        self.models = {model.digest: model for model in (shard.source, *shard.targets)}
         self.device = shard.device
         self.faults: dict[str, ModelFault] = {}
         self._stacks: list[tuple[EvalModel, ExitStack]] = []
 
-    def __enter__(self) -> _Resting:
-        for entry in self.entries.values():
-            with self.excused(entry):
-                if entry.fault:
-                    raise ModelFault(entry.fault)
+    def __enter__(self) -> _FrozenModels:
+        for model in self.models.values():
+            with self.keep_fault(model):
+                if model.fault:
+                    raise ModelFault(model.fault)
                 stack = ExitStack()
-                stack.enter_context(frozen_eval(entry.module, self.device))
-                self._stacks.append((entry, stack))
+                stack.enter_context(frozen_eval(model.module, self.device))
+                self._stacks.append((model, stack))
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for entry, stack in reversed(self._stacks):
-            with self.excused(entry):
+        for model, stack in reversed(self._stacks):
+            with self.keep_fault(model):
                 stack.close()
 
     @contextmanager
-    def excused(self, entry: EvalModel) -> Iterator[None]:
-        """A block whose fault is this model's alone; its first one is kept."""
+    def keep_fault(self, model: EvalModel) -> Iterator[None]:
+        """Run a block whose fault is this model's alone, and keep its first one."""
         try:
             yield
         except ModelFault as fault:
-            said, name = str(fault), entry.info.name
-            own = fault if said.startswith(name) else type(fault)(f"{name}: {said}")
-            self.faults.setdefault(entry.digest, own)
+            message, name = str(fault), model.info.name
+            own = fault if message.startswith(name) else type(fault)(f"{name}: {message}")
+            self.faults.setdefault(model.digest, own)
 
-    def refuse(self, *entries: EvalModel) -> None:
-        """Raises the fault of the first of these models that has one."""
-        for entry in entries:
-            if entry.digest in self.faults:
-                raise self.faults[entry.digest]
+    def raise_fault(self, *models: EvalModel) -> None:
+        """Raise the fault of the first of these models that has one."""
+        for model in models:
+            if model.digest in self.faults:
+                raise self.faults[model.digest]
 
 
-def _craft(shard: Shard, attack: Attack, cost: Cost, x: Tensor, y: Tensor, seed: int) -> Crafted:
-    """The attack's images, once they are known to be allowed. It gets copies of images and labels."""
+def _craft(
+    shard: Shard, attack: Attack, threat: Threat, cost: Cost, x: Tensor, y: Tensor, seed: int
+) -> Crafted:
+    """Run the attack on copies of images and labels, and check what it returns."""
     try:
-        with seeded(seed), weights_unchanged(shard.source.module), graphs_hushed():
+        with seeded(seed), weights_unchanged(shard.source.module), fx_output_held():
             model = cost.counted(shard.source, x)
             generator = Generator().manual_seed(seed)
-            crafted = attack(model, x.clone(), y.clone(), shard.threat, generator)
+            crafted = attack(model, x.clone(), y.clone(), threat, generator)
         if not isinstance(crafted, Crafted) or not isinstance(crafted.images, Tensor):
             raise ModelFault(f"wanted Crafted(images), got {type(crafted).__name__}")
-        shard.threat.check(x, crafted.images.detach())
+        threat.check(x, crafted.images.detach())
         broken = {name: as_bits(part) for name, part in crafted.stages.items()}
         if any(len(bits) != len(x) for bits in broken.values()):
             raise ModelFault(f"wanted {len(x)} bits for each stage")
@@ -187,21 +191,21 @@ def _craft(shard: Shard, attack: Attack, cost: Cost, x: Tensor, y: Tensor, seed:
 
 
 class Cost:
-    """Counts images passed forward and backward through what `counted` returns."""
+    """Counts images passed forward and backward through the models that `counted` returns."""
 
     def __init__(self) -> None:
         self.forwards = 0
         self.backwards = 0
 
-    def counted(self, entry: EvalModel, x: Tensor) -> Any:
-        """The entry's module, or for a switch all its members behind one face, counted.
+    def counted(self, model: EvalModel, x: Tensor) -> Any:
+        """Return the model's module, or for a switch all its members as one mixture, counted.
 
         Networks that this tool made are crafted against through a faster copy.
         """
-        if entry.members:
-            members = [self.counted(member, x) for member in entry.members]
-            return _CountedSwitch(members, entry.info.weights)
-        return _Counted(crafting_copy(entry.module, x) if entry.recipe else entry.module, self)
+        if model.members:
+            members = [self.counted(member, x) for member in model.members]
+            return _CountedSwitch(members, model.info.weights)
+        return _Counted(crafting_copy(model.module, x) if model.recipe else model.module, self)
 
 
 class _Counted(nn.Module):
@@ -225,7 +229,7 @@ class _Counted(nn.Module):
 
 @dataclass(frozen=True)
 class _CountedSwitch:
-    """A switch as an attack sees it: members, weights, and as a callable its mean log-probability."""
+    """A switch as a `Mixture`; called, it gives the log of its members' mean probability."""
 
     members: Sequence[_Counted]
     weights: Sequence[float]
@@ -235,12 +239,12 @@ class _CountedSwitch:
 
 
 def as_bits(values: Tensor) -> str:
-    """A bool tensor as text, '1' for true."""
+    """Return a bool tensor as text, '1' for true."""
     return "".join("1" if value else "0" for value in values.tolist())
 
 
 def device_name(device: torch.device) -> str:
-    """'cpu', or the name of the GPU."""
+    """Return 'cpu', or the name of the GPU."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
@@ -253,5 +257,5 @@ def _version(package: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Return the versions of what decides a result."""
     return {"rstbench": __version__, "torch": torch.__version__, "pyautoattack": _version("pyautoattack")}

@@ -9,7 +9,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from ..networks.normalise import KNOWN, is_layer, layer, parse_normalisation
+from ..networks.normalise import KNOWN, is_normalisation_layer, normalisation_layer, parse_normalisation
 
 MIN_GAIN = 0.10  # in accuracy, for a normalisation to be clearly better
 ALPHA = 0.05  # significance level, over all normalisations that are tried
@@ -21,7 +21,7 @@ def normalised(module: nn.Module, text: str) -> nn.Sequential:
 
     text: a name of `KNOWN`, or 'MEAN/STD', one number or one a channel joined by '+'. Raises BadRequest.
     """
-    return nn.Sequential(layer(*parse_normalisation(text)), module)
+    return nn.Sequential(normalisation_layer(*parse_normalisation(text)), module)
 
 
 def right_under(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -30,7 +30,7 @@ def right_under(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     x: images (n, c, h, w); y: labels (n,). A normalisation takes the place of the model's own, 'none' removes
     it; those that the model cannot take are left out.
     """
-    normalises = isinstance(module, nn.Sequential) and len(module) == 2 and is_layer(module[0])
+    normalises = isinstance(module, nn.Sequential) and len(module) == 2 and is_normalisation_layer(module[0])
     raw = module[1] if normalises else module  # type: ignore[index]
     right = {AS_IS: _right(module, x, y)}
     any_channels, channels = ("half", "bytes"), x.shape[1]
@@ -39,7 +39,7 @@ def right_under(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         candidates["none"] = ((0.0,), (1.0,))
     for name, constants in candidates.items():
         with suppress(Exception, SystemExit):  # of whatever a foreign model does with values outside [0, 1]
-            right[name] = _right(raw, layer(*constants).to(x.device)(x), y)
+            right[name] = _right(raw, normalisation_layer(*constants).to(x.device)(x), y)
     return right
 
 

@@ -19,7 +19,8 @@ from ..data import Images
 from ..errors import BadRequest
 from ..evidence.trial import ModelInfo
 from ..networks.normalise import parse_normalisation
-from ..plugins import find, parse_reference
+from ..plugins import find
+from ..references import Reference
 from ..tickets.checkpoint import Checkpoint
 from ..tickets.switch import Switch
 from ..tickets.ticket import Ticket
@@ -118,14 +119,17 @@ def wrap_switch(members: Sequence[EvalModel], name: str, switch: Switch | None =
     return EvalModel(module, info, digest, resumable, None, tuple(members), fault=fault)
 
 
-def load_reference(text: str, images: Images | None = None, *, download: bool = False) -> EvalModel:
+def load_reference(
+    text: str | Reference, images: Images | None = None, *, download: bool = False
+) -> EvalModel:
     """Load `source:id[options]`; `[normalize=…]` puts a normalisation before any model.
 
     images: what it will be evaluated on; sources with parameters `classes`, `shape` or `download` receive
     them. download: whether missing files may be fetched. Raises BadRequest for what cannot be named, found
     or built.
     """
-    reference = parse_reference(text)
+    reference = Reference.parse(text) if isinstance(text, str) else text
+    text = str(reference)
     source: Callable[..., Any] = find("models", reference.source)
     options: dict[str, Any] = {**_data_options(source, images, download), **reference.options}
     # Sources of networks that this tool builds put it in themselves: it becomes part of a recipe.

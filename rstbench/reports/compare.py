@@ -1,4 +1,4 @@
-"""Each model against adversarially trained dense networks, image by image on the same images."""
+"""Compare each model with adversarially trained dense networks, on the same images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from ..evidence.manifest import Row
 from ..evidence.trial import ModelInfo
 from .lookup import Evidence
-from .per_image import WORST, PerImage, answers
+from .per_image import WORST, PerImage, per_image_answers
 from .statistics import DIGITS, mean, paired
 
 COLUMNS = [
@@ -20,28 +20,28 @@ COLUMNS = [
     "difference", "difference_low", "difference_high", "verdict",
 ]  # fmt: skip
 DENSE, SAME_SIZE = "dense", "same-size"
-ADVERSARIAL = "adversarial-training"  # the method on the card of a network trained against an adversary
+ADVERSARIAL = "adversarial-training"  # the method of a network trained against an adversary
 SIZE_MARGIN = 0.15  # of the model's kept weights: further away it is no network of the same size
 
 
 def compare(evidence: Evidence) -> pd.DataFrame:
-    """One line a model, baseline and attack (and `worst`) that both answered at one threat and seed.
+    """Return one line a model, baseline and attack (and `worst`) that both answered at one threat and seed.
 
     Baselines are of two roles: `dense` has the model's architecture and width with all its weights, and its
     norm layers where there is such a network; `same-size` has nearly as many weights as the model keeps.
     `worst` is compared only where both were asked the same attacks.
     """
-    asked: dict[tuple[str, int], dict[str, tuple[Row, PerImage]]] = {}
+    groups: dict[tuple[str, int], dict[str, tuple[Row, PerImage]]] = {}
     for row in evidence.request.rows:
-        if found := answers(evidence, row):
-            asked.setdefault((row.threat, row.seed), {})[row.model] = (row, found)
+        if answers := per_image_answers(evidence, row):
+            groups.setdefault((row.threat, row.seed), {})[row.model] = (row, answers)
     lines: list[dict[str, Any]] = []
-    for field in asked.values():
-        cards = {model: evidence.card(model) for model in field}
-        for model, ours in field.items():
-            others = {digest: card for digest, card in cards.items() if digest != model}
-            for role, baseline in _baselines(cards[model], others):
-                lines += _lines(evidence, role, ours, field[baseline])
+    for group in groups.values():
+        infos = {model: evidence.info(model) for model in group}
+        for model, ours in group.items():
+            others = {digest: info for digest, info in infos.items() if digest != model}
+            for role, baseline in _baselines(infos[model], others):
+                lines += _lines(evidence, role, ours, group[baseline])
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -57,7 +57,7 @@ def comparison(
     data: str,
     seed: int,
 ) -> dict[str, Any]:
-    """One line of the table. ours, theirs: probabilities of being right on the same images, shape (images,).
+    """Return one line of the table. ours, theirs: probabilities of being right on each image, (images,).
 
     The verdict follows from the 95 % interval of the paired difference alone.
     """
@@ -80,48 +80,49 @@ def comparison(
     }
 
 
-def _baselines(card: ModelInfo, others: dict[str, ModelInfo]) -> Iterator[tuple[str, str]]:
-    """(role, digest) of each baseline of a model; none for a switch, which is no single network."""
+def _baselines(info: ModelInfo, others: dict[str, ModelInfo]) -> Iterator[tuple[str, str]]:
+    """Yield (role, digest) of each baseline of a model; none for a switch, which is no single network."""
     dense = {digest: other for digest, other in others.items() if is_dense(other)}
-    if card.members:
+    if info.members:
         return
-    yield from ((DENSE, digest) for digest in of_architecture(card.network, dense))
-    kept = card.kept_weights or 0
+    yield from ((DENSE, digest) for digest in of_architecture(info.network, dense))
+    kept = info.kept_weights or 0
     gaps = {digest: abs((other.kept_weights or 0) - kept) for digest, other in dense.items()}
     nearest = min(gaps, key=lambda digest: (gaps[digest], others[digest].name), default=None)
-    if nearest is not None and kept and gaps[nearest] <= SIZE_MARGIN * kept:
+    if nearest and kept and gaps[nearest] <= SIZE_MARGIN * kept:
         yield SAME_SIZE, nearest
 
 
-def of_architecture(network: str, cards: Mapping[str, ModelInfo]) -> list[str]:
-    """The digests whose network is this one; where there are none, those that differ in norm layers alone."""
-    same = [digest for digest, card in cards.items() if card.network == network]
-    return same or [digest for digest, card in cards.items() if _body(card.network) == _body(network)]
+def of_architecture(network: str, infos: Mapping[str, ModelInfo]) -> list[str]:
+    """Return the digests with this network; where there are none, those that differ in norm layers alone."""
+    same = [digest for digest, info in infos.items() if info.network == network]
+    return same or [digest for digest, info in infos.items() if _body(info.network) == _body(network)]
 
 
 def _body(network: str) -> str:
-    """'conv4[width=0.5,norm=affine]' -> 'conv4[width=0.5'."""
+    """Return 'conv4[width=0.5' of 'conv4[width=0.5,norm=affine]'."""
     return re.sub(r",?(norm=\w+|last-norm)\b", "", network.rstrip("]")).replace("[,", "[").rstrip("[")
 
 
-def is_dense(card: ModelInfo) -> bool:
-    """Whether it is a network trained against an adversary with all its weights."""
-    whole = bool(card.kept_weights) and card.kept_weights == card.total_weights
-    return whole and card.kind == "trained" and card.method == ADVERSARIAL
+def is_dense(info: ModelInfo) -> bool:
+    """Return whether a model is a network trained against an adversary with all its weights."""
+    complete = bool(info.kept_weights) and info.kept_weights == info.total_weights
+    return complete and info.kind == "trained" and info.method == ADVERSARIAL
 
 
 def _lines(
-    evidence: Evidence, role: str, one: tuple[Row, PerImage], other: tuple[Row, PerImage]
+    evidence: Evidence, role: str, model: tuple[Row, PerImage], baseline: tuple[Row, PerImage]
 ) -> Iterator[dict[str, Any]]:
-    (row, ours), (their_row, theirs) = one, other
+    """Yield the lines of one model and one baseline."""
+    (row, ours), (their_row, theirs) = model, baseline
     for attack, values in ours.known().items():
         same_question = attack != WORST or set(row.attacks) == set(their_row.attacks)
         if attack in theirs.known() and same_question:
             yield comparison(
                 values,
                 theirs.known()[attack],
-                model=evidence.card(row.model).name,
-                baseline=evidence.card(their_row.model).name,
+                model=evidence.info(row.model).name,
+                baseline=evidence.info(their_row.model).name,
                 role=role,
                 attack=attack,
                 threat=row.threat,

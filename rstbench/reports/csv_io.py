@@ -1,4 +1,4 @@
-"""Tables as CSV files and back: what a cell reads like, and how a text is kept from being run.
+"""Write tables as CSV files and read them, so that no text in them runs as a formula.
 
 Spreadsheet programs take a cell that begins with = + - @, a tab or a line's end for a formula. Such a text,
 a model's name say, gets an apostrophe in front, as OWASP advises
@@ -7,6 +7,7 @@ a model's name say, gets an apostrophe in front, as OWASP advises
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from pathlib import Path
@@ -22,41 +23,62 @@ TEXT = {
     "early_stop", "members", "weights", "rung", "knows_switch", "setting", "ratio", "norm", "eps", "baseline",
     "role", "verdict", "on_front", "url", "page", "read", "protocol", "note", "paper",
 }  # fmt: skip
-WHOLE = {"rank", "images", "seed", "seeds", "kept_weights", "total_weights", "class"}
+INTEGERS = {"rank", "images", "seed", "seeds", "kept_weights", "total_weights", "class"}
 # A text that has the apostrophes of its own before the sign gets one more, so that nothing is lost.
 _FORMULA, _GUARDED = re.compile("'*[=+@\\-\t\r\n]"), re.compile("'+[=+@\\-\t\r\n]")
 
 
 def cell(value: Any) -> str:
-    """What stands in a cell: '' for what is missing, and for what is no finite number."""
+    """Return the text of a cell: '' for what is missing or no finite number."""
     if isinstance(value, str):
         return value
     return "" if pd.isna(value) or not math.isfinite(value) else str(value)
 
 
 def as_csv(frame: pd.DataFrame) -> bytes:
-    """A table as UTF-8 text after RFC 4180, lines ending in a line feed."""
+    """Return a table as UTF-8 text after RFC 4180, with lines ending in a line feed."""
     rows = [list(frame.columns), *frame.itertuples(index=False, name=None)]
     return "".join(",".join(map(_field, row)) + "\n" for row in rows).encode()
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table as it was written: texts without what made them safe, '' where there is none; numbers with all
-    their digits, missing where the cell is empty. Raises BadFile."""
+    """Read a CSV table of this tool as it was written.
+
+    Texts come without what made them safe for spreadsheets, '' where there is none; numbers with all their
+    digits, missing where the cell is empty.
+
+    Args:
+        path: A CSV file that `evaluate` or `report` wrote.
+
+    Returns:
+        The table.
+
+    Raises:
+        BadFile: For a missing file, or one that is no such table.
+
+    Example:
+        >>> import rstbench
+        >>> rstbench.read_table("nowhere.csv")
+        Traceback (most recent call last):
+            ...
+        rstbench.errors.BadFile: no table nowhere.csv; `report` writes those that have something to tell
+    """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-        frame.columns = [_unguarded(str(name)) for name in frame.columns]
-        return pd.DataFrame({name: _read(name, list(frame[name])) for name in frame.columns})
+        with open(path, encoding="utf-8", newline="") as file:  # pandas before 3.1 loses NUL characters
+            header, *rows = [row or [""] for row in csv.reader(file, strict=True)]
+        columns = list(zip(*rows, strict=True)) or [()] * len(header)
+        names = [_unguarded(name) for name in header]
+        return pd.DataFrame({n: _read(n, list(texts)) for n, texts in zip(names, columns, strict=True)})
     except FileNotFoundError:
         raise BadFile(f"no table {path}; `report` writes those that have something to tell") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise BadFile(f"{path} is no table of this tool: {' '.join(str(error).split())}") from error
 
 
 def _read(name: str, texts: list[str]) -> pd.Series:
     if name in TEXT:
         return pd.Series([_unguarded(text) for text in texts], dtype=str)
-    if name in WHOLE:
+    if name in INTEGERS:
         return pd.Series([int(text) if text else None for text in texts], dtype="Int64")
     return pd.Series([float(text) if text else math.nan for text in texts], dtype=float)
 

@@ -1,4 +1,7 @@
-"""The forms in which `report` writes: each a function of the evidence, its tables by name, and a folder."""
+"""Write tables in the formats of `report`.
+
+A format is a function of the evidence, its tables by name, and a folder; a new one is a line in FORMATS.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +26,21 @@ TABLES = (
 
 
 def formats(names: Iterable[str]) -> list[Format]:
-    """CSV, and the formats of these names. Raises BadRequest for unknown ones, and for parquet where pyarrow
-    is missing."""
-    asked = dict.fromkeys(("csv", *names))
-    for name in asked:
+    """Return CSV and the formats of these names.
+
+    Raises BadRequest for unknown ones, and for parquet without pyarrow.
+    """
+    wanted = dict.fromkeys(("csv", *names))
+    for name in wanted:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
-    if "parquet" in asked and find_spec("pyarrow") is None:
+    if "parquet" in wanted and find_spec("pyarrow") is None:
         raise BadRequest("parquet needs pyarrow; pip install '.[parquet]', or ask for another --format")
-    return [FORMATS[name] for name in asked]
+    return [FORMATS[name] for name in wanted]
 
 
-def _each(suffix: str, render: Callable[[str, pd.DataFrame], bytes]) -> Format:
-    """A file a table; files of tables that there are no more go."""
+def _file_per_table(suffix: str, render: Callable[[str, pd.DataFrame], bytes]) -> Format:
+    """Write a file a table, and delete the files of tables that are no more."""
 
     def write(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) -> None:
         for name in TABLES:
@@ -50,11 +55,11 @@ def _each(suffix: str, render: Callable[[str, pd.DataFrame], bytes]) -> Format:
 
 # What `report --format` may name.
 FORMATS: dict[str, Format] = {
-    "csv": _each("csv", lambda name, frame: as_csv(frame)),
-    "markdown": _each("md", markdown),
-    "latex": _each("tex", latex),
-    "html": _each("html", page),
-    "json": _each("json", records),
-    "parquet": _each("parquet", parquet),
+    "csv": _file_per_table("csv", lambda name, frame: as_csv(frame)),
+    "markdown": _file_per_table("md", markdown),
+    "latex": _file_per_table("tex", latex),
+    "html": _file_per_table("html", page),
+    "json": _file_per_table("json", records),
+    "parquet": _file_per_table("parquet", parquet),
     "robustbench": lambda evidence, frames, folder: write_entries(evidence, folder),
 }

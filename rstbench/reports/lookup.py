@@ -1,50 +1,53 @@
-"""The evidence of one request, looked up by question instead of by key."""
+"""Look up the evidence of one request by question instead of by key."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..evidence.manifest import Manifest
 from ..evidence.store import Store
-from ..evidence.trial import CLEAN, ModelInfo, ShardResult, TrialResult
+from ..evidence.trial import CLEAN, ModelInfo, ShardResult, TrialResult, attack_family
 
+AUTOATTACK = "autoattack"
 EARLY_STOP = "early_stop=true"
 Key = tuple[str, str, str, str, int]  # source, target, attack, threat, seed
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The request, and every record of it that covers all its images."""
+    """A request, every result of it that covers all its images, and the files with each result by its key."""
 
     request: Manifest
     records: dict[Key, TrialResult]
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> Evidence:
-        """From a folder that `evaluate` wrote. Raises BadFile."""
+        """Read a folder that `evaluate` wrote. Raises BadFile."""
         request, store = Manifest.load(root), Store(root)
-        records = {}
+        records, places = {}, {}
         for key in request.keys:
             record = store.read(key)
             if record is not None and record.covers(request.images):
                 trial = record.trial
                 records[(trial.source, trial.target, trial.attack, trial.threat, trial.seed)] = record
-        return cls(request, records)
+                places[key] = store.places(key)
+        return cls(request, records, places)
 
-    def card(self, digest: str) -> ModelInfo:
-        return self.request.cards[digest]
+    def info(self, digest: str) -> ModelInfo:
+        return self.request.models[digest]
 
     def members(self, digest: str) -> list[tuple[str, float]]:
-        """(digest, probability) of the members of a switch; a plain model is its own only member."""
-        card = self.card(digest)
-        return list(zip(card.members, card.weights, strict=True)) if card.members else [(digest, 1.0)]
+        """Return (digest, probability) of the members of a switch; a plain model is its own only member."""
+        info = self.info(digest)
+        return list(zip(info.members, info.weights, strict=True)) if info.members else [(digest, 1.0)]
 
     def bits(self, source: str, target: str, attack: str, threat: str, seed: int) -> np.ndarray | None:
-        """1.0 where `target` was right, shape (images,), or None where nobody asked or it failed."""
+        """Return 1.0 where `target` was right, shape (images,), or None where there is no complete answer."""
         clean = attack == CLEAN
         key = (target, target, CLEAN, "", 0) if clean else (source, target, attack, threat, seed)
         record = self.records.get(key)
@@ -53,7 +56,7 @@ class Evidence:
         return np.frombuffer(record.bits[: self.request.images].encode(), dtype=np.uint8) - 48.0
 
     def robust(self, model: str, attack: str, threat: str, seed: int) -> np.ndarray | None:
-        """Probability that the model is right on each image it was attacked on itself, shape (images,)."""
+        """Return the probability that a model is right on each image crafted against it, shape (images,)."""
         total = np.zeros(self.request.images)
         for member, weight in self.members(model):
             bits = self.bits(model, member, attack, threat, seed)
@@ -62,9 +65,11 @@ class Evidence:
             total += weight * bits
         return total
 
-    def tallies(self, model: str, attack: str, threat: str, seed: int) -> Sequence[ShardResult]:
-        """The shards of a model's own trial; of a switch's, those judged by its first member, which
-        carry the cost of crafting once."""
+    def shards(self, model: str, attack: str, threat: str, seed: int) -> Sequence[ShardResult]:
+        """Return the shards of a model's own trial.
+
+        Of a switch they are those judged by its first member, which carry the cost of crafting once.
+        """
         first = self.members(model)[0][0]
         source = first if attack == CLEAN else model
         threat, seed = ("", 0) if attack == CLEAN else (threat, seed)
@@ -72,19 +77,23 @@ class Evidence:
         return tuple(record.within(self.request.images)) if record else ()
 
     def all_flags(self, model: str, attack: str, threat: str, seed: int) -> set[str]:
-        """Alarms of every judge of a model's own trial."""
+        """Return the flags of every judge of a model's own trial."""
         flags: set[str] = set()
         threat, seed = ("", 0) if attack == CLEAN else (threat, seed)
         for member, _ in self.members(model):
             source = member if attack == CLEAN else model
             record = self.records.get((source, member, attack, threat, seed))
-            for tally in record.within(self.request.images) if record else ():
-                flags |= set(tally.flags)
+            for shard in record.within(self.request.images) if record else ():
+                flags |= set(shard.flags)
         return flags
 
 
 def base_attack(text: str) -> str:
-    """The attack without its early stop: 'pgd:early_stop=true,steps=50' -> 'pgd:steps=50'."""
-    name, _, options = text.partition(":")
-    rest = [option for option in options.split(",") if option and option != EARLY_STOP]
-    return f"{name}:{','.join(rest)}" if rest else name
+    """Return the attack without its early stop: 'pgd:steps=50' of 'pgd:early_stop=true,steps=50'."""
+    others = ",".join(option for option in options_of(text) if option != EARLY_STOP)
+    return ":".join(filter(None, (attack_family(text), others)))
+
+
+def options_of(attack: str) -> list[str]:
+    """Return the options of an attack: ['early_stop=true', 'steps=50']."""
+    return list(filter(None, attack.partition(":")[2].split(",")))

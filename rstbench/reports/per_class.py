@@ -1,4 +1,4 @@
-"""Accuracy class by class, from the labels that the request keeps beside the evidence."""
+"""Build the table of accuracy class by class, from the labels that the manifest keeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from .lookup import Evidence
-from .per_image import answers
+from .per_image import per_image_answers
 from .statistics import interval, mean
 
 COLUMNS = [
@@ -16,24 +16,24 @@ COLUMNS = [
 
 
 def per_class(evidence: Evidence) -> pd.DataFrame:
-    """One line a row of the leaderboard, attack (and `worst`) and class; none where no labels are known."""
+    """Return one line a row of the leaderboard, attack (and `worst`) and class; none without labels."""
     labels = np.array(evidence.request.labels, dtype=int)
     classes = {int(label): labels == label for label in np.unique(labels)}
     lines = [
         {
-            "model": evidence.card(row.model).name,
-            "kind": evidence.card(row.model).kind,
+            "model": evidence.info(row.model).name,
+            "kind": evidence.info(row.model).kind,
             "threat": row.threat,
             "seed": row.seed,
             "attack": attack,
             "class": label,
-            "images": int(own.sum()),
-            "clean": mean(found.clean[own]),
-            **interval(values[own]),
+            "images": int(in_class.sum()),
+            "clean": mean(answers.clean[in_class]),
+            **interval(values[in_class]),
         }
         for row in evidence.request.rows
-        if classes and (found := answers(evidence, row))
-        for attack, values in found.known().items()
-        for label, own in classes.items()
+        if classes and (answers := per_image_answers(evidence, row))
+        for attack, values in answers.known().items()
+        for label, in_class in classes.items()
     ]
     return pd.DataFrame(lines, columns=COLUMNS)

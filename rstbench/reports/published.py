@@ -1,4 +1,4 @@
-"""Published figures, quoted with their source: beside what was measured, and never ranked among it.
+"""Read published figures, which are quoted with their source and never ranked among what was measured.
 
 `published.csv` and, for the paper's transfer matrix, `published_transfer.csv` ship with the package.
 Accuracies are fractions, `remaining` is the kept fraction; where the source says what was removed, that is
@@ -8,15 +8,15 @@ Accuracies are fractions, `remaining` is the kept fraction; where the source say
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..errors import BadFile, unknown
+from ..errors import BadFile, BadRequest, unknown
+from ..threat import Threat
 from .lookup import Evidence
-from .model_info import NORMS, quoted
+from .model_info import read_entry
 
 SHIPPED = Path(__file__).with_name("published.csv")
 SHIPPED_TRANSFER = Path(__file__).with_name("published_transfer.csv")
@@ -38,8 +38,8 @@ KIND = "published"
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Quoted rows from a CSV file with some of COLUMNS. Raises BadFile for anything that is not one."""
-    frame = _checked(_csv(path), path, COLUMNS, REQUIRED, FRACTIONS)
+    """Read quoted rows from a CSV file with some of COLUMNS. Raises BadFile."""
+    frame = _checked(_read_texts(path), path, COLUMNS, REQUIRED, FRACTIONS)
     frame["kind"] = frame["kind"].where(frame["kind"] != "", KIND)
     if others := set(frame["kind"]) - {KIND}:
         raise BadFile(f"{path}: what is quoted is of kind published, got {', '.join(sorted(others))}")
@@ -47,66 +47,56 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def gather(path: Path) -> pd.DataFrame:
-    """Quoted rows from a CSV file, an entry of RobustBench's, or all of both in a folder: CSV files with a
-    column `model`, and JSON with a figure of AutoAttack. Raises BadFile, also where there are none."""
+    """Read quoted rows from a CSV file, an entry of RobustBench's, or a folder of both.
+
+    Of a folder it takes CSV files with a column `model` and JSON with a figure of AutoAttack. Raises BadFile,
+    also where there are none.
+    """
     if path.is_dir():
-        csv = [read(file) for file in sorted(path.rglob("*.csv")) if "model" in _csv(file)]
-        entries = [(file, quoted(file, named=False)) for file in sorted(path.rglob("*.json"))]
-        found = [*csv, *(_entry(row, file) for file, row in entries if row)]
-        if not found:
+        frames = [read(file) for file in sorted(path.rglob("*.csv")) if "model" in _read_texts(file)]
+        entries = [(file, read_entry(file, required=False)) for file in sorted(path.rglob("*.json"))]
+        frames += [_entry_frame(row, file) for file, row in entries if row]
+        if not frames:
             raise BadFile(f"{path} holds no figures: wanted CSV with a column model, or RobustBench's JSON")
-        return pd.concat(found, ignore_index=True)
+        return pd.concat(frames, ignore_index=True)
     if path.suffix == ".json":
-        row = quoted(path)
-        return _entry(row or {}, path)
+        return _entry_frame(read_entry(path) or {}, path)
     return read(path)
 
 
 def comparable(evidence: Evidence, own: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The quoted rows on the data set and at a threat of a request, with COLUMNS; own: a user's rows, which
-    come first."""
+    """Return the quoted rows on the data set and at a threat of a request, with COLUMNS.
+
+    own: a user's rows, which come first.
+    """
     frames = [read(SHIPPED)] if own is None else [own, read(SHIPPED)]
-    fitting = [frame[_fits(frame, evidence)].dropna(axis="columns", how="all") for frame in frames]
-    return pd.concat(fitting, ignore_index=True).reindex(columns=COLUMNS).astype({"kept_weights": "Int64"})
+    matching = [frame[_matches(frame, evidence)].dropna(axis="columns", how="all") for frame in frames]
+    return pd.concat(matching, ignore_index=True).reindex(columns=COLUMNS).astype({"kept_weights": "Int64"})
 
 
 def comparable_transfer(evidence: Evidence) -> pd.DataFrame:
-    """The paper's transfer matrix in long form, where a request crosses models on its data and threat."""
+    """Return the paper's transfer matrix in long form, where a request has one on its data and threat."""
     frame = _checked(
-        _csv(SHIPPED_TRANSFER), SHIPPED_TRANSFER, TRANSFER, TRANSFER_REQUIRED, TRANSFER_FRACTIONS
+        _read_texts(SHIPPED_TRANSFER), SHIPPED_TRANSFER, TRANSFER, TRANSFER_REQUIRED, TRANSFER_FRACTIONS
     )
-    return frame[_fits(frame, evidence) & bool(evidence.request.groups)].reset_index(drop=True)
+    return frame[_matches(frame, evidence) & bool(evidence.request.groups)].reset_index(drop=True)
 
 
-def _fits(frame: pd.DataFrame, evidence: Evidence) -> pd.Series:
+def _matches(frame: pd.DataFrame, evidence: Evidence) -> pd.Series:
     data = str(evidence.request.run["data"]).partition(":")[0]
     threats = {row.threat for row in evidence.request.rows} or {key[3] for key in evidence.records if key[3]}
-    near = {text: any(_near(text, threat) for threat in threats) for text in frame["threat"].unique()}
-    same = frame["data"].map(lambda text: text.partition(":")[0] == data).astype(bool)
-    return same & frame["threat"].map(near).astype(bool)
+    is_near = {text: any(_is_near(text, threat) for threat in threats) for text in frame["threat"].unique()}
+    same_data = frame["data"].map(lambda text: text.partition(":")[0] == data).astype(bool)
+    return same_data & frame["threat"].map(is_near).astype(bool)
 
 
-def _near(one: str, other: str) -> bool:
-    (norm, eps), (other_norm, other_eps) = _threat(one), _threat(other)
-    return norm == other_norm and abs(eps - other_eps) <= SAME_EPS * max(eps, other_eps)
+def _is_near(text: str, other_text: str) -> bool:
+    threat, other = Threat.parse(text), Threat.parse(other_text)
+    return threat.norm == other.norm and abs(threat.eps - other.eps) <= SAME_EPS * max(threat.eps, other.eps)
 
 
-def _threat(text: str) -> tuple[str, float]:
-    """(norm, eps). Raises ValueError."""
-    norm, _, size = text.partition(":")
-    if norm not in NORMS:
-        raise ValueError(text)
-    try:
-        eps = float(Fraction(size))
-    except ZeroDivisionError:
-        raise ValueError(text) from None
-    if eps < 0:
-        raise ValueError(text)
-    return norm, eps
-
-
-def _csv(path: Path) -> pd.DataFrame:
-    """All cells as text."""
+def _read_texts(path: Path) -> pd.DataFrame:
+    """Read a CSV file with all cells as text."""
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
@@ -115,8 +105,8 @@ def _csv(path: Path) -> pd.DataFrame:
         raise BadFile(f"{path} is no CSV: {' '.join(str(error).split())}") from error
 
 
-def _entry(row: dict[str, Any], path: Path) -> pd.DataFrame:
-    """One row with the checks of a CSV line."""
+def _entry_frame(row: dict[str, Any], path: Path) -> pd.DataFrame:
+    """Return one row, checked like a CSV line."""
     texts = {name: "" if value is None else str(value) for name, value in row.items()}
     return _checked(pd.DataFrame([{"kind": KIND, **texts}]), path, COLUMNS, REQUIRED, FRACTIONS)
 
@@ -124,7 +114,7 @@ def _entry(row: dict[str, Any], path: Path) -> pd.DataFrame:
 def _checked(
     frame: pd.DataFrame, path: Path, columns: list[str], required: Iterable[str], fractions: Iterable[str]
 ) -> pd.DataFrame:
-    """Texts as values: fractions as floats, empty cells of numbers as NaN. Raises BadFile."""
+    """Return texts as values: fractions as floats, empty cells of numbers as NaN. Raises BadFile."""
     for name in frame:
         if name not in columns:
             raise BadFile(f"{path}: {unknown('column', str(name), columns)}")
@@ -136,12 +126,12 @@ def _checked(
         frame[name] = [_fraction(text, name, line, path) for line, text in enumerate(frame[name], 2)]
     if "kept_weights" in columns:
         frame["kept_weights"] = pd.array(
-            [_whole(text, line, path) for line, text in enumerate(frame["kept_weights"], 2)], dtype="Int64"
+            [_integer(text, line, path) for line, text in enumerate(frame["kept_weights"], 2)], dtype="Int64"
         )
     for line, text in enumerate(frame["threat"], 2):
         try:
-            _threat(text)
-        except ValueError:
+            Threat.parse(text)
+        except BadRequest:
             raise BadFile(
                 f"{path}, line {line}: a threat reads 'Linf:8/255' or 'L2:0.5', got {text!r}"
             ) from None
@@ -158,7 +148,7 @@ def _fraction(text: str, name: str, line: int, path: Path) -> float:
     return value
 
 
-def _whole(text: str, line: int, path: Path) -> int | None:
+def _integer(text: str, line: int, path: Path) -> int | None:
     if text and not (text.isascii() and text.isdigit()):
         raise BadFile(f"{path}, line {line}: kept_weights is a whole number, got {text!r}")
     return int(text) if text else None

@@ -1,4 +1,4 @@
-"""Settings against remaining ratios, over all seeds of a study: the table of an ablation."""
+"""Build the table of an ablation: settings against remaining ratios, over all seeds of a study."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .statistics import DIGITS, over_seeds
 
 HEAD = ["setting", "ratio", "method", "threat", "remaining", "kept_weights", "seeds", "images"]
 COSTS = ["made_seconds", "made_mib"]
-DENSE, OTHER = "dense", "other"  # the column of what has no ratio: with all its weights, or a switch, say
+DENSE, OTHER = "dense", "other"  # the column of models without a ratio: with all weights, or switches
 
 
 def ratios(lines: list[dict[str, Any]], attacks: list[str]) -> pd.DataFrame:
-    """One row a setting, ratio and threat: the mean over seeds of `clean`, of each attack and of `worst`,
-    and beside each its sample standard deviation (`…_sd`, empty for one seed).
+    """Return one row a setting, ratio and threat: means over seeds of `clean`, of each attack and of `worst`.
 
-    The last columns are what the making cost, in the mean. lines: rows of the leaderboard with the
+    Beside each is its sample standard deviation (`…_sd`, empty for one seed); the last columns are the mean
+    cost of making the networks. lines: rows of the leaderboard with the
     `setting` (the table of the study; of a model that was given, its name, where it was attacked at several
     seeds) and the `ratio` each was made at. A cell is empty unless all seeds of its row have an answer.
     """
@@ -42,20 +42,20 @@ def ratios(lines: list[dict[str, Any]], attacks: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"kept_weights": "Int64"})
 
 
-def is_worth_it(table: pd.DataFrame) -> bool:
-    """Whether there is something to compare: several seeds, or several settings at several ratios."""
+def is_comparison(table: pd.DataFrame) -> bool:
+    """Return whether there are several seeds, or several settings at several ratios."""
     if table.empty:
         return False
-    many = table.groupby("setting")["ratio"].nunique()
-    return bool((table["seeds"] > 1).any() or (many > 1).sum() > 1)
+    ratio_counts = table.groupby("setting")["ratio"].nunique()
+    return bool((table["seeds"] > 1).any() or (ratio_counts > 1).sum() > 1)
 
 
 def ratios_text(table: pd.DataFrame) -> Iterator[str]:
-    """One grid a threat and measure: settings down, ratios across, percent, mean ± deviation."""
+    """Yield one grid a threat and measure for a terminal: settings down, ratios across, mean ± deviation."""
     measures = [name.removesuffix("_sd") for name in table if name.endswith("_sd")]
-    shown = [name for name in measures if name != "worst" or len(measures) > 3]  # one attack: worst is it
+    visible = [name for name in measures if name != "worst" or len(measures) > 3]  # one attack: worst is it
     for threat, part in table.groupby("threat", sort=False):
-        for measure in (name for name in shown if part[name].notna().any()):
+        for measure in (name for name in visible if part[name].notna().any()):
             seeds = part["seeds"].max()
             over = f", mean of {seeds} seeds ± standard deviation" if seeds > 1 else ""
             images = part["images"].max()
@@ -76,12 +76,12 @@ def _grid(part: pd.DataFrame, measure: str) -> Iterator[str]:
     widths = [max(len(c), *(len(cells.get((s, c), "")) for s in settings)) for c in columns]
     yield "  ".join(["".ljust(names), *(c.rjust(w) for c, w in zip(columns, widths, strict=True))])
     for setting in settings:
-        found = (cells.get((setting, c), "").rjust(w) for c, w in zip(columns, widths, strict=True))
-        yield "  ".join([setting.ljust(names), *found]).rstrip()
+        row = (cells.get((setting, c), "").rjust(w) for c, w in zip(columns, widths, strict=True))
+        yield "  ".join([setting.ljust(names), *row]).rstrip()
 
 
 def without_ratio(part: pd.DataFrame) -> str:
-    """The name of the column of what has no ratio; part: lines of the table."""
+    """Return the name of the column of models without a ratio; part: lines of the table."""
     without = part.loc[part["ratio"] == "", "remaining"]
     return DENSE if without.notna().all() else OTHER
 

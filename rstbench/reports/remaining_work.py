@@ -1,155 +1,160 @@
-"""What of a run is done and what is left: networks by their files, shards by the evidence."""
+"""Count what of a run is done and estimate when it ends: networks by their files, shards by the evidence."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..evidence.manifest import Manifest
+from ..evidence.run_log import Crafting
 from ..evidence.store import Store
-from ..evidence.trial import CLEAN, Trial, TrialResult
-from .lookup import EARLY_STOP, base_attack
+from ..evidence.trial import CLEAN, TrialResult
 
-WINDOW = 300.0  # seconds over which the speed is taken
+WINDOW = 300.0  # seconds over which the rate is taken
 COSTS = "costs.jsonl"
-OTHER = "other"  # shards whose attack cannot be told before they are begun
+OTHER = "other"  # shards whose attack is not known before they are begun
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One network or shard that is finished: when, in seconds since 1970, and how many seconds it took."""
+class Completion:
+    """A finished network or shard. time: in seconds since 1970; seconds: how long it took."""
 
-    at: float
+    time: float
     seconds: float
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One kind of work. asked: None where nothing says how much there is; pace: pieces a second over the last
-    minutes; left: seconds to the end, None where they cannot be told; parts: (done, asked) for each attack;
-    unlike: attacks of which nothing is done, so that `left` is without them."""
+class StageProgress:
+    """Progress of one stage of a run.
+
+    total: None where it is not known; rate: items a second over the last minutes; seconds_left: None where it
+    cannot be told; by_attack: (done, total); not_estimated: attacks of which nothing is done, so that
+    `seconds_left` is without them.
+    """
 
     done: int
-    asked: int | None
-    pace: float = 0.0
-    left: float | None = None
-    parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    unlike: tuple[str, ...] = ()
+    total: int | None
+    rate: float = 0.0
+    seconds_left: float | None = None
+    by_attack: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    not_estimated: tuple[str, ...] = ()
 
 
-def forecast(
-    pieces: Sequence[Piece], left: float, began: float | None, now: float
+def estimate(
+    completions: Sequence[Completion], work: float, began: float | None, now: float
 ) -> tuple[float, float | None]:
-    """(pieces a second, seconds to the end), where `left` seconds of work are left.
+    """Return (items a second, seconds to the end), where `work` seconds of work are left.
 
     The speed is that of the last five minutes, or of the whole run where nothing was finished in them: how
     many seconds of work a second gave, which counts shards at their length and several workers as they are.
     """
     start = now - WINDOW if began is None else max(began, now - WINDOW)
-    recent = [piece for piece in pieces if piece.at > start]
+    recent = [item for item in completions if item.time > start]
     if not recent and began is not None:
-        start, recent = began, [piece for piece in pieces if piece.at > began]
-    speed = sum(min(piece.seconds, piece.at - start) for piece in recent) / max(now - start, 1e-9)
-    return len(recent) / max(now - start, 1e-9), left / speed if speed > 0 else None
+        start, recent = began, [item for item in completions if item.time > began]
+    elapsed = max(now - start, 1e-9)
+    speed = sum(min(item.seconds, item.time - start) for item in recent) / elapsed
+    return len(recent) / elapsed, work / speed if speed > 0 else None
 
 
-def networks(
-    files: Mapping[str, Path], asked: Sequence[str] | None, began: float | None, now: float
-) -> Stage:
-    """Networks made of those asked for. files: what lies there, by its name below the folder of the run."""
+def network_progress(
+    files: Mapping[str, Path], planned: Sequence[str] | None, began: float | None, now: float
+) -> StageProgress:
+    """Return the progress of the networks that a run makes.
+
+    files: those that are there, by name below the folder of the run; planned: None where nothing says.
+    """
     costs = {path.parent: _costs(path.parent / COSTS) for path in files.values()}
-    mine = {name: path for name, path in files.items() if asked is None or name in asked}
-    seconds = {name: costs[path.parent].get(path.stem, 0.0) for name, path in mine.items()}
-    pieces = [Piece(path.stat().st_mtime, seconds[name]) for name, path in mine.items()]
-    if asked is None:
-        return Stage(len(mine), None, forecast(pieces, 0.0, began, now)[0])
-    remaining = len(asked) - len(mine)
-    pace, left = forecast(pieces, remaining * _mean(seconds.values()), began, now)
-    return Stage(len(mine), len(asked), pace, left)
-
-
-def shards(store: Store, request: Manifest, began: float | None, now: float) -> Stage:
-    """Shards answered of those a request asks for; one that many judge is one piece. Raises BadFile."""
-    starts = range(0, request.images, int(request.run["batch"]))
-    records = {key: store.read(key) for key in request.keys}
-    expected = trials_of(request) if None in records.values() else {}
-    crafted = defaultdict(list)
-    for key, record in records.items():
-        trial = record.trial if record else expected.get(key) or Trial(key, key, OTHER, "", "", 0, 0)
-        crafted[replace(trial, target=trial.source)].append((key, record))
-    pieces, counts = defaultdict[str, list[Piece]](list), dict[str, tuple[int, int]]()
-    for trial, judged in sorted(crafted.items(), key=lambda pair: pair[0].attack != CLEAN):
-        ends = [_ends(record, store.path(key)) if record else {} for key, record in judged]
-        found = [start for start in starts if all(start in end for end in ends)]
-        pieces[trial.attack] += [max((end[start] for end in ends), key=lambda p: p.at) for start in found]
-        done, asked = counts.get(trial.attack, (0, 0))
-        counts[trial.attack] = (done + len(found), asked + len(starts))
-    unlike = tuple(attack for attack, (done, asked) in counts.items() if not done and asked)
-    work = sum(
-        (asked - done) * _mean(piece.seconds for piece in pieces[attack])
-        for attack, (done, asked) in counts.items()
-    )
-    every = [piece for some in pieces.values() for piece in some]
-    pace, left = forecast(every, work, began, now)
-    done, asked = (sum(column) for column in zip(*counts.values(), strict=True)) if counts else (0, 0)
-    return Stage(done, asked, pace, left, counts, unlike)
-
-
-def trials_of(request: Manifest) -> dict[str, Trial]:
-    """The trials of a request by their keys, as far as they follow from its rows and groups: the keys alone
-    say nothing of what was not begun."""
-    data, batch = request.run["data_digest"], int(request.run["batch"])
-    named = [a if isinstance(a, str) else a["attack"] for a in request.study.get("attacks", ())]
-    named += [attack for row in request.rows for attack in row.attacks]
-    attacks = {text for attack in named for text in _stopped(attack)}
-    threats = {*request.study.get("threats", ()), *(row.threat for row in request.rows)}
-    seeds = {*request.study.get("seeds", ()), *(row.seed for row in request.rows)}
-    judges = {digest: {digest, *card.members} for digest, card in request.cards.items()}
-    for group in request.groups:
-        for digest in group:
-            judges[digest] |= set(group)
-    trials = [Trial(digest, digest, CLEAN, "", data, batch, 0) for digest in request.cards]
-    trials += [
-        Trial(source, target, attack, threat, data, batch, seed)
-        for source, targets in judges.items()
-        for target in targets
-        for attack in attacks
-        for threat in threats
-        for seed in seeds
+    made = {name: path for name, path in files.items() if planned is None or name in planned}
+    completions = [
+        Completion(path.stat().st_mtime, costs[path.parent].get(path.stem, 0.0)) for path in made.values()
     ]
-    wanted = set(request.keys)
-    return {key: trial for trial in trials if (key := trial.key) in wanted}
+    missing = 0 if planned is None else len(planned) - len(made)
+    rate, left = estimate(completions, missing * _mean(item.seconds for item in completions), began, now)
+    if planned is None:
+        return StageProgress(len(made), None, rate)
+    return StageProgress(len(made), len(planned), rate, left)
 
 
-def _stopped(attack: str) -> tuple[str, str]:
-    """An attack as it is, and stopping at its first success."""
-    name, _, options = base_attack(attack).partition(":")
-    return attack, f"{name}:{','.join(sorted([*filter(None, options.split(',')), EARLY_STOP]))}"
+def shard_progress(
+    store: Store, request: Manifest, craftings: Sequence[Crafting], began: float | None, now: float
+) -> StageProgress:
+    """Return the progress of the shards of a request; one that many models judge is one. Raises BadFile."""
+    starts = range(0, request.images, int(request.run["batch"]))
+    completions, counts = defaultdict[str, list[Completion]](list), dict[str, tuple[int, int]]()
+    for attack, judged in _by_crafting(store, request, craftings):
+        by_start = [_completions(result, store, key) if result else {} for key, result in judged]
+        answered = [start for start in starts if all(start in shards for shards in by_start)]
+        completions[attack] += [
+            max((shards[start] for shards in by_start), key=lambda item: item.time) for start in answered
+        ]
+        done, total = counts.get(attack, (0, 0))
+        counts[attack] = (done + len(answered), total + len(starts))
+    not_estimated = tuple(attack for attack, (done, total) in counts.items() if not done and total)
+    work = sum(
+        (total - done) * _mean(item.seconds for item in completions[attack])
+        for attack, (done, total) in counts.items()
+    )
+    rate, left = estimate([item for some in completions.values() for item in some], work, began, now)
+    done, total = (sum(column) for column in zip(*counts.values(), strict=True)) if counts else (0, 0)
+    return StageProgress(done, total, rate, left, counts, not_estimated)
 
 
-def _ends(record: TrialResult, path: Path) -> dict[int, Piece]:
-    """When each shard of a trial was answered: the last when the file was written, each before that as much
-    earlier as the next one took."""
-    ends, at = {}, path.stat().st_mtime
-    for tally in reversed(record.tallies):
-        ends[tally.start] = Piece(at, tally.seconds)
-        at -= tally.seconds
-    return ends
+def _by_crafting(
+    store: Store, request: Manifest, craftings: Sequence[Crafting]
+) -> Iterator[tuple[str, list[tuple[str, TrialResult | None]]]]:
+    """Yield (attack, [(key, result)]) for each crafting of a request, clean images first.
+
+    Trials that the run log does not hold are grouped by their results; those not begun stand alone.
+    """
+    logged = {
+        key: (number, crafting.attack) for number, crafting in enumerate(craftings) for key in crafting.keys
+    }
+    groups = defaultdict[tuple[Hashable, str], list[tuple[str, TrialResult | None]]](list)
+    order = {key: number for number, key in enumerate(logged)}
+    for key in sorted(request.keys, key=lambda key: order.get(key, len(order))):
+        result = store.read(key)
+        if result and key not in logged:
+            trial = result.trial
+            groups[replace(trial, target=trial.source), trial.attack].append((key, result))
+        else:
+            groups[logged.get(key, (key, OTHER))].append((key, result))
+    for (_, attack), judged in sorted(groups.items(), key=lambda group: group[0][1] != CLEAN):
+        yield attack, judged
+
+
+def _completions(result: TrialResult, store: Store, key: str) -> dict[int, Completion]:
+    """Return when each shard of a trial was answered, by its first image.
+
+    The last was when its file was written, each before that as much earlier as the next one took; packed ones
+    were answered at an unknown time long ago.
+    """
+    completions = {shard.start: Completion(-math.inf, shard.seconds) for shard in result.shards}
+    try:
+        time = store.path(key).stat().st_mtime
+    except FileNotFoundError:
+        return completions
+    unpacked = store.read_unpacked(key) if store.read_packed(key) else result
+    for shard in reversed(unpacked.shards if unpacked else ()):
+        completions[shard.start] = Completion(time, shard.seconds)
+        time -= shard.seconds
+    return completions
 
 
 def _costs(path: Path) -> dict[str, float]:
-    """Seconds that each network took, by its name; without those that a kill tore."""
-    found = {}
+    """Return the seconds that each network took, by name, without the lines that a kill tore."""
+    seconds = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             cost = json.loads(line)
-            found[str(cost["name"])] = float(cost["seconds"])
+            seconds[str(cost["name"])] = float(cost["seconds"])
         except (ValueError, KeyError, TypeError):
             continue
-    return found
+    return seconds
 
 
 def _mean(values: Iterable[float]) -> float:

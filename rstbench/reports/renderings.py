@@ -1,4 +1,4 @@
-"""One table as Markdown, LaTeX, HTML, JSON or Parquet: functions of its name and the table."""
+"""Render a table as Markdown, LaTeX, HTML, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IN_LATEX = {
 
 
 def markdown(name: str, frame: pd.DataFrame) -> bytes:
-    """A table as GitHub reads it. Written here: pandas would need one package more for it."""
+    """Render a table as GitHub reads it; pandas would need one more package for it."""
     head = [_markdown(str(column)) for column in frame.columns]
     rules = [":--" if column in TEXT else "--:" for column in frame.columns]
     rows = [[_markdown(cell(value)) for value in row] for row in _rows(frame)]
@@ -31,7 +31,7 @@ def markdown(name: str, frame: pd.DataFrame) -> bytes:
 
 
 def latex(name: str, frame: pd.DataFrame) -> bytes:
-    """A tabular to \\input into a document; it needs no package."""
+    """Render a tabular to \\input into a document; it needs no package."""
     head = [_latex(str(column)) for column in frame.columns]
     body = [[_latex(cell(value)) for value in row] for row in _rows(frame)]
     lines = [f"{' & '.join(row)} \\\\" for row in [head, *body]]
@@ -41,7 +41,7 @@ def latex(name: str, frame: pd.DataFrame) -> bytes:
 
 
 def page(name: str, frame: pd.DataFrame) -> bytes:
-    """A page with nothing but the table."""
+    """Render a page with nothing but the table."""
     lines = [
         "<!DOCTYPE html>",
         f'<html lang="en"><meta charset="utf-8"><title>{html.escape(name)}</title>',
@@ -55,13 +55,13 @@ def page(name: str, frame: pd.DataFrame) -> bytes:
 
 
 def records(name: str, frame: pd.DataFrame) -> bytes:
-    """A list with one object a row; null where a cell is empty."""
+    """Render a list with one object a row; null where a cell is empty."""
     rows = [dict(zip(frame.columns, map(_plain, row), strict=True)) for row in _rows(frame)]
     return (json.dumps(rows, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()
 
 
 def parquet(name: str, frame: pd.DataFrame) -> bytes:
-    """The table with its types, for pandas, R, DuckDB and others."""
+    """Render the table with its types, for pandas, R, DuckDB and others."""
     typed = frame.assign(
         **{column: pd.to_numeric(frame[column]) for column in frame.columns if column not in TEXT}
     )

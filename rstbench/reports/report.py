@@ -1,4 +1,4 @@
-"""What is to be looked at: the figures and the page of a folder, and the page of several."""
+"""Write the figures and the page of a folder, and the page of several folders."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .lookup import Evidence
 from .page.inline import Picture, inline
 
 FOLDER = "figures"
-LIST = ".written"  # names of the figures there that are this tool's
-Reported = tuple[Evidence, Mapping[str, pd.DataFrame], Path]
+WRITTEN = ".written"  # names of the figures there that are this tool's
+Report = tuple[Evidence, Mapping[str, pd.DataFrame], Path]
 
 
 def write_report(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[str]:
-    """Writes `folder/figures/*` and `folder/index.html`; returns what a user should know.
+    """Write `folder/figures/*` and `folder/index.html`, and return notes for the user.
 
     frames: what `tables.write` returned.
     """
@@ -42,13 +42,13 @@ def write_report(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder:
 
 
 def _draw(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Picture]:
-    """Writes the figures, and takes away those of an earlier request."""
+    """Write the figures, and delete those of an earlier request."""
     from .figures.all import draw_all
     from .figures.style import styled
 
     attacks, root = attacks_of(evidence), folder / FOLDER
     averaged = points(lines_of(evidence), attacks)
-    pictures, written = [], set()
+    pictures, written = list[Picture](), set[str]()
     with styled():
         for drawing in draw_all(evidence, frames, averaged, attacks, Examples.read(folder)):
             svg = drawing.svg()
@@ -56,20 +56,22 @@ def _draw(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) 
                 write_whole(root / f"{drawing.name}.{kind}", content)
                 written.add(f"{drawing.name}.{kind}")
             file = f"{FOLDER}/{drawing.name}.svg"
-            pictures.append(Picture(drawing.title, drawing.alt, inline(svg, drawing.name), file))
-    listed = root / LIST
-    before = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+            pictures.append(Picture(drawing.title, drawing.alt, inline(svg, f"f{len(pictures)}"), file))
+    list_file = root / WRITTEN
+    before = list_file.read_text(encoding="utf-8").splitlines() if list_file.exists() else []
     for name in {Path(line).name for line in before} - {"", *written}:
         (root / name).unlink(missing_ok=True)
     if written or before:
-        write_whole(listed, "".join(f"{name}\n" for name in sorted(written)).encode())
+        write_whole(list_file, "".join(f"{name}\n" for name in sorted(written)).encode())
     return pictures
 
 
-def write_index(reported: Sequence[Reported]) -> Path:
-    """Writes `index.html` beside the folders, linking the page of each. Raises BadRequest where they have
-    nothing in common."""
-    folders = [folder.resolve() for _, _, folder in reported]
+def write_index(reports: Sequence[Report]) -> Path:
+    """Write `index.html` beside the folders, with a link to the page of each.
+
+    Raises BadRequest where they have no common parent.
+    """
+    folders = [folder.resolve() for _, _, folder in reports]
     try:
         root = Path(os.path.commonpath(folders))
     except ValueError:
@@ -79,20 +81,22 @@ def write_index(reported: Sequence[Reported]) -> Path:
         raise BadRequest("--index wants folders with a common parent")
     from .page.index import write_index_page
 
-    return write_index_page(reported, root)
+    return write_index_page(reports, root)
 
 
 def runs_in(paths: Sequence[str]) -> list[Path]:
-    """The folders that `evaluate` wrote among these paths and, where one is none itself, below it; files are
-    passed over, so that `leaderboards/*` may be given. Raises BadFile for files alone."""
-    found: list[Path] = []
+    """Return the folders that `evaluate` wrote among these paths or below them.
+
+    Files are passed over, so that `leaderboards/*` may be given. Raises BadFile for files alone.
+    """
+    runs: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise BadFile(f"no folder {path}")
         if path.is_dir() and not (path / FILE).exists():
-            found += sorted(inner.parent for inner in path.rglob(FILE)) or [path]
+            runs += sorted(inner.parent for inner in path.rglob(FILE)) or [path]
         elif not path.is_file():
-            found.append(path)
-    if not found:
+            runs.append(path)
+    if not runs:
         raise BadFile(f"no {FILE} in {' '.join(paths)}; name a folder that `evaluate` wrote")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(runs))

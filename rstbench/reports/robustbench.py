@@ -1,90 +1,122 @@
-"""Measured rows as entries of RobustBench's `model_info`."""
+"""Write measured rows as entries of RobustBench's `model_info`."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadRequest
 from ..files import write_whole
+from ..flags import doubts_autoattack
+from ..threat import Threat
 from .leaderboard import lines_of
-from .lookup import Evidence
+from .lookup import AUTOATTACK, Evidence
 
-ATTACK = "autoattack"  # the standard version: the only one RobustBench takes
-# Alarms under which a figure of AutoAttack may mislead.
-DOUBTS = {
-    "square-beats-gradient",
-    "transfer-beats-white-box",
-    "weaker-than-pgd",
-    "zero-gradient",
-    "random-output",
-    "batch-dependent",
-    "gradient-in-forward",
-    "probabilities-not-logits",
-}
 FOLDER = "robustbench"
 LONGEST = 80  # letters of a file's name
 
 
-def entries(evidence: Evidence) -> dict[str, dict[str, Any]]:
-    """`DATA/NORM/NAME.json` -> fields of `ModelInfo`, for each row with an answer of AutoAttack.
+def model_info(
+    row: Mapping[str, Any],
+    *,
+    name: str,
+    dataset: str,
+    architecture: str | None,
+    threat: Threat,
+    footnote: str,
+    unmeasured: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Return the fields of RobustBench's `ModelInfo` for one model, in its order.
 
-    Accuracies are percentages as text; `external` is the worst case, where another attack found less. Fields
-    that RobustBench has not come last. Switches are left out: it admits deterministic models only.
+    row: a line of the leaderboard, empty where nothing was measured. Accuracies are percentages as text;
+    `external` is the worst case, where another attack found less than AutoAttack. unmeasured: further
+    accuracies of RobustBench, which are null.
     """
-    rows = [row for row in lines_of(evidence) if row.get(ATTACK) is not None and row["kind"] != "switch"]
-    places = {(_folder(row), row["threat"]) for row in rows}
-    sizes = Counter(folder for folder, _ in places)
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        eps = f"_eps_{_safe(_eps(row))}" if sizes[_folder(row)] > 1 else ""
-        first = f"{_folder(row)}/{_safe(row['model'])}{eps}"
-        names = chain([first, f"{first}_seed{row['seed']}"], (f"{first}_{number}" for number in count(2)))
-        taken = {path.casefold() for path in found}
-        found[next(f"{name}.json" for name in names if f"{name}.json".casefold() not in taken)] = _entry(row)
-    return found
-
-
-def write_entries(evidence: Evidence, root: Path) -> list[Path]:
-    """Writes them below `root/robustbench`; older entries go. Raises BadRequest where there are none."""
-    found = entries(evidence)
-    if not found:
-        raise BadRequest(f"no model in {root} was asked {ATTACK}, without which RobustBench has no entry")
-    for old in (root / FOLDER).glob("*/*/*.json"):
-        if old.relative_to(root / FOLDER).as_posix() not in found:
-            old.unlink()
-    for name, entry in found.items():
-        content = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(root / FOLDER / name, content.encode())
-    return [root / FOLDER / name for name in found]
-
-
-def _entry(row: dict[str, Any]) -> dict[str, Any]:
-    flags = row["flags"].split()
-    figures = {"autoattack_acc": _percent(row[ATTACK])}
-    worst = row["worst"]
-    if worst is not None and _percent(worst) != figures["autoattack_acc"]:
-        figures["external"] = _percent(worst)
-    remaining = row["remaining"]
+    autoattack, worst = percent(row.get(AUTOATTACK)), percent(row.get("worst"))
+    flags = str(row.get("flags", "")).split()
     return {
         "link": None,
-        "name": row["model"],
+        "name": name,
         "authors": None,
         "additional_data": False,
         "number_forward_passes": 1,
-        "dataset": _data(row),
+        "dataset": dataset,
         "venue": "Unpublished",
-        "architecture": row["network"] or None,
-        "eps": _eps(row),
-        "clean_acc": _percent(row["clean"]),
+        "architecture": architecture,
+        "eps": threat.eps_text,
+        "clean_acc": percent(row.get("clean")),
         "reported": None,
-        **figures,
-        "unreliable": bool(DOUBTS & set(flags)),
-        "footnote": _footnote(row),
+        **dict.fromkeys(unmeasured),
+        "autoattack_acc": autoattack,
+        **({} if worst in (None, autoattack) else {"external": worst}),
+        **({"unreliable": any(map(doubts_autoattack, flags))} if "flags" in row else {}),
+        "footnote": footnote,
+    }
+
+
+def measured(row: Mapping[str, Any], images: str) -> str:
+    """Return the part of a footnote that says on how many images a row was measured."""
+    text = f"Measured by rstbench on the first {row['images']} {images}"
+    if row["worst_low"] is None:
+        return text
+    low, high = percent(row["worst_low"]), percent(row["worst_high"])
+    return f"{text}; 95 % interval of the worst case {low}-{high}"
+
+
+def percent(value: float | None) -> str | None:
+    """Return 0.875 as '87.50'."""
+    return None if value is None else f"{100 * value:.2f}"
+
+
+def entries(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """Return `DATA/NORM/NAME.json` -> `model_info` for each row with an answer of standard AutoAttack.
+
+    Fields that RobustBench has not come last. Switches are left out: it admits deterministic models only.
+    """
+    rows = [row for row in lines_of(evidence) if row.get(AUTOATTACK) is not None and row["kind"] != "switch"]
+    threats_of = Counter(folder for folder, _ in {(_folder(row), row["threat"]) for row in rows})
+    by_path: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        eps = f"_eps_{_safe(Threat.parse(row['threat']).eps_text)}" if threats_of[_folder(row)] > 1 else ""
+        stem = f"{_folder(row)}/{_safe(row['model'])}{eps}"
+        stems = chain([stem, f"{stem}_seed{row['seed']}"], (f"{stem}_{number}" for number in count(2)))
+        taken = {path.casefold() for path in by_path}
+        by_path[next(f"{s}.json" for s in stems if f"{s}.json".casefold() not in taken)] = _entry(row)
+    return by_path
+
+
+def write_entries(evidence: Evidence, root: Path) -> list[Path]:
+    """Write the entries below `root/robustbench` and delete older ones. Raises BadRequest for no entries."""
+    by_path = entries(evidence)
+    if not by_path:
+        raise BadRequest(f"no model in {root} was asked {AUTOATTACK}, without which RobustBench has no entry")
+    for old in (root / FOLDER).glob("*/*/*.json"):
+        if old.relative_to(root / FOLDER).as_posix() not in by_path:
+            old.unlink()
+    for path, entry in by_path.items():
+        content = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_whole(root / FOLDER / path, content.encode())
+    return [root / FOLDER / path for path in by_path]
+
+
+def _entry(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the `model_info` of a row, followed by what RobustBench does not know."""
+    remaining = row["remaining"]
+    flags = f"; alarms: {row['flags']}." if row["flags"] else "."
+    info = model_info(
+        row,
+        name=row["model"],
+        dataset=_data(row),
+        architecture=row["network"] or None,
+        threat=Threat.parse(row["threat"]),
+        footnote=measured(row, f"images of {row['data']}") + flags,
+    )
+    return info | {
         "model": row["model"],
         "threat": row["threat"],
         "images": row["images"],
@@ -96,31 +128,14 @@ def _entry(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _footnote(row: dict[str, Any]) -> str:
-    text = f"Measured by rstbench on the first {row['images']} images of {row['data']}"
-    if row["worst_low"] is not None:
-        text += (
-            f"; 95 % interval of the worst case {_percent(row['worst_low'])}-{_percent(row['worst_high'])}"
-        )
-    return text + (f"; alarms: {row['flags']}." if row["flags"] else ".")
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _eps(row: dict[str, Any]) -> str:
-    return str(row["threat"]).partition(":")[2]
-
-
 def _data(row: dict[str, Any]) -> str:
     return str(row["data"]).partition(":")[0]
 
 
 def _folder(row: dict[str, Any]) -> str:
-    return f"{_safe(_data(row))}/{_safe(row['threat'].partition(':')[0])}"
+    return f"{_safe(_data(row))}/{Threat.parse(row['threat']).norm}"
 
 
 def _safe(text: str) -> str:
-    """A file's name, without what leads elsewhere."""
+    """Return a text as the name of a file that stays in its folder."""
     return re.sub(r"[^A-Za-z0-9.+-]", "_", text).lstrip(".")[:LONGEST] or "_"

@@ -1,4 +1,4 @@
-"""The statistics of the tables."""
+"""Compute means and their intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Z95 = 1.959963984540054  # the 0.975 quantile of the normal distribution
 
 
 def wilson(mean: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval for a proportion `mean` of `n` images (Wilson 1927).
+    """Return Wilson's 95 % score interval for a proportion `mean` of `n` images (Wilson 1927).
 
     For per-image values inside [0, 1] rather than bits it is conservative. (0, 1) where n is 0.
     """
@@ -25,7 +25,7 @@ def wilson(mean: float, n: int) -> tuple[float, float]:
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
-    """(difference, low, high) of two means over the same images, with a 95 % interval.
+    """Return (difference, low, high) of two means over the same images, with a 95 % interval.
 
     Both of shape (images,), values in [0, 1]. The interval is the adjusted Wald interval of paired
     proportions: the differences with one +1 and one -1 added (Bonett and Price 2012). For values
@@ -40,26 +40,28 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
 
 
 def interval(values: np.ndarray) -> dict[str, float | None]:
-    """The mean over images with its Wilson interval, as the three cells of a table."""
+    """Return the mean over images with its Wilson interval, as three cells of a table."""
     robust = mean(values)
     low, high = wilson(robust or 0.0, len(values))
     return {"robust": robust, "robust_low": short(low), "robust_high": short(high)}
 
 
 def mean(values: np.ndarray | None) -> float | None:
-    """The mean for a table, None where there are no values to take it of."""
+    """Return the mean, rounded for a table; None for no values."""
     return None if values is None else short(float(values.mean()))
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, sample standard deviation) of one figure a seed; nan unless every seed has one, the deviation
-    of one seed too."""
-    found = np.asarray(values, dtype=float)
-    if not found.size:
+    """Return (mean, sample standard deviation) of one value a seed.
+
+    Both are nan unless every seed has a value; the deviation of one seed is nan.
+    """
+    array = np.asarray(values, dtype=float)
+    if not array.size:
         return math.nan, math.nan
-    return float(found.mean()), float(found.std(ddof=1)) if found.size > 1 else math.nan
+    return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else math.nan
 
 
 def short(value: float | None) -> float | None:
-    """As many digits as a table shows."""
+    """Round a value to the digits of a table."""
     return None if value is None else round(value, DIGITS)

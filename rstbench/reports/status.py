@@ -1,4 +1,4 @@
-"""How far a run is, from what lies in its folder: it can be asked from another terminal at any time.
+"""Report how far a run is, from the files in its folder, at any time and from another terminal.
 
 Nothing is written, and no torch is loaded.
 """
@@ -14,73 +14,77 @@ from ..errors import BadFile
 from ..evidence.manifest import FILE, Manifest
 from ..evidence.run_log import RunLog
 from ..evidence.store import Store
-from .remaining_work import Stage, networks, shards
+from .remaining_work import StageProgress, network_progress, shard_progress
 
-PARTS = ("", "tickets", "checkpoints")  # where networks lie
-SHOWN = 5
-EMPTY = Stage(0, 0)
+NETWORK_FOLDERS = ("", "tickets", "checkpoints")
+MOST_NAMED = 5
+NOTHING = StageProgress(0, 0)
 
 
 @dataclass(frozen=True)
 class Status:
-    """state: empty, making, attacking, done or stopped; began: of the last run, in seconds since 1970;
-    unfinished: networks under way; shards: None before anything is asked."""
+    """State of a run.
+
+    state: empty, making, attacking, done or stopped; began: of the last run, in seconds since 1970;
+    unfinished: networks under way; shards: None before anything is asked.
+    """
 
     root: Path
     state: str
     began: float | None = None
-    networks: Stage = EMPTY
+    networks: StageProgress = NOTHING
     unfinished: tuple[str, ...] = ()
-    shards: Stage | None = None
+    shards: StageProgress | None = None
     faults: tuple[str, ...] = ()
 
 
-def look(root: Path, now: float) -> Status:
-    """The state of a folder at `now`, in seconds since 1970. Raises BadFile for a folder that is no run."""
+def read_status(root: Path, now: float) -> Status:
+    """Read the state of a folder at `now`, in seconds since 1970. Raises BadFile where it is no run."""
     if not root.is_dir():
         raise BadFile(f"no folder {root}")
     if not any(root.iterdir()):
         return Status(root, "empty")
-    store, agenda, lock = Store(root), RunLog.load(root), root / ".lock"
+    store, log, lock = Store(root), RunLog.load(root), root / ".lock"
     files = {
         path.relative_to(root).as_posix(): path
-        for part in PARTS
-        for path in sorted((root / part).glob("*.safetensors"))
+        for folder in NETWORK_FOLDERS
+        for path in sorted((root / folder).glob("*.safetensors"))
     }
-    if not (agenda or files or lock.exists() or (root / FILE).exists() or store.keys()):
+    if not (log or files or lock.exists() or (root / FILE).exists() or store.keys()):
         raise BadFile(f"{root} is no run: no study.toml, results, tickets or checkpoints in it")
-    running = store.held()
-    began = agenda.began if agenda else lock.stat().st_mtime if lock.exists() else None
+    running = store.is_locked()
+    began = log.began if log else lock.stat().st_mtime if lock.exists() else None
     # Until a run asks, `study.toml` is that of an earlier one.
-    known = (root / FILE).exists() and (agenda is None or agenda.asking)
-    request = Manifest.load(root) if known else None
-    asked = agenda.networks if agenda else tuple(files) if request else None
-    made = networks(files, asked, began, now)
-    answered = shards(store, request, began, now) if request else None
-    faults = agenda.faults if agenda else request.failures if request else ()
-    stages = [made, *([answered] if answered else [])]
-    over = agenda.ended if agenda else bool(faults) or all(stage.done == stage.asked for stage in stages)
-    state = ("attacking" if request else "making") if running else "done" if over else "stopped"
-    return Status(root, state, began, made, _unfinished(root), answered, faults)
+    is_current = (root / FILE).exists() and (log is None or log.asking)
+    request = Manifest.load(root) if is_current else None
+    planned = log.networks if log else tuple(files) if request else None
+    networks = network_progress(files, planned, began, now)
+    craftings = log.craftings if log else ()
+    shards = shard_progress(store, request, craftings, began, now) if request else None
+    faults = log.faults if log else request.failures if request else ()
+    stages = [networks, *([shards] if shards else [])]
+    ended = log.ended if log else bool(faults) or all(stage.done == stage.total for stage in stages)
+    state = ("attacking" if request else "making") if running else "done" if ended else "stopped"
+    return Status(root, state, began, networks, _unfinished(root), shards, faults)
 
 
 def status_text(status: Status, now: float) -> Iterator[str]:
-    """What a terminal shows."""
+    """Yield the lines that a terminal shows."""
     yield f"{status.root}: {_headline(status, now)}"
     if status.state == "empty":
         return
-    made, asked = status.networks, status.shards
-    if made.done or made.asked or made.asked is None:
-        yield f"  networks  {_progress(made)} made{_under_way(status)}"
-    if asked is None and made.asked is None:
+    networks, shards = status.networks, status.shards
+    if networks.done or networks.total or networks.total is None:
+        yield f"  networks  {_done_of_total(networks)} made{_under_way(status)}"
+    if shards is None and networks.total is None:
         yield "            how many are asked was not written down by this run"
-    if asked is not None:
-        yield f"  shards    {_progress(asked)} answered"
-        for attack, (done, total) in asked.parts.items():
+    if shards is not None:
+        yield f"  shards    {_done_of_total(shards)} answered"
+        for attack, (done, total) in shards.by_attack.items():
             yield f"            {done} of {total} {attack}"
     if status.state in ("making", "attacking"):
-        yield from _forecast(asked or made, "shards" if asked else "networks", now)
-        if asked is None:
+        yield from _forecast(shards or networks, "shards" if shards else "networks", now)
+        if shards is None:
             yield "            what is attacked is counted when all are made"
     if status.faults:
         yield f"  failures  {len(status.faults)}"
@@ -91,39 +95,40 @@ def _headline(status: Status, now: float) -> str:
     if status.state == "empty":
         return "empty, nothing was asked of it yet"
     if status.state in ("making", "attacking"):
-        doing = "making networks" if status.state == "making" else "attacking"
-        return f"{doing}, for {duration(now - (status.began or now))}"
+        activity = "making networks" if status.state == "making" else "attacking"
+        return f"{activity}, for {duration(now - (status.began or now))}"
     if status.state == "done":
         return "done, but for what failed" if status.faults else "done"
     return "stopped; the same command continues"
 
 
-def _progress(stage: Stage) -> str:
-    return str(stage.done) if stage.asked is None else f"{stage.done} of {stage.asked}"
+def _done_of_total(stage: StageProgress) -> str:
+    return str(stage.done) if stage.total is None else f"{stage.done} of {stage.total}"
 
 
 def _under_way(status: Status) -> str:
     names = status.unfinished
     if not names:
         return ""
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    what = "under way" if status.state == "making" else "unfinished"
-    return f", {len(names)} {what}: {', '.join(names[:SHOWN])}{rest}"
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    state = "under way" if status.state == "making" else "unfinished"
+    return f", {len(names)} {state}: {', '.join(names[:MOST_NAMED])}{more}"
 
 
-def _forecast(stage: Stage, unit: str, now: float) -> Iterator[str]:
-    if not stage.pace:
+def _forecast(stage: StageProgress, unit: str, now: float) -> Iterator[str]:
+    if not stage.rate:
         yield f"  rate      no {unit} yet"
         return
-    yield f"  rate      {60 * stage.pace:.3g} {unit} a minute"
-    if stage.left is not None and stage.asked is not None:
-        without = f", without {' and '.join(stage.unlike)}: none done yet" if stage.unlike else ""
-        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + stage.left))
-        yield f"  ends      in about {duration(stage.left)}, at {at}{without}"
+    yield f"  rate      {60 * stage.rate:.3g} {unit} a minute"
+    if stage.seconds_left is not None and stage.total is not None:
+        missing = " and ".join(stage.not_estimated)
+        without = f", without {missing}: none done yet" if missing else ""
+        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + stage.seconds_left))
+        yield f"  ends      in about {duration(stage.seconds_left)}, at {at}{without}"
 
 
 def duration(seconds: float) -> str:
-    """'45 s', '12 min', '3 h 5 min', '2 d 4 h'."""
+    """Return a duration as '45 s', '12 min', '3 h 5 min' or '2 d 4 h'."""
     minutes, hours, days = round(seconds / 60), round(seconds / 3600), int(seconds // 86400)
     if seconds < 99.5:
         return f"{seconds:.0f} s"
@@ -135,6 +140,6 @@ def duration(seconds: float) -> str:
 
 
 def _unfinished(root: Path) -> tuple[str, ...]:
-    """Names of networks that a search has begun and not finished."""
-    found = (path for part in PARTS for path in (root / part).glob(".*.unfinished"))
-    return tuple(sorted(path.name[1:].removesuffix(".unfinished") for path in found))
+    """Return the names of networks whose search has begun and not finished."""
+    files = (path for folder in NETWORK_FOLDERS for path in (root / folder).glob(".*.unfinished"))
+    return tuple(sorted(path.name[1:].removesuffix(".unfinished") for path in files))

@@ -1,4 +1,4 @@
-"""`switch.csv` and `queries.csv`: what a random switch is worth, beside what it is made of."""
+"""Build `switch.csv` and `queries.csv`: what a random switch is worth, beside what it is made of."""
 
 from __future__ import annotations
 
@@ -11,107 +11,108 @@ import pandas as pd
 
 from ..evidence.manifest import Row
 from ..evidence.trial import CLEAN
-from .compare import COLUMNS as COMPARED
+from .compare import COLUMNS as COMPARE_COLUMNS
 from .compare import comparison, is_dense, of_architecture
 from .lookup import Evidence
-from .per_image import answers
+from .per_image import per_image_answers
 from .statistics import interval, mean, short
-from .switch_bounds import MINIMUM, Ladder, bounds, ladders
+from .switch_bounds import MINIMUM, SwitchBits, bounds, switches
 
 COLUMNS = [
     "members", "weights", "rung", "attack", "knows_switch", "threat", "data", "seed", "images", "clean",
     "robust", "robust_low", "robust_high", "lower_bound", "upper_bound",
 ]  # fmt: skip
 QUERIES = (1, 2, 5, 10, 100)
-ASKED = [
+QUERY_COLUMNS = [
     "members", "weights", "rung", "attack", "threat", "data", "seed", "images", "queries", "robust",
 ]  # fmt: skip
 
 
 def switch(evidence: Evidence) -> pd.DataFrame:
-    """One line a rung; beneath them the mean and the best of the members, each on its worst crafted set, and
-    the adversarially trained dense network on its own worst attack."""
+    """Return one line an attacker of each switch, and one for each of its baselines."""
     lines: list[dict[str, Any]] = []
-    for row, ladder in ladders(evidence):
-        lower, upper = bounds(ladder.wrong, ladder.weights)
-        both = {"lower_bound": short(lower), "upper_bound": short(upper)}
-        for rung in ladder.rungs():
-            told = {"rung": rung.name, "attack": rung.attack, "knows_switch": str(rung.knows).lower()}
-            lines.append(_line(evidence, row, ladder, told, ladder.clean, rung.robust()) | both)
-        for other in baselines(evidence, row, ladder):
-            told = {"rung": f"{other.role} {other.name}".rstrip()}
-            lines.append(_line(evidence, row, ladder, told, other.clean, other.robust))
+    for row, bits in switches(evidence):
+        lower, upper = bounds(bits.errors, bits.weights)
+        for result in bits.attackers():
+            line = {
+                "rung": result.level,
+                "attack": result.attack,
+                "knows_switch": str(result.knows_switch).lower(),
+                "lower_bound": short(lower),
+                "upper_bound": short(upper),
+            }
+            lines.append(line | _figures(evidence, row, bits, bits.clean, result.robust()))
+        for baseline in baselines(evidence, row, bits):
+            line = {"rung": f"{baseline.role} {baseline.name}".rstrip(), "attack": "", "knows_switch": ""}
+            lines.append(line | _figures(evidence, row, bits, baseline.clean, baseline.robust))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _line(
-    evidence: Evidence, row: Row, ladder: Ladder, told: dict[str, str], clean: np.ndarray, robust: np.ndarray
+def _figures(
+    evidence: Evidence, row: Row, bits: SwitchBits, clean: np.ndarray, robust: np.ndarray
 ) -> dict[str, Any]:
-    return _names(evidence, ladder) | {
-        "attack": "",
-        "knows_switch": "",
-        **told,
-        "threat": row.threat,
-        "data": evidence.request.run["data"],
-        "seed": row.seed,
+    return _question(evidence, row, bits) | {
         "images": len(robust),
         "clean": mean(clean),
         **interval(robust),
     }
 
 
-def _names(evidence: Evidence, ladder: Ladder) -> dict[str, str]:
+def _question(evidence: Evidence, row: Row, bits: SwitchBits) -> dict[str, Any]:
     return {
-        "members": "+".join(evidence.card(member).name for member in ladder.members),
-        "weights": "+".join(f"{weight:.6g}" for weight in ladder.weights),
+        "members": "+".join(evidence.info(member).name for member in bits.members),
+        "weights": "+".join(f"{weight:.6g}" for weight in bits.weights),
+        "threat": row.threat,
+        "data": evidence.request.run["data"],
+        "seed": row.seed,
     }
 
 
 def queries(evidence: Evidence) -> pd.DataFrame:
-    """One line a rung and number of queries: the expected share of images on which that many independent
-    draws are all right, each asked about the same adversarial image."""
+    """Return one line an attacker and number of queries.
+
+    `robust` is the expected share of images on which that many independent draws are all right, each asked
+    about the same adversarial image.
+    """
     lines = [
-        {
-            **_names(evidence, ladder),
-            "rung": rung.name,
-            "attack": rung.attack,
-            "threat": row.threat,
-            "data": evidence.request.run["data"],
-            "seed": row.seed,
-            "images": rung.right.shape[1],
+        _question(evidence, row, bits)
+        | {
+            "rung": result.level,
+            "attack": result.attack,
+            "images": result.right.shape[1],
             "queries": count,
-            "robust": mean(rung.robust(count)),
+            "robust": mean(result.robust(count)),
         }
-        for row, ladder in ladders(evidence)
-        for rung in ladder.rungs()
+        for row, bits in switches(evidence)
+        for result in bits.attackers()
         for count in QUERIES
     ]
-    return pd.DataFrame(lines, columns=ASKED)
+    return pd.DataFrame(lines, columns=QUERY_COLUMNS)
 
 
-def gains(evidence: Evidence) -> pd.DataFrame:
-    """Lines of compare.csv: each switch on the worst of all crafted sets, against its baselines."""
+def compare_switches(evidence: Evidence) -> pd.DataFrame:
+    """Return the lines of compare.csv of each switch, on the worst of all crafted sets."""
     lines = [
         comparison(
-            ladder.rungs()[-1].robust(),
-            other.robust,
-            model=evidence.card(row.model).name,
-            baseline=other.name,
-            role=other.role,
+            bits.attackers()[-1].robust(),
+            baseline.robust,
+            model=evidence.info(row.model).name,
+            baseline=baseline.name,
+            role=baseline.role,
             attack=MINIMUM,
             threat=row.threat,
             data=evidence.request.run["data"],
             seed=row.seed,
         )
-        for row, ladder in ladders(evidence)
-        for other in baselines(evidence, row, ladder)
+        for row, bits in switches(evidence)
+        for baseline in baselines(evidence, row, bits)
     ]
-    return pd.DataFrame(lines, columns=COMPARED)
+    return pd.DataFrame(lines, columns=COMPARE_COLUMNS)
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a switch is compared with; clean, robust: (images,)."""
+    """A model that a switch is compared with; clean, robust: (images,)."""
 
     role: str
     name: str
@@ -119,58 +120,60 @@ class Baseline:
     robust: np.ndarray
 
 
-def baselines(evidence: Evidence, row: Row, ladder: Ladder) -> Iterator[Baseline]:
-    """The mean of its members and the best of them, each on its worst crafted set; the best dense network of
-    their architecture that was trained against an adversary, on its own worst attack."""
-    members = np.stack([ladder.member(place) for place in range(len(ladder.members))])
-    yield Baseline("mean-member", "", ladder.clean, ladder.weights @ members)
+def baselines(evidence: Evidence, row: Row, bits: SwitchBits) -> Iterator[Baseline]:
+    """Yield the baselines of a switch.
+
+    They are the mean of its members and the best of them, each on its worst crafted set, and the best dense
+    network of their architecture that was trained against an adversary, on its own worst attack.
+    """
+    members = np.stack([bits.member(index) for index in range(len(bits.members))])
+    yield Baseline("mean-member", "", bits.clean, bits.weights @ members)
     best = int(members.mean(1).argmax())
-    name = evidence.card(ladder.members[best]).name
-    yield Baseline("best-member", name, ladder.sets["", CLEAN][best], members[best])
+    name = evidence.info(bits.members[best]).name
+    yield Baseline("best-member", name, bits.sets["", CLEAN][best], members[best])
     dense = {
-        other.model: Baseline("dense", evidence.card(other.model).name, found.clean, found.worst)
+        other.model: Baseline("dense", evidence.info(other.model).name, answers.clean, answers.worst)
         for other in evidence.request.rows
         if (other.threat, other.seed) == (row.threat, row.seed)
-        and is_dense(evidence.card(other.model))
-        and (found := answers(evidence, other)) is not None
-        and found.worst is not None
+        and is_dense(evidence.info(other.model))
+        and (answers := per_image_answers(evidence, other)) is not None
+        and answers.worst is not None
     }
-    network = evidence.card(ladder.members[0]).network
-    if known := of_architecture(network, {model: evidence.card(model) for model in dense}):
-        yield max((dense[model] for model in known), key=lambda one: float(one.robust.mean()))
+    network = evidence.info(bits.members[0]).network
+    if same := of_architecture(network, {model: evidence.info(model) for model in dense}):
+        yield max((dense[model] for model in same), key=lambda baseline: float(baseline.robust.mean()))
 
 
-def ladder_text(frame: pd.DataFrame) -> Iterator[str]:
-    """The rungs of each switch for a terminal."""
+def switch_text(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield switch.csv for a terminal."""
     for (members, weights, threat, seed), part in frame.groupby(
         ["members", "weights", "threat", "seed"], sort=False
     ):
         lower, upper = (100 * part.iloc[0][bound] for bound in ("lower_bound", "upper_bound"))
-        drawn = "" if len(set(weights.split("+"))) == 1 else f" with weights {weights}"
+        unequal = "" if len(set(weights.split("+"))) == 1 else f" with weights {weights}"
         yield (
-            f"switch of {members}{drawn} at {threat}, seed {seed}: expected accuracy between "
+            f"switch of {members}{unequal} at {threat}, seed {seed}: expected accuracy between "
             f"{lower:.1f}% and {upper:.1f}%"
         )
         width = max(len(attack) for attack in part["attack"])
         for _, row in part.iterrows():
-            figures = (
-                f"{100 * row['robust']:5.1f}%  ({100 * row['robust_low']:.1f}-{100 * row['robust_high']:.1f})"
-            )
-            name, _, what = row["rung"].partition(" ")
-            told = what if not row["knows_switch"] else _told(row)
-            yield f"  {name:<11}  {row['attack']:<{width}}  {figures}  {told}".rstrip()
+            robust, low, high = (100 * row[name] for name in ("robust", "robust_low", "robust_high"))
+            name, _, baseline = row["rung"].partition(" ")
+            note = _note(row) if row["knows_switch"] else baseline
+            figures = f"{robust:5.1f}%  ({low:.1f}-{high:.1f})"
+            yield f"  {name:<11}  {row['attack']:<{width}}  {figures}  {note}".rstrip()
 
 
-def _told(row: pd.Series) -> str:
+def _note(row: pd.Series) -> str:
     if row["rung"] == MINIMUM:
         return "worst of all, image by image"
     return "knows the switch" if row["knows_switch"] == "true" else "does not know it"
 
 
-def gains_text(frame: pd.DataFrame) -> Iterator[str]:
-    """What each switch gains over its members and the dense network, for a terminal; frame: compare.csv."""
-    switches = frame[frame["attack"] == MINIMUM]
-    for (model, threat, seed), part in switches.groupby(["model", "threat", "seed"], sort=False):
+def comparison_text(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield, for a terminal, what each switch gains over its baselines; frame: compare.csv."""
+    lines = frame[frame["attack"] == MINIMUM]
+    for (model, threat, seed), part in lines.groupby(["model", "threat", "seed"], sort=False):
         yield f"{model} at {threat}, seed {seed}, worst of all: points more than (95% interval)"
         for _, row in part.iterrows():
             low, high = 100 * row["difference_low"], 100 * row["difference_high"]

@@ -1,4 +1,4 @@
-"""Making what a study names and is not made yet: tickets and trained networks, each in its file."""
+"""Make the tickets and trained networks of a study, each in its file, unless they exist."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Images, load, parse, training_images
+from ..data import Images, load, training_images
 from ..errors import BadRequest
 from ..files import write_whole
 from ..models.identity import module_digest
 from ..models.wrapper import load_reference
 from ..networks.network import NetworkSpec, build, narrowed, prunable
 from ..progress import Progress, Stage
+from ..references import DataReference
 from ..threat import Threat
 from ..tickets.allocation import allocate
 from ..tickets.checkpoint import Checkpoint, train
@@ -28,7 +29,7 @@ from ..tickets.mask import parse_remaining
 from ..tickets.methods.search import Search, check_method, parse_method
 from ..tickets.ticket import Ticket
 from ..training.adversaries import parse_adversary
-from ..training.costs import FILE, metered
+from ..training.costs import COSTS_FILE, record_cost
 from ..training.epochs import Epoch, EpochCallback, TrainSplit, hold_out
 from ..training.recipe import Recipe
 from .jobs import Job
@@ -38,50 +39,50 @@ Network = Ticket | Checkpoint
 
 @dataclass(frozen=True)
 class Builder:
-    """Where things are made. root: where data sets lie."""
+    """Makes networks on one device. root: where data sets lie."""
 
     root: Path
     device: torch.device
     progress: Progress
     _loaded: dict[str, tuple[Images, Images | None]] = field(default_factory=dict)
-    _told: set[tuple[str, int]] = field(default_factory=set)
+    _reported: set[tuple[str, int]] = field(default_factory=set)
 
     def images(self, data: str) -> tuple[Images, Images | None]:
-        """Training images and the source's own validation split, read once. Raises BadRequest."""
+        """Return training images and the source's own validation split, read once. Raises BadRequest."""
         if data not in self._loaded:
             self._loaded[data] = training_images(data, self.root)
         return self._loaded[data]
 
-    def tell(self, *others: Images) -> None:
-        """Says once, in a line each, how `others` and the images read so far were read."""
-        read = [learning for learning, _ in self._loaded.values()]
-        odd = [own for _, own in self._loaded.values() if own and own.notes]
-        for images in (*others, *read, *odd):
-            if (images.name, len(images)) not in self._told:
-                self._told.add((images.name, len(images)))
-                tell_of(images, self.progress)
+    def report_images(self, *others: Images) -> None:
+        """Report once how `others` and the images loaded so far were read."""
+        train = [images for images, _ in self._loaded.values()]
+        noted = [validation for _, validation in self._loaded.values() if validation and validation.notes]
+        for images in (*others, *train, *noted):
+            if (images.name, len(images)) not in self._reported:
+                self._reported.add((images.name, len(images)))
+                report_images(images, self.progress)
 
-    def lesson(self, recipe: Recipe) -> TrainSplit:
-        """The images a recipe learns from and is selected on. Raises BadRequest."""
-        learning, own = self.images(recipe.data)
+    def train_split(self, recipe: Recipe) -> TrainSplit:
+        """Return the images a recipe learns from and is selected on. Raises BadRequest."""
+        train, validation = self.images(recipe.data)
         if recipe.select == "test":
-            test = ":".join(filter(None, (*parse(recipe.data)[:2], "test")))
+            test = str(DataReference.parse(recipe.data).all_of("test"))
             if test not in self._loaded:
                 self._loaded[test] = load(test, self.root), None
-            return TrainSplit(learning, self._loaded[test][0], on_test=True)
-        if own is not None:
-            return TrainSplit(learning, own)
-        return TrainSplit(*hold_out(learning, recipe.seed))
+            return TrainSplit(train, self._loaded[test][0], on_test=True)
+        if validation is not None:
+            return TrainSplit(train, validation)
+        return TrainSplit(*hold_out(train, recipe.seed))
 
     def check(self, job: Job) -> None:
-        """Raises BadRequest for what would fail only after the work has begun."""
+        """Raise BadRequest for what would fail only after the work has begun."""
         recipe, images = job.recipe, self.images(job.recipe.data)[0]
-        begun = self._begin(job) if not job.needs or job.needs.exists() else None
-        if begun:
-            recipe = begun.recipe
-            if begun.spec.shape != images.shape or begun.spec.classes != images.classes:
+        start = self._starting_point(job) if not job.needs or job.needs.exists() else None
+        if start:
+            recipe = start.recipe
+            if start.spec.shape != images.shape or start.spec.classes != images.classes:
                 raise BadRequest(
-                    f"{job.name} begins from a network for images {begun.spec.shape} of {begun.spec.classes} "
+                    f"{job.name} begins from a network for images {start.spec.shape} of {start.spec.classes} "
                     f"classes, {recipe.data} has {images.shape} of {images.classes}"
                 )
         Threat.parse(recipe.threat)
@@ -90,66 +91,66 @@ class Builder:
         if job.remaining:
             method = parse_method(recipe.method)
             allocate(shapes, parse_remaining(job.remaining), recipe)
-            if begun:
-                check_method(method, self._search(job, begun, lambda row: None))
-        learning = len(self.lesson(recipe).train)
-        if learning < max(2, recipe.batch // 2):
-            raise BadRequest(f"{learning} training images are too few for batches of {recipe.batch}")
+            if start:
+                check_method(method, self._search(job, start, lambda row: None))
+        count = len(self.train_split(recipe).train)
+        if count < max(2, recipe.batch // 2):
+            raise BadRequest(f"{count} training images are too few for batches of {recipe.batch}")
 
     def make(self, job: Job) -> Network:
-        """What lies in the file of a job, made now unless it is there.
+        """Make the network of a job and write its file; where the file exists, load it.
 
-        Raises BadRequest where something else lies there, ModelFault where learning fails.
+        Raises BadRequest where the file holds something else, ModelFault where learning fails.
         """
-        begun = self._begin(job)
+        start = self._starting_point(job)
         if job.path.exists():
-            found = Ticket.load(job.path) if job.remaining else Checkpoint.load(job.path)
-            return _same(found, begun, job.path)
-        resumed = diary_of(job.path).exists()
-        with metered(job.path.parent / FILE, job.path.stem, self.device, resumed=resumed):
-            made, history = (self._draw if job.remaining else self._train)(job, begun)
+            network = Ticket.load(job.path) if job.remaining else Checkpoint.load(job.path)
+            _refuse_other(network, start, job.path)
+            return network
+        resumed = resume_path(job.path).exists()
+        with record_cost(job.path.parent / COSTS_FILE, job.path.stem, self.device, resumed=resumed):
+            network, history = (self._draw if job.remaining else self._train)(job, start)
         rows = [[row.epoch, *(round(value, 6) for value in astuple(row)[1:])] for row in history]
-        made = replace(made, facts={**made.facts, "history": rows, "threads": torch.get_num_threads()})
-        made.save(job.path)
-        return made
+        facts = {**network.facts, "history": rows, "threads": torch.get_num_threads()}
+        network = replace(network, facts=facts)
+        network.save(job.path)
+        return network
 
-    def _search(self, job: Job, begun: StartingPoint, watch: EpochCallback) -> Search:
-        recipe = begun.recipe
+    def _search(self, job: Job, start: StartingPoint, on_epoch: EpochCallback) -> Search:
+        recipe = start.recipe
         return Search(
-            begun.spec,
-            begun.weights or random_weights(prunable(build(begun.spec)), recipe.init, recipe.seed),
+            start.spec,
+            start.weights or random_weights(prunable(build(start.spec)), recipe.init, recipe.seed),
             job.remaining,
-            self.lesson(recipe),
+            self.train_split(recipe),
             recipe,
             device=self.device,
-            watch=watch,
-            start=begun.rest,
+            on_epoch=on_epoch,
+            initial_state=start.other_state,
             store_weights=job.store_weights,
-            diary=diary_of(job.path),
+            resume_file=resume_path(job.path),
         )
 
-    def _draw(self, job: Job, begun: StartingPoint) -> tuple[Network, list[Epoch]]:
-        recipe = begun.recipe
-        method = parse_method(recipe.method)
-        longer = method.length(parse_remaining(job.remaining)) if hasattr(method, "length") else 0
-        total = recipe.epochs + longer
-        with self.progress.stage(f"draw {job.name}", total, "epoch") as stage:
-            return method(self._search(job, begun, partial(_show, stage)))
+    def _draw(self, job: Job, start: StartingPoint) -> tuple[Network, list[Epoch]]:
+        method = parse_method(start.recipe.method)
+        further = getattr(method, "extra_epochs", lambda remaining: 0)(parse_remaining(job.remaining))
+        with self.progress.stage(f"draw {job.name}", start.recipe.epochs + further, "epoch") as stage:
+            return method(self._search(job, start, partial(_advance, stage)))
 
-    def _train(self, job: Job, begun: StartingPoint) -> tuple[Network, list[Epoch]]:
-        with self.progress.stage(f"train {job.name}", begun.recipe.epochs, "epoch") as stage:
+    def _train(self, job: Job, start: StartingPoint) -> tuple[Network, list[Epoch]]:
+        with self.progress.stage(f"train {job.name}", start.recipe.epochs, "epoch") as stage:
             return train(
-                begun.spec,
-                self.lesson(begun.recipe),
-                begun.recipe,
-                ticket=begun.ticket,
+                start.spec,
+                self.train_split(start.recipe),
+                start.recipe,
+                ticket=start.ticket,
                 device=self.device,
-                watch=partial(_show, stage),
-                diary=diary_of(job.path),
+                on_epoch=partial(_advance, stage),
+                resume_file=resume_path(job.path),
             )
 
-    def _begin(self, job: Job) -> StartingPoint:
-        """What a job begins from. Raises BadRequest where that is of the wrong kind, or not there."""
+    def _starting_point(self, job: Job) -> StartingPoint:
+        """Return what a job begins from. Raises BadRequest where that is of the wrong kind, or missing."""
         recipe = job.recipe
         if job.remaining and job.start:
             return _from_model(job, self.images(recipe.data)[0])
@@ -170,27 +171,30 @@ class Builder:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Where a job begins: its completed recipe, the network, and what of it is there already."""
+    """Where a job begins: its completed recipe, the network, and what of it exists already.
+
+    weights: those a mask is drawn over; other_state: the rest of their state dict.
+    """
 
     recipe: Recipe
     spec: NetworkSpec
     remaining: str = "1"
     ticket: Ticket | None = None
     weights: Mapping[str, Tensor] | None = None
-    rest: Mapping[str, Tensor] | None = None
+    other_state: Mapping[str, Tensor] | None = None
 
 
-def tell_of(images: Images, progress: Progress) -> None:
-    """Says how images were read: to everyone where that was odd, else where progress is shown."""
+def report_images(images: Images, progress: Progress) -> None:
+    """Report how images were read: always where there are notes, else where progress is shown."""
     (progress.note if images.notes else progress.remark)(images.summary)
 
 
-def _show(stage: Stage, row: Epoch) -> None:
+def _advance(stage: Stage, row: Epoch) -> None:
     stage.advance(1, loss=row.loss, clean=row.clean, robust=row.robust)
 
 
 def spec_for(recipe: Recipe, images: Images) -> NetworkSpec:
-    """The network of a recipe for these images."""
+    """Return the network of a recipe for these images."""
     return NetworkSpec(
         recipe.network,
         images.shape,
@@ -202,23 +206,23 @@ def spec_for(recipe: Recipe, images: Images) -> NetworkSpec:
     )
 
 
-def diary_of(path: Path) -> Path:
-    """Where the unfinished work on a file is kept."""
+def resume_path(path: Path) -> Path:
+    """Return the file from which unfinished work on another one resumes."""
     return path.with_name(f".{path.stem}.unfinished")
 
 
-def write_history(folder: Path, made: Sequence[tuple[str, Network]]) -> None:
-    """`history.csv`: loss and held-out accuracies of every epoch of everything named."""
+def write_history(folder: Path, networks: Sequence[tuple[str, Network]]) -> None:
+    """Write `history.csv`: loss and held-out accuracies of every epoch of the named networks."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "epoch", "loss", "clean", "robust", "lr"])
-    for name, thing in made:
-        writer.writerows([name, *row] for row in thing.facts.get("history", ()))
+    for name, network in networks:
+        writer.writerows([name, *row] for row in network.facts.get("history", ()))
     write_whole(folder / "history.csv", text.getvalue().encode())
 
 
 def _from_model(job: Job, images: Images) -> StartingPoint:
-    """Trained weights: a checkpoint of this tool, or any model whose state dict the network can take."""
+    """Begin from trained weights: of a checkpoint of this tool, or of a model whose state dict fits."""
     source, _, file = job.start.partition(":")
     recipe = job.recipe
     if recipe.scale:
@@ -226,13 +230,13 @@ def _from_model(job: Job, images: Images) -> StartingPoint:
     if not job.store_weights:
         raise BadRequest("trained weights follow from no seed: a ticket drawn from them stores them")
     if source == "checkpoint":
-        found = Checkpoint.load(Path(file).expanduser())
-        spec, state, digest = found.spec, found.state, weights_digest(found.state)
-        recipe = _inheriting(recipe, found, digest)
+        checkpoint = Checkpoint.load(Path(file).expanduser())
+        spec, state = checkpoint.spec, checkpoint.state
+        recipe = _inheriting(recipe, checkpoint, weights_digest(state))
     else:
-        entry = load_reference(job.start)
-        spec, state = spec_for(recipe, images), entry.module.state_dict()
-        recipe = replace(recipe, origin=module_digest(entry.module)[0][:16])
+        module = load_reference(job.start).module
+        spec, state = spec_for(recipe, images), module.state_dict()
+        recipe = replace(recipe, origin=module_digest(module)[0][:16])
         try:
             build(spec).load_state_dict(state)
         except RuntimeError as error:
@@ -241,16 +245,17 @@ def _from_model(job: Job, images: Images) -> StartingPoint:
             ) from error
     names = prunable(build(spec))
     weights = {name: state[name].detach().cpu().float() for name in names}
-    rest = {name: tensor.detach().cpu() for name, tensor in state.items() if name not in names}
-    return StartingPoint(recipe, spec, job.remaining, weights=weights, rest=rest)
+    other_state = {name: tensor.detach().cpu() for name, tensor in state.items() if name not in names}
+    return StartingPoint(recipe, spec, job.remaining, weights=weights, other_state=other_state)
 
 
 def _inheriting(recipe: Recipe, source: Network, digest: str) -> Recipe:
+    """Return the recipe with the network and initialisation of what it begins from."""
     return replace(recipe, **_network(source.spec), init=source.recipe.init, origin=digest[:16])
 
 
 def _network(spec: NetworkSpec) -> dict[str, Any]:
-    """The settings of a recipe that name a network."""
+    """Return the settings of a recipe that name a network."""
     plain = {"width": spec.width, "norm": spec.norm, "last_norm": spec.last_norm, "normalize": spec.normalize}
     return {"network": spec.name, **plain}
 
@@ -262,17 +267,15 @@ def _ticket(reference: str) -> Ticket:
     return Ticket.load(Path(file if colon else reference).expanduser())
 
 
-def _same(found: Network, begun: StartingPoint, path: Path) -> Network:
-    """What lies in the file, if it is what would be made. Nothing finished is ever written over."""
-    if parse_remaining(found.remaining) != parse_remaining(begun.remaining):
+def _refuse_other(network: Network, start: StartingPoint, path: Path) -> None:
+    """Raise BadRequest where a file holds another network than would be made: nothing is overwritten."""
+    if parse_remaining(network.remaining) != parse_remaining(start.remaining):
         raise BadRequest(
-            f"{path} keeps {found.remaining}, not {begun.remaining}; delete it or choose another --out"
+            f"{path} keeps {network.remaining}, not {start.remaining}; delete it or choose another --out"
         )
-    differs = [k for k, v in vars(begun.recipe).items() if getattr(found.recipe, k) != v]
-    if differs:
-        key = differs[0]
-        raise BadRequest(
-            f"{path} was made with {key} {getattr(found.recipe, key)!r}, now "
-            f"{getattr(begun.recipe, key)!r} is asked; delete it or choose another --out"
-        )
-    return found
+    for key, value in vars(start.recipe).items():
+        if getattr(network.recipe, key) != value:
+            raise BadRequest(
+                f"{path} was made with {key} {getattr(network.recipe, key)!r}, now {value!r} is asked; "
+                f"delete it or choose another --out"
+            )

@@ -1,4 +1,4 @@
-"""The verbs `draw` and `train`: one table of a study, made by itself."""
+"""The verbs `draw` and `train`: make the networks of one table without a study."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..evaluation.evaluate import pick_device
 from ..evidence import run_log
 from ..evidence.store import Store
 from ..progress import Progress
+from ..references import DataReference
 from ..tickets.checkpoint import Checkpoint
 from ..tickets.mask import parse_remaining
 from ..tickets.ticket import Ticket
@@ -22,8 +23,8 @@ from .parallel import make_all
 from .plan import names_a_file, refuse_fixed, refuse_mixed
 from .run import Options
 
-# (file, summary) of each that was made, and what failed.
-Listed = tuple[list[tuple[Path, str]], list[ModelFault]]
+# (file, summary) of each network that was made, and what failed.
+Made = tuple[list[tuple[Path, str]], list[ModelFault]]
 
 
 def draw_tickets(
@@ -34,8 +35,8 @@ def draw_tickets(
     *,
     start: str = "",
     store: bool = True,
-) -> Listed:
-    """Draws one ticket a ratio into `out/<network>-<remaining>.safetensors`; what was made, and what failed.
+) -> Made:
+    """Draw one ticket a ratio into `out/<network>-<remaining>.safetensors`.
 
     start: the model whose trained weights to choose from, '' for random ones.
     """
@@ -43,7 +44,7 @@ def draw_tickets(
         raise BadRequest("--remaining wants kept fractions such as 0.05,0.1")
     if len({parse_remaining(ratio) for ratio in remaining}) < len(remaining):
         raise BadRequest(f"a remaining ratio is named twice: {', '.join(remaining)}")
-    start = _file_of(start, "checkpoint")
+    start = _reference(start, "checkpoint")
     refuse_fixed(settings if names_a_file(start) else {}, "")
     if names_a_file(start):
         trained = Checkpoint.load(_path(start))
@@ -60,55 +61,55 @@ def draw_tickets(
 
 def train_network(
     settings: Mapping[str, Any], options: Options, progress: Progress, *, start: str = "", size_of: str = ""
-) -> Listed:
-    """Trains one network into `out/<network>.safetensors`, a ticket's into `<network>-<remaining>-<weights>`,
+) -> Made:
+    """Train one network into `out/<network>.safetensors`, a ticket's into `<network>-<remaining>-<weights>`,
     one of a ticket's size into `<network>-<remaining>-narrow`."""
     refuse_mixed(settings, start, size_of, "")
     name = recipe_for({**settings, "method": "training"}).network.replace(":", "-")
-    if begun := start or size_of:
-        ticket = Ticket.load(_path(_file_of(begun, "ticket")))
+    if origin := start or size_of:
+        ticket = Ticket.load(_path(_reference(origin, "ticket")))
         own = ticket.recipe
         settings = {"data": own.data, "threat": own.threat, "seed": own.seed, **settings}
-        end = "narrow" if size_of else settings.get("weights") or "inherit"
-        name = f"{ticket.spec.name.replace(':', '-')}-{ticket.remaining}-{end}"
+        suffix = "narrow" if size_of else settings.get("weights") or "inherit"
+        name = f"{ticket.spec.name.replace(':', '-')}-{ticket.remaining}-{suffix}"
     recipe = recipe_for({**settings, "method": "training"})
     path = options.out / f"{name}.safetensors"
-    start, size_of = _file_of(start, "ticket"), _file_of(size_of, "ticket")
+    start, size_of = _reference(start, "ticket"), _reference(size_of, "ticket")
     return _make([Job(name, path, recipe, start=start, size_of=size_of)], options, progress)
 
 
-def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Listed:
+def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Made:
     if options.download:
-        download({job.recipe.data for job in jobs}, options.root)
-    shop = Builder(options.root, pick_device(options.device), progress)
+        download((DataReference.parse(job.recipe.data) for job in jobs), options.root)
+    out, builder = options.out, Builder(options.root, pick_device(options.device), progress)
     for job in jobs:
-        shop.check(job)
-    shop.tell()
-    with Store(options.out).alone():
-        run_log.begin(options.out, [job.path for job in jobs])
-        done = make_all(jobs, shop, options.workers, lambda fault: run_log.add(options.out, "fault", fault))
-        named = [(job.name, done.made[job.path]) for job in jobs if job.path in done.made]
+        builder.check(job)
+    builder.report_images()
+    with Store(out).lock():
+        run_log.begin(out, [job.path for job in jobs])
+        built = make_all(jobs, builder, options.workers, lambda fault: run_log.add(out, "fault", fault))
+        networks = [(job.name, built.made[job.path]) for job in jobs if job.path in built.made]
         # The folder may hold what earlier commands made; their histories stay.
-        others = _others(options.out, {job.path for job in jobs})
-        write_history(options.out, sorted([*others, *named], key=lambda pair: pair[0]))
-        run_log.add(options.out, "ended")
-    made = [(job.path, _summary(done.made[job.path])) for job in jobs if job.path in done.made]
-    return made, list(done.faults.values())
+        networks += _other_networks(out, {job.path for job in jobs})
+        write_history(out, sorted(networks, key=lambda pair: pair[0]))
+        run_log.add(out, "ended")
+    made = [(job.path, _summary(built.made[job.path])) for job in jobs if job.path in built.made]
+    return made, list(built.faults.values())
 
 
-def _others(out: Path, mine: set[Path]) -> list[tuple[str, Network]]:
-    found: list[tuple[str, Network]] = []
-    for path in out.glob("*.safetensors"):
+def _other_networks(folder: Path, own: set[Path]) -> list[tuple[str, Network]]:
+    networks: list[tuple[str, Network]] = []
+    for path in folder.glob("*.safetensors"):
         for kind in (Ticket, Checkpoint):
             try:
-                found += [(path.stem, kind.load(path))] if path not in mine else []
+                networks += [(path.stem, kind.load(path))] if path not in own else []
             except BadRequest:
-                continue  # of the other kind, or not ours
-    return found
+                continue  # of the other kind, or not of this tool
+    return networks
 
 
-def _file_of(reference: str, source: str) -> str:
-    """A bare path as `source:path`."""
+def _reference(reference: str, source: str) -> str:
+    """Return a bare path as `source:path`."""
     known = reference.partition(":")[0].isidentifier() and ":" in reference
     return reference if known or not reference else f"{source}:{reference}"
 
@@ -117,11 +118,11 @@ def _path(reference: str) -> Path:
     return Path(reference.partition(":")[2]).expanduser()
 
 
-def _summary(made: Network) -> str:
-    kept = made.facts["kept_epoch"]
-    notes = {"dense": made.facts.get("dense"), "mask as at its random start": made.facts.get("unmoved")}
+def _summary(network: Network) -> str:
+    facts, kept = network.facts, network.facts["kept_epoch"]
+    notes = {"dense": facts.get("dense"), "mask as at its random start": facts.get("unmoved")}
     return (
-        f"{made.kept_weights} of {made.total_weights} weights, epoch {kept['epoch']}, held-out clean "
+        f"{network.kept_weights} of {network.total_weights} weights, epoch {kept['epoch']}, held-out clean "
         f"{kept['clean']:.3f}, robust {kept['robust']:.3f}"
         + "".join(f"; {note}: {' '.join(layers)}" for note, layers in notes.items() if layers)
     )

@@ -1,4 +1,4 @@
-"""The verb `export`: what was made, in another format, with what was measured of it."""
+"""The verb `export`: write a ticket or checkpoint in another format, with the figures measured of it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Images, load, parse
+from ..data import Images, load
 from ..errors import BadFile, BadRequest
 from ..evidence.manifest import FILE
 from ..models.exports.bundle import ExportBundle, folded_bundle
 from ..models.sources.native import checkpoint_model, ticket_model
 from ..models.wrapper import EvalModel, load_reference
 from ..plugins import find
-from ..reports.leaderboard import rows_of
+from ..references import DataReference
+from ..reports.leaderboard import lines_of
 from ..reports.lookup import Evidence
 from ..tickets.checkpoint import FORMAT as CHECKPOINT
 from ..tickets.checkpoint import Checkpoint
@@ -39,7 +40,7 @@ def export_model(
     data: str | None = None,
     root: Path = Path("."),
 ) -> list[Path]:
-    """Writes a ticket or checkpoint (itself, its file, or any reference to it) to `out`; returns the files.
+    """Write a ticket or checkpoint (itself, its file, or any reference to it) to `out`; return the files.
 
     results: the folder whose evidence tells what was measured, by default the run the file lies in; data:
     whose shape and classes a reference to bare weights takes. Raises BadRequest.
@@ -47,21 +48,21 @@ def export_model(
     write = find("exports", format)
     if compressed and format not in COMPRESSED:
         raise BadRequest(f"--compressed goes with --to {', '.join(COMPRESSED)}; {format} holds dense weights")
-    entry = _loaded(model, load(data, root) if data else None, out.stem)
-    assert entry.artifact is not None
+    loaded = _load(model, load(data, root) if data else None, out.stem)
+    assert loaded.artifact is not None
     file = _file_of(model) if isinstance(model, str) else None
     if file and out.exists() and out.samefile(file):
         raise BadRequest(f"{out} is the model's own file; choose another --out")
-    parcel = ExportBundle(entry.info.name, entry.module, entry.artifact, compressed=compressed)
-    parcel = replace(parcel, rows=_rows(entry, file, results))
+    bundle = ExportBundle(loaded.info.name, loaded.module, loaded.artifact, compressed=compressed)
+    bundle = replace(bundle, rows=_rows(loaded, file, results))
     if fold:
-        parcel = folded_bundle(parcel, *_images(parcel, root))
-    written: list[Path] = write(parcel, out)
+        bundle = folded_bundle(bundle, *_images(bundle, root))
+    written: list[Path] = write(bundle, out)
     return written
 
 
-def _loaded(model: str | Network, images: Images | None, name: str) -> EvalModel:
-    """What is given, or named by a reference or by a bare path to a file of this tool."""
+def _load(model: str | Network, images: Images | None, name: str) -> EvalModel:
+    """Load what is given, or named by a reference or by a bare path to a file of this tool."""
     if isinstance(model, Ticket):
         return ticket_model(model, name)
     if isinstance(model, Checkpoint):
@@ -73,40 +74,39 @@ def _loaded(model: str | Network, images: Images | None, name: str) -> EvalModel
             if CHECKPOINT not in str(error):
                 raise
             return load_reference(f"checkpoint:{model}")
-    entry = load_reference(model, images)
-    if entry.artifact is None:
+    loaded = load_reference(model, images)
+    if loaded.artifact is None:
         raise BadRequest(f"{model} is neither a ticket nor a checkpoint")
-    return entry
+    return loaded
 
 
 def _file_of(reference: str) -> Path | None:
-    source, colon, rest = reference.partition(":")
-    path = Path(rest if colon and source in ("ticket", "checkpoint") else reference).expanduser()
+    source, colon, id = reference.partition(":")
+    path = Path(id if colon and source in ("ticket", "checkpoint") else reference).expanduser()
     return path if path.is_file() else None
 
 
-def _rows(entry: EvalModel, file: Path | None, results: str | None) -> Sequence[Mapping[str, Any]]:
-    """The leaderboard's lines on this model; none where nothing was measured."""
-    near = list(file.resolve().parents[:2]) if file else []
-    folders = [Path(results).expanduser()] if results else [run for run in near if (run / FILE).is_file()]
+def _rows(model: EvalModel, file: Path | None, results: str | None) -> Sequence[Mapping[str, Any]]:
+    """Return the leaderboard's rows on this model; none where nothing was measured."""
+    parents = list(file.resolve().parents[:2]) if file else []
+    folders = [Path(results).expanduser()] if results else [run for run in parents if (run / FILE).is_file()]
     if not folders:
         return []
     folder = folders[0]
-    rows = rows_of(Evidence.read(folder), entry.digest)
+    rows = lines_of(Evidence.read(folder), model.digest)
     if results and not rows:
-        raise BadRequest(f"{folder} has no answer about {entry.info.name}; choose other --results")
+        raise BadRequest(f"{folder} has no answer about {model.info.name}; choose other --results")
     return rows
 
 
-def _images(parcel: ExportBundle, root: Path) -> tuple[Tensor, str]:
-    """Images to measure on, and what they are: test images of its data where they can be read."""
-    source, name, _, _ = parse(parcel.artifact.recipe.data)
-    text = ":".join(filter(None, (source, name, "test")))
+def _images(bundle: ExportBundle, root: Path) -> tuple[Tensor, str]:
+    """Return images to measure on, and what they are: test images of its data where they can be read."""
+    test = DataReference.parse(bundle.artifact.recipe.data).all_of("test")
     try:
-        images = load(text, root).first(IMAGES)
+        images = load(test, root).first(IMAGES)
     except BadRequest:
         images = None
-    if images and images.shape == parcel.shape:
-        return images.at(slice(None))[0], f"the first {len(images)} images of {text}"
-    x = torch.rand((IMAGES, *parcel.shape), generator=torch.Generator().manual_seed(0))
+    if images and images.shape == bundle.shape:
+        return images.at(slice(None))[0], f"the first {len(images)} images of {test}"
+    x = torch.rand((IMAGES, *bundle.shape), generator=torch.Generator().manual_seed(0))
     return x, f"{IMAGES} images of uniform noise"

@@ -1,4 +1,4 @@
-"""What a study makes, thing by thing, in an order in which each finds what it begins from. No torch."""
+"""The jobs of a study: tickets to draw and networks to train, each after what it begins from. No torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..errors import BadRequest, unknown
 from ..training.recipe import Recipe
-from .plan import Make, Study
+from .plan import NetworkTable, Study
 
-# Settings that whatever a job begins from has fixed already.
+# Settings that a job takes from what it begins from.
 INHERITED = ("network", "width", "norm", "last_norm", "normalize", "init")
 
 
@@ -35,57 +35,57 @@ class Job:
 
     @property
     def label(self) -> str:
-        """Its name with its seed."""
+        """Return its name with its seed."""
         return f"{self.name}-seed{self.recipe.seed}"
 
     @property
     def needs(self) -> Path | None:
-        """The file that must be there before it can be made."""
+        """Return the file that must exist before it can be made, None where there is none."""
         source, _, file = (self.start or self.size_of).partition(":")
         return Path(file) if source in ("ticket", "checkpoint") else None
 
 
 def jobs_of(study: Study, seed: int, out: Path) -> list[Job]:
-    """The jobs under one seed; files are `out/tickets/NAME-seedS.safetensors` and `out/checkpoints/…`.
+    """Return the jobs under one seed; files are `out/tickets/NAME-seedS.safetensors` and `out/checkpoints/…`.
 
     A training that begins from a [[draw]] table is one job for each of its ratios. Raises BadRequest for a
     name that no table has, and for tables that begin at one another.
     """
-    ratios = {make.name: make.remaining for make in study.draws}
+    ratios = {table.name: table.remaining for table in study.draws}
     jobs: dict[str, Job] = {}
-    for make in (*study.draws, *study.trains):
-        for suffix, remaining in _members(make, ratios):
-            if make.name + suffix in jobs:
-                raise BadRequest(f"two things would be named {make.name + suffix!r}; rename a table")
-            folder = "tickets" if make.remaining else "checkpoints"
-            jobs[make.name + suffix] = Job(
-                name=make.name + suffix,
-                path=out / folder / f"{make.name}{suffix}-seed{seed}.safetensors",
-                recipe=make.recipe(seed),
+    for table in (*study.draws, *study.trains):
+        for suffix, remaining in _members(table, ratios):
+            if table.name + suffix in jobs:
+                raise BadRequest(f"two things would be named {table.name + suffix!r}; rename a table")
+            folder = "tickets" if table.remaining else "checkpoints"
+            jobs[table.name + suffix] = Job(
+                name=table.name + suffix,
+                path=out / folder / f"{table.name}{suffix}-seed{seed}.safetensors",
+                recipe=table.recipe(seed),
                 remaining=remaining,
-                start=_reference(make, make.start, suffix),
-                size_of=_reference(make, make.size_of, suffix),
-                family=make.name,
+                start=_reference(table, table.start, suffix),
+                size_of=_reference(table, table.size_of, suffix),
+                family=table.name,
                 ratio=suffix.removeprefix("-"),
-                store_weights=not make.no_weights,
+                store_weights=not table.no_weights,
             )
-    return [_placed(jobs, job) for job in _ordered(jobs, list(ratios))]
+    return [_resolved(jobs, job) for job in _ordered(jobs, list(ratios))]
 
 
-def _members(make: Make, ratios: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
-    """(what follows the name, remaining) of each job of a table."""
-    if make.remaining:
-        return [(f"-{ratio}", ratio) for ratio in make.remaining]
-    return [(f"-{ratio}", "") for ratio in ratios.get(make.start or make.size_of, ())] or [("", "")]
+def _members(table: NetworkTable, ratios: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Return what follows the name, and the kept fraction, of each job of a table."""
+    if table.remaining:
+        return [(f"-{ratio}", ratio) for ratio in table.remaining]
+    return [(f"-{ratio}", "") for ratio in ratios.get(table.start or table.size_of, ())] or [("", "")]
 
 
-def _reference(make: Make, text: str, suffix: str) -> str:
-    """A name inside the study with the suffix of its member; references to files as they are."""
-    return text if make.remaining or not text or ":" in text else text + suffix
+def _reference(table: NetworkTable, text: str, suffix: str) -> str:
+    """Return a name inside the study with the suffix of its member, a reference to a file as it is."""
+    return text if table.remaining or not text or ":" in text else text + suffix
 
 
 def _ordered(jobs: dict[str, Job], ratios: list[str]) -> Iterator[Job]:
-    """Each job after the one it begins from."""
+    """Yield each job after the one it begins from."""
     done: set[str] = set()
 
     def visit(job: Job, path: tuple[str, ...]) -> Iterator[Job]:
@@ -109,8 +109,8 @@ def _ordered(jobs: dict[str, Job], ratios: list[str]) -> Iterator[Job]:
         yield from visit(job, ())
 
 
-def _placed(jobs: dict[str, Job], job: Job) -> Job:
-    """The job with files in place of names, and with the network of what it begins from."""
+def _resolved(jobs: dict[str, Job], job: Job) -> Job:
+    """Return the job with files in place of names, and with the network of what it begins from."""
     name = job.start or job.size_of
     if not name or ":" in name:
         return job

@@ -1,4 +1,4 @@
-"""Who takes part: models given by reference, tickets drawn, networks trained, switches of tickets."""
+"""The models of a study: given by reference, drawn, trained, and switches of tickets."""
 
 from __future__ import annotations
 
@@ -12,124 +12,120 @@ from ..models.sources.native import checkpoint_model, ticket_model
 from ..models.wrapper import EvalModel, load_reference, with_unique_names, wrap_switch
 from ..progress import Progress
 from ..tickets.ticket import Ticket
-from ..training.costs import FILE, read_costs
+from ..training.costs import COSTS_FILE, read_costs
 from .build import Builder, Network
 from .jobs import Job
 from .parallel import BuildResult
-from .plan import BEST, EQUAL, Study
-from .switch_weights import fitted
+from .plan import BEST, EQUAL, Study, StudyModel
+from .switch_weights import fit_weights
 
 
 @dataclass(frozen=True)
 class Participants:
-    """Who takes part under one seed. groups: entries that are judged by one another; faults: what
-    could not be made."""
+    """The models under one seed. groups: models that are judged by one another; faults: of those that could
+    not be made."""
 
     seed: int
-    entries: tuple[EvalModel, ...]
+    models: tuple[EvalModel, ...]
     groups: tuple[tuple[EvalModel, ...], ...] = ()
     faults: tuple[ModelFault, ...] = ()
 
-    def group_of(self, entry: EvalModel) -> tuple[EvalModel, ...]:
-        """The entry itself first, then those that judge its images too."""
-        mine = [group for group in self.groups if any(e.digest == entry.digest for e in group)]
-        judges = {e.digest: e for e in (entry, *(e for group in mine for e in group))}
+    def judges_of(self, model: EvalModel) -> tuple[EvalModel, ...]:
+        """Return the model itself first, then those that judge its images too."""
+        own = [group for group in self.groups if any(member.digest == model.digest for member in group)]
+        judges = {judge.digest: judge for judge in (model, *(member for group in own for member in group))}
         return tuple(judges.values())
 
 
-def given_models(study: Study, images: Images | None = None, *, download: bool = False) -> list[EvalModel]:
-    """The models that a study names, loaded to be asked about these images; fetched where that is allowed."""
-    found = []
-    for name, reference in study.models:
-        entry = load_reference(reference, images, download=download)
-        card = replace(entry.info, name=name) if name else entry.info
-        found.append((reference, replace(entry, info=card)))
-    return with_unique_names(found)
+def load_models(
+    models: Sequence[StudyModel], images: Images | None = None, *, download: bool = False
+) -> list[EvalModel]:
+    """Load the models that a study names, to be evaluated on these images; download them where allowed."""
+    loaded = []
+    for given in models:
+        model = load_reference(given.reference, images, download=download)
+        card = replace(model.info, name=given.name or model.info.name)
+        loaded.append((str(given.reference), replace(model, info=card)))
+    return with_unique_names(loaded)
 
 
-def make_field(
+def gather_participants(
     study: Study,
     seed: int,
     jobs: Sequence[Job],
     given: Sequence[EvalModel],
-    done: BuildResult,
-    shop: Builder,
+    built: BuildResult,
+    builder: Builder,
     out: Path,
 ) -> Participants:
-    """Who takes part under one seed: what these jobs made, switches of it, and the models given.
+    """Return the models under one seed: what these jobs made, switches of it, and the models given.
 
-    With several seeds the names carry theirs. What is fitted to a switch is kept under `out`.
+    With several seeds the names carry theirs. The fitted weights of a switch are kept under `out`.
     """
-    progress = shop.progress
-    mark = f"-seed{seed}" if len(study.seeds) > 1 else ""
-    crossed, entries, groups = (
-        study.transfer or study.switch,
-        list[EvalModel](),
-        list[tuple[EvalModel, ...]](),
-    )
-    for name, together in _families(jobs):
-        family = [_entry(done.made[job.path], job, mark) for job in together if job.path in done.made]
-        entries += family
-        if together[0].remaining and len(family) > 1 and crossed:
+    progress = builder.progress
+    suffix = f"-seed{seed}" if len(study.seeds) > 1 else ""
+    models, groups = list[EvalModel](), list[tuple[EvalModel, ...]]()
+    for name, siblings in _families(jobs):
+        family = [_wrap(built.made[job.path], job, suffix) for job in siblings if job.path in built.made]
+        models += family
+        if siblings[0].remaining and len(family) > 1 and (study.transfer or study.switch):
             groups.append(tuple(family))
-            if study.switch and len(family) == len(together):
-                whole = wrap_switch(family, f"switch-{name}{mark}")
-                whole = replace(whole, info=replace(whole.info, family=f"switch-{name}"))
-                entries += [_weighted(whole, text, shop, out) for text in study.switch_weights]
-    given = [fitted(entry, shop, out) if entry.unfitted else entry for entry in given]
+            if study.switch and len(family) == len(siblings):
+                switch = wrap_switch(family, f"switch-{name}{suffix}")
+                switch = replace(switch, info=replace(switch.info, family=f"switch-{name}"))
+                models += [_with_weights(switch, kind, builder, out) for kind in study.switch_weights]
+    given = [fit_weights(model, builder, out) if model.unfitted else model for model in given]
     if seed == study.seeds[0]:
-        tell_notes(given, progress)
-    for entry in given:
-        if entry.members:
-            groups.append(entry.members)
+        report_notes(given, progress)
+    groups += [model.members for model in given if model.members]
     if study.transfer and not study.draws:
-        groups.append(tuple(entry for entry in given if not entry.members))
-    faults = tuple(done.faults[job.path] for job in jobs if job.path in done.faults)
-    return Participants(seed, apart([*entries, *given], progress), tuple(groups), faults)
+        groups.append(tuple(model for model in given if not model.members))
+    faults = tuple(built.faults[job.path] for job in jobs if job.path in built.faults)
+    return Participants(seed, without_duplicates([*models, *given], progress), tuple(groups), faults)
 
 
-def tell_notes(entries: Iterable[EvalModel], progress: Progress) -> None:
-    """What was assumed about the models, and of which nothing is resumed."""
-    for entry in entries:
-        for note in entry.notes:
-            progress.note(f"{entry.info.name}: {note}")
-        if not entry.resumable and not entry.fault:
+def report_notes(models: Iterable[EvalModel], progress: Progress) -> None:
+    """Report what was assumed about the models, and which of them resume nothing."""
+    for model in models:
+        for note in model.notes:
+            progress.note(f"{model.info.name}: {note}")
+        if not model.resumable and not model.fault:
             progress.note(
-                f"{entry.info.name}: the code that defines it cannot be read, so nothing of it is resumed"
+                f"{model.info.name}: the code that defines it cannot be read, so nothing of it is resumed"
             )
 
 
-def _weighted(equal: EvalModel, weights: str, shop: Builder, out: Path) -> EvalModel:
-    """The switch of equal probabilities as it is, or with those that suit it best."""
-    if weights == EQUAL:
+def without_duplicates(models: Iterable[EvalModel], progress: Progress) -> tuple[EvalModel, ...]:
+    """Return the models, those of one digest once, and report those left out."""
+    by_digest: dict[str, EvalModel] = {}
+    for model in models:
+        first = by_digest.setdefault(model.digest, model)
+        if first is not model:
+            progress.note(f"{model.info.name} is the same model as {first.info.name}: it is listed once")
+    return tuple(by_digest.values())
+
+
+def _with_weights(equal: EvalModel, kind: str, builder: Builder, out: Path) -> EvalModel:
+    """Return the switch of equal probabilities as it is, or with those that suit it best."""
+    if kind == EQUAL:
         return equal
     card = replace(equal.info, name=f"{equal.info.name}-{BEST}", family=f"{equal.info.family}-{BEST}")
-    return fitted(replace(equal, info=card), shop, out)
+    return fit_weights(replace(equal, info=card), builder, out)
 
 
 def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
-    """The jobs of each table, in the study's order: tickets, then trained networks."""
-    found: dict[str, list[Job]] = {}
+    """Return the jobs of each table, in the study's order: tickets, then trained networks."""
+    families: dict[str, list[Job]] = {}
     for job in sorted(jobs, key=lambda job: not job.remaining):
-        found.setdefault(job.family, []).append(job)
-    return list(found.items())
+        families.setdefault(job.family, []).append(job)
+    return list(families.items())
 
 
-def _entry(made: Network, job: Job, mark: str) -> EvalModel:
-    wrap = ticket_model if isinstance(made, Ticket) else checkpoint_model
-    entry = wrap(made, job.name + mark)  # type: ignore[arg-type]
-    card = replace(entry.info, family=job.family, ratio=job.ratio)
-    cost = read_costs(job.path.parent / FILE).get(job.path.stem)
+def _wrap(network: Network, job: Job, suffix: str) -> EvalModel:
+    wrap = ticket_model if isinstance(network, Ticket) else checkpoint_model
+    model = wrap(network, job.name + suffix)  # type: ignore[arg-type]
+    card = replace(model.info, family=job.family, ratio=job.ratio)
+    cost = read_costs(job.path.parent / COSTS_FILE).get(job.path.stem)
     if cost and not cost.resumed:
         card = replace(card, made_seconds=cost.seconds, made_mib=cost.peak_mib)
-    return replace(entry, info=card)
-
-
-def apart(entries: Iterable[EvalModel], progress: Progress) -> tuple[EvalModel, ...]:
-    """The entries, each model once."""
-    found: dict[str, EvalModel] = {}
-    for entry in entries:
-        first = found.setdefault(entry.digest, entry)
-        if first is not entry:
-            progress.note(f"{entry.info.name} is the same model as {first.info.name}: it is listed once")
-    return tuple(found.values())
+    return replace(model, info=card)

@@ -1,13 +1,18 @@
-"""A study: what to make and what to ask, one frozen noun. No torch."""
+"""A study: which networks to make, and which attacks to run on which models. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadRequest
+from ..references import DataReference, Reference
+from ..threat import Threat
 from ..training.recipe import Recipe, recipe_for
+
+if TYPE_CHECKING:
+    from ..attacks.spec import AttackSpec
 
 OF_NETWORK = ("network", "width", "norm", "last_norm", "normalize")
 _OF_RECIPE = {f.name for f in fields(Recipe)} - {"origin", "weights", "seed"}
@@ -22,15 +27,26 @@ EQUAL, BEST = "equal", "best"  # probabilities of the members of a switch
 class StudyAttack:
     """An attack, at every threat of the study or at one only."""
 
-    attack: str
-    threat: str = ""
+    attack: AttackSpec
+    threat: Threat | None = None
 
 
 @dataclass(frozen=True)
-class Make:
-    """One [[draw]] or [[train]] table. start: what it begins from, size_of: the ticket whose number of
-    weights a dense network shall have; each a reference, or a name inside the study, or ''. no_weights:
-    tickets never store their random weights, only the seed."""
+class StudyModel:
+    """A model given by reference, under a name of its own where it has one."""
+
+    reference: Reference
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class NetworkTable:
+    """One [[draw]] or [[train]] table of a study: tickets to draw at several ratios, or a network to train.
+
+    start: what it begins from, size_of: the ticket whose number of weights a dense network shall have; each a
+    reference, or a name inside the study, or ''. no_weights: tickets never store their random weights, only
+    the seed.
+    """
 
     name: str
     settings: Mapping[str, Any]
@@ -45,33 +61,37 @@ class Make:
 
 @dataclass(frozen=True)
 class Study:
-    """images: how many of `data` are asked about; 0 means all. switch_weights: 'equal', 'best' or both."""
+    """What one leaderboard is made of.
+
+    images: how many of `data` are attacked, 0 for all; switch_weights: 'equal', 'best' or both.
+    """
 
     name: str
-    data: str
-    threats: tuple[str, ...]
-    attacks: tuple[StudyAttack, ...] = (StudyAttack("pgd"), StudyAttack("autoattack"))
+    data: DataReference
+    threats: tuple[Threat, ...]
+    attacks: tuple[StudyAttack, ...]
     images: int = 0
     seeds: tuple[int, ...] = (0,)
     transfer: bool = False
     switch: bool = False
     switch_weights: tuple[str, ...] = (EQUAL,)
-    draws: tuple[Make, ...] = ()
-    trains: tuple[Make, ...] = ()
-    models: tuple[tuple[str, str], ...] = ()  # (name or '', reference)
+    draws: tuple[NetworkTable, ...] = ()
+    trains: tuple[NetworkTable, ...] = ()
+    models: tuple[StudyModel, ...] = ()
 
-    def attacks_at(self, threat: str) -> tuple[str, ...]:
-        """The attacks asked at one threat, in the study's order."""
-        return tuple(asked.attack for asked in self.attacks if asked.threat in ("", threat))
+    def attacks_at(self, threat: Threat) -> tuple[AttackSpec, ...]:
+        """Return the attacks at one threat, in the study's order."""
+        return tuple(item.attack for item in self.attacks if item.threat in (None, threat))
 
     def as_toml(self) -> dict[str, Any]:
-        """The study as plain values, every setting resolved."""
+        """Return the study as plain values, every setting resolved."""
         plain: dict[str, Any] = {
             "name": self.name,
-            "data": self.data,
-            "threats": list(self.threats),
+            "data": str(self.data),
+            "threats": [str(threat) for threat in self.threats],
             "attacks": [
-                {"attack": a.attack, "threat": a.threat} if a.threat else a.attack for a in self.attacks
+                {"attack": str(a.attack), "threat": str(a.threat)} if a.threat else str(a.attack)
+                for a in self.attacks
             ],
             "images": self.images,
             "seeds": list(self.seeds),
@@ -79,30 +99,32 @@ class Study:
             "switch": self.switch,
             "switch-weights": list(self.switch_weights),
         }
-        for table, makes in (("draw", self.draws), ("train", self.trains)):
-            if makes:
-                plain[table] = [_make_as_toml(make, table) for make in makes]
+        for kind, tables in (("draw", self.draws), ("train", self.trains)):
+            if tables:
+                plain[kind] = [_table_as_toml(table, kind) for table in tables]
         if self.models:
             plain["model"] = [
-                {"name": name, "ref": ref} if name else {"ref": ref} for name, ref in self.models
+                ({"name": m.name} if m.name else {}) | {"ref": str(m.reference)} for m in self.models
             ]
         return plain
 
 
-def narrowed(study: Study, attacks: Iterable[str], threats: Iterable[str], data: str | None) -> Study:
-    """The study with other attacks, threats or data in place of its own, where any are given."""
+def override(
+    study: Study, attacks: Sequence[AttackSpec], threats: Sequence[Threat], data: DataReference | None
+) -> Study:
+    """Return the study with other attacks, threats or data in place of its own, where any are given."""
     if data:
         study = replace(study, data=data, images=0)
     if threats:
-        study = replace(study, threats=tuple(threats))
-        study = replace(study, attacks=tuple(StudyAttack(asked.attack) for asked in study.attacks))
+        everywhere = dict.fromkeys(StudyAttack(item.attack) for item in study.attacks)
+        study = replace(study, threats=tuple(dict.fromkeys(threats)), attacks=tuple(everywhere))
     if attacks:
-        study = replace(study, attacks=tuple(StudyAttack(attack) for attack in attacks))
+        study = replace(study, attacks=tuple(StudyAttack(attack) for attack in dict.fromkeys(attacks)))
     return study
 
 
 def refuse_mixed(settings: Mapping[str, Any], start: str, size_of: str, where: str) -> None:
-    """Raises BadRequest for settings of a training that do not go together."""
+    """Raise BadRequest for settings of a training that do not go together."""
     if start and size_of:
         raise BadRequest(f"{where}from and size-of exclude each other: one keeps the mask, one the size only")
     if settings.get("weights") and not start:
@@ -114,25 +136,25 @@ def refuse_mixed(settings: Mapping[str, Any], start: str, size_of: str, where: s
 def refuse_fixed(
     settings: Mapping[str, Any], where: str, keys: tuple[str, ...] = (*OF_NETWORK, "init")
 ) -> None:
-    """Raises BadRequest for settings that what is begun from has fixed already."""
+    """Raise BadRequest for settings that are those of the network a job begins from."""
     for key in keys:
         if key in settings:
             raise BadRequest(f"{where}{key} is that of the network it begins from; leave it out")
 
 
 def names_a_file(start: str) -> bool:
-    """Whether a drawing begins from something that knows its own network: a checkpoint of this tool, or
-    a name inside the study."""
+    """Return whether a drawing begins from what knows its own network: a checkpoint of this tool, or a name
+    inside the study."""
     return bool(start) and (":" not in start or start.startswith("checkpoint:"))
 
 
-def _make_as_toml(make: Make, table: str) -> dict[str, Any]:
-    known = DRAW if table == "draw" else TRAIN
-    if make.size_of or names_a_file(make.start) or (make.start and table == "train"):
-        known = known - {*OF_NETWORK} - (set() if make.size_of else {"init"})
-    settings = {key: value for key, value in vars(make.recipe(0)).items() if key in known and value != ""}
-    plain = {"name": make.name, **{key.replace("_", "-"): value for key, value in settings.items()}}
-    if table == "draw":
-        plain["remaining"] = list(make.remaining)
-    begun = {"from": make.start, "size-of": make.size_of, "no-weights": make.no_weights}
-    return plain | {key: value for key, value in begun.items() if value}
+def _table_as_toml(table: NetworkTable, kind: str) -> dict[str, Any]:
+    known = DRAW if kind == "draw" else TRAIN
+    if table.size_of or names_a_file(table.start) or (table.start and kind == "train"):
+        known = known - {*OF_NETWORK} - (set() if table.size_of else {"init"})
+    settings = {key: value for key, value in vars(table.recipe(0)).items() if key in known and value != ""}
+    plain = {"name": table.name, **{key.replace("_", "-"): value for key, value in settings.items()}}
+    if kind == "draw":
+        plain["remaining"] = list(table.remaining)
+    origin = {"from": table.start, "size-of": table.size_of, "no-weights": table.no_weights}
+    return plain | {key: value for key, value in origin.items() if value}

@@ -1,107 +1,106 @@
-"""What is asked of whom, and the request that remembers it."""
+"""Expand a study into questions, and list them in the manifest of the run."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
 
-from ..attacks import canonical_text, parse_attack
+from ..attacks import AttackSpec
 from ..errors import BadRequest
 from ..evaluation.evaluate import EvalSetting, Question, clean
 from ..evaluation.shard import device_name, versions
 from ..evidence.manifest import FILE, Manifest, Row
+from ..evidence.trial import Trial
 from ..models.wrapper import EvalModel
 from ..threat import Threat
 from .participants import Participants
 from .plan import Study
 
-# Who asks AutoAttack of a switch is asked the attacks too that know its members: AutoAttack itself sees only
-# their mean probability.
+# Attacks that know the members of a switch, run wherever AutoAttack is: it sees only their mean probability.
 LADDER = ("apgd", "apgd:mean=probability", "apgd:mean=logits", "apgd:loss=margin", "arc", "joint")
 
 
-def attacks_on(entry: EvalModel, study: Study, threat: str) -> tuple[str, ...]:
-    """The attacks on one model at one threat: those of the study, and for a switch the rungs of `LADDER`."""
-    asked = study.attacks_at(threat)
-    if not entry.members or not any(attack.startswith("autoattack") for attack in asked):
-        return asked
-    known = [rung for rung in LADDER if not (rung == "arc" and threat.startswith("L1"))]  # ARC knows no L1
-    return tuple(dict.fromkeys([*asked, *known]))
+@cache
+def _ladder(norm: str) -> tuple[AttackSpec, ...]:
+    return tuple(AttackSpec.parse(text) for text in LADDER if not (norm == "L1" and text == "arc"))
 
 
-def added(study: Study, field: Participants) -> str:
-    """What to tell of attacks that nobody named; '' where there are none."""
-    more = {
-        attack: None
-        for entry in field.entries
+def attacks_on(model: EvalModel, study: Study, threat: Threat) -> tuple[AttackSpec, ...]:
+    """Return the attacks on one model at one threat: the study's, and for a switch those of `LADDER`.
+
+    ARC is defined for no L1 ball.
+    """
+    attacks = study.attacks_at(threat)
+    if not model.members or not any(attack.family == "autoattack" for attack in attacks):
+        return attacks
+    return tuple(dict.fromkeys([*attacks, *_ladder(threat.norm)]))
+
+
+def note_on_added_attacks(study: Study, participants: Participants) -> str:
+    """Return a note that names the attacks which the study does not; '' where there are none."""
+    added = {
+        str(attack): None
+        for model in participants.models
         for threat in study.threats
-        for attack in attacks_on(entry, study, threat)
+        for attack in attacks_on(model, study, threat)
         if attack not in study.attacks_at(threat)
     }
-    names = ", ".join(more)
-    return f"autoattack sees only the mean of a switch; asked too are: {names}" if more else ""
+    names = ", ".join(added)
+    return f"autoattack sees only the mean of a switch; asked too are: {names}" if added else ""
 
 
-def questions_of(study: Study, field: Participants) -> list[Question]:
-    """All questions under one seed, cheap ones first."""
-    plain = [entry for entry in field.entries if not entry.members]
-    members = {m.digest: m for group in field.groups for m in group}
-    crossed = [entry for entry in members.values() if entry.digest not in {e.digest for e in plain}]
-    switches = [entry for entry in field.entries if entry.members]
-    questions = [clean(entry) for entry in (*plain, *crossed)]
+def questions_of(study: Study, participants: Participants) -> list[Question]:
+    """Return all questions under one seed, cheap ones first."""
+    seed, judges_of = participants.seed, participants.judges_of
+    single = [model for model in participants.models if not model.members]
+    switches = [model for model in participants.models if model.members]
+    members = {member.digest: member for group in participants.groups for member in group}
+    listed = {model.digest for model in single}
+    unlisted = [member for member in members.values() if member.digest not in listed]
+    questions = [clean(model) for model in (*single, *unlisted)]
     for threat in study.threats:
         for attack in study.attacks_at(threat):
-            bounded, seed = Threat.parse(threat), field.seed
-            for entry in plain:
-                # Members' images are judged by the whole group, whatever crafted them: the bounds of
-                # a switch are taken over all of them.
-                judges = field.group_of(entry)
-                questions.append(Question(entry, judges, attack, bounded, seed))
-            if stopped := early_stopped(attack):
-                questions += [Question(m, field.group_of(m), attack, bounded, seed) for m in crossed]
-                questions += [
-                    Question(m, field.group_of(m), stopped, bounded, seed) for m in members.values()
-                ]
-        for entry in switches:
-            for attack in attacks_on(entry, study, threat):
-                questions.append(Question(entry, entry.members, attack, Threat.parse(threat), field.seed))
-    return sorted(questions, key=lambda question: question.attack.startswith("autoattack"))
+            # A member's images are judged by its group, whatever crafted them: the bounds of a switch are
+            # taken over all of them.
+            questions += [Question(model, judges_of(model), attack, threat, seed) for model in single]
+            if stopped := attack.early_stopped():
+                questions += [Question(m, judges_of(m), attack, threat, seed) for m in unlisted]
+                questions += [Question(m, judges_of(m), stopped, threat, seed) for m in members.values()]
+        for switch in switches:
+            attacks = attacks_on(switch, study, threat)
+            questions += [Question(switch, switch.members, attack, threat, seed) for attack in attacks]
+    return sorted(questions, key=lambda q: q.attack is not None and q.attack.family == "autoattack")
 
 
-def early_stopped(text: str) -> str | None:
-    """The same attack stopping at its first success, where it knows how and does not yet."""
-    _, attack = parse_attack(text)
-    if getattr(attack, "early_stop", True):
-        return None
-    stopped = dataclasses.replace(attack, early_stop=True)  # type: ignore[type-var]
-    return canonical_text(text.partition(":")[0], stopped)
+def trials_of(questions: Sequence[Question], setting: EvalSetting) -> list[Trial]:
+    """Return the trials of all questions."""
+    return [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
 
 
 def refuse_other_kind(out: Path, *, rows: bool) -> None:
-    """Raises BadRequest where a folder holds a transfer matrix and a leaderboard is asked, or the reverse:
+    """Raise BadRequest where a folder holds a transfer matrix and a leaderboard is asked for, or the reverse:
     each would take the other's tables away."""
     if (out / FILE).exists() and bool(Manifest.load(out).rows) != rows:
         held = "a transfer matrix" if rows else "a leaderboard"
         raise BadRequest(f"{out} holds {held}; choose another --out")
 
 
-def as_request(
+def make_manifest(
     study: Study,
     setting: EvalSetting,
     images: int,
-    fields: Sequence[Participants],
+    by_seed: Sequence[Participants],
     questions: Sequence[Question],
     *,
     rows: bool = True,
 ) -> Manifest:
-    """What this run asks for; without `rows` there is no leaderboard, only the matrix."""
-    trials = [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
-    cards = {e.digest: e.info for q in questions for e in (q.source, *q.targets)}
+    """Return what this run asks for; without `rows` there is no leaderboard, only the matrix."""
+    cards = {model.digest: model.info for q in questions for model in (q.source, *q.targets)}
     # A model that is a member of a switch too has its own name.
-    cards |= {entry.digest: entry.info for field in fields for entry in field.entries}
+    cards |= {model.digest: model.info for participants in by_seed for model in participants.models}
     return Manifest(
         study=study.as_toml(),
         run={
@@ -113,18 +112,17 @@ def as_request(
             "versions": versions(),
         },
         images=images,
-        cards=cards,
+        models=cards,
         rows=tuple(
-            Row(entry.digest, threat, field.seed, attacks_on(entry, study, threat))
-            for field in fields
+            Row(model.digest, str(threat), participants.seed, attacks)
+            for participants in by_seed
             for threat in study.threats
             if study.attacks_at(threat)
-            for entry in field.entries
+            for model in participants.models
+            for attacks in [tuple(map(str, attacks_on(model, study, threat)))]
             if rows
         ),
-        groups=tuple(
-            dict.fromkeys(tuple(e.digest for e in group) for field in fields for group in field.groups)
-        ),
-        keys=tuple(sorted({trial.key for trial in trials})),
+        groups=tuple(dict.fromkeys(tuple(m.digest for m in group) for p in by_seed for group in p.groups)),
+        keys=tuple(sorted({trial.key for trial in trials_of(questions, setting)})),
         labels=tuple(setting.data.labels[:images].tolist()),
     )

@@ -1,45 +1,50 @@
-"""Study files: TOML text to a `Study`, every value checked. No torch."""
+"""Read study files: TOML text to a `Study`, every value checked. Imports torch only to make the attacks."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadFile, BadRequest, unknown
+from ..references import DataReference, Reference
+from ..threat import Threat
 from .plan import (
     BEST,
     COMMON,
     DRAW,
     EQUAL,
     TRAIN,
-    Make,
+    NetworkTable,
     Study,
     StudyAttack,
+    StudyModel,
     names_a_file,
     refuse_fixed,
     refuse_mixed,
 )
 
-DEFAULT = ["pgd", "autoattack"]
+DEFAULT_ATTACKS = ["pgd", "autoattack"]
 SHIPPED = files("rstbench") / "studies"
-MODEL = {"name", "ref"}
 # What `evaluate` adds to the study it writes beside its results.
 _WRITTEN = ("run", "evidence")
+KEYS = {"name", "data", "threats", "attacks", "images", "seeds", "transfer", "switch", "switch-weights"}
+KEYS |= {"common", "draw", "train", "model"}
+MODEL = {"name", "ref"}
 
 
 def shipped() -> list[str]:
-    """Names of the studies inside the package."""
+    """Return the names of the studies inside the package."""
     return sorted(
         item.name.removesuffix(".toml") for item in SHIPPED.iterdir() if item.name.endswith(".toml")
     )
 
 
 def read_study(text: str) -> Study:
-    """A shipped study by name, or one's own by a path that ends in .toml. Raises BadRequest."""
+    """Read a shipped study by name, or one's own by a path that ends in .toml. Raises BadRequest."""
     if text.endswith(".toml"):
         path = Path(text).expanduser()
         if not path.is_file():
@@ -58,33 +63,21 @@ def read_study(text: str) -> Study:
 
 
 def parse_study(plain: Mapping[str, Any], where: str) -> Study:
-    """A study from plain values. Raises BadRequest for unknown keys and values of the wrong kind."""
-    known = {
-        "name",
-        "data",
-        "threats",
-        "attacks",
-        "images",
-        "seeds",
-        "transfer",
-        "switch",
-        "switch-weights",
-        "common",
-        "draw",
-        "train",
-        "model",
-    }
-    _only(plain, known, where)
-    data = _typed(plain, "data", str, where)
-    threats = tuple(_texts(plain, "threats", where))
-    common = {"data": ":".join(part for part in data.split(":") if part != "test" and not part.isdigit())}
-    common |= {"threat": threats[0]} if threats else {}
+    """Return a study from plain values. Raises BadRequest for unknown keys and values of the wrong kind."""
+    _only(plain, KEYS, where)
+    data = DataReference.parse(_typed(plain, "data", str, where))
+    threat_texts = _list(plain, "threats", where, kind=str, wanted="wants a list of texts")
+    threats = tuple(dict.fromkeys(map(Threat.parse, threat_texts)))
+    # Networks learn from the same data set, within the first threat, in the words of the study.
+    common = {"data": str(data.all_of(data.split.removeprefix("test")))}
+    common |= {"threat": threat_texts[0]} if threats else {}
     common |= _table(_typed(plain, "common", dict, where, {}), COMMON, f"{where}: [common]")
+    attacks = _list(plain, "attacks", where, DEFAULT_ATTACKS)
     study = Study(
         name=_typed(plain, "name", str, where),
         data=data,
         threats=threats,
-        attacks=tuple(_asked(item, threats, where) for item in _list(plain, "attacks", where, DEFAULT)),
+        attacks=tuple(dict.fromkeys(_attack(item, threats, where) for item in attacks)),
         images=_typed(plain, "images", int, where, 0),
         seeds=tuple(dict.fromkeys(_list(plain, "seeds", where, [0]))),
         transfer=_typed(plain, "transfer", bool, where, False),
@@ -99,7 +92,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
 
 
 def _check(study: Study, where: str) -> None:
-    for name in (study.name, *(make.name for make in (*study.draws, *study.trains))):
+    for name in (study.name, *(table.name for table in (*study.draws, *study.trains))):
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise BadRequest(f"{where}: a name is made of letters, digits and . _ + -, got {name!r}")
     if not study.threats or not study.attacks or not study.seeds:
@@ -110,29 +103,33 @@ def _check(study: Study, where: str) -> None:
         raise BadRequest(f"{where}: seeds are whole numbers from 0 to 2**31 - 1, got {list(study.seeds)}")
     if study.images < 0:
         raise BadRequest(f"{where}: images must be positive, got {study.images}")
-    names = [make.name for make in (*study.draws, *study.trains)] + [name for name, _ in study.models if name]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise BadRequest(f"{where}: two tables are named {twice[0]!r}; give one another name")
-    for make in (*study.draws, *study.trains):
-        make.recipe(study.seeds[0])
+    tables = (*study.draws, *study.trains)
+    names = [*(table.name for table in tables), *(model.name for model in study.models if model.name)]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise BadRequest(f"{where}: two tables are named {duplicates[0]!r}; give one another name")
+    for table in tables:
+        table.recipe(study.seeds[0])
 
 
-def _asked(item: Any, threats: Iterable[str], where: str) -> StudyAttack:
+def _attack(item: Any, threats: Sequence[Threat], where: str) -> StudyAttack:
+    from ..attacks import AttackSpec
+
     if isinstance(item, str):
-        return StudyAttack(item)
+        return StudyAttack(AttackSpec.parse(item))
     if not isinstance(item, Mapping):
         raise BadRequest(
             f"{where}: an attack reads 'pgd' or {{attack = 'pgd', threat = 'Linf:0.2'}}, got {item!r}"
         )
     _only(item, {"attack", "threat"}, f"{where}: attacks")
-    threat = _typed(item, "threat", str, where, "")
+    text = _typed(item, "threat", str, where, "")
+    threat = Threat.parse(text) if text else None
     if threat and threat not in threats:
-        raise unknown("threat of this study", threat, threats)
-    return StudyAttack(_typed(item, "attack", str, where), threat)
+        raise unknown("threat of this study", text, map(str, threats))
+    return StudyAttack(AttackSpec.parse(_typed(item, "attack", str, where)), threat)
 
 
-def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
+def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> NetworkTable:
     plain = _table(table, DRAW, f"{where}: [[draw]]")
     name = _typed(plain, "name", str, where, plain.get("method", "rst"))
     start = _typed(plain, "from", str, where, "")
@@ -145,26 +142,27 @@ def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Ma
         raise BadRequest(f"{where}: [[draw]] {name!r} wants remaining = [0.05, 0.1], got {remaining!r}")
     if len({str(value).rstrip("0") for value in remaining}) < len(remaining):
         raise BadRequest(f"{where}: [[draw]] {name!r}: a remaining ratio is named twice: {remaining}")
-    return Make(name, plain, tuple(str(value) for value in remaining), start, no_weights=no_weights)
+    return NetworkTable(name, plain, tuple(str(value) for value in remaining), start, no_weights=no_weights)
 
 
-def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Make:
+def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> NetworkTable:
     plain = _table(table, TRAIN, f"{where}: [[train]]")
     name = _typed(plain, "name", str, where, "trained")
     start, size_of = (_typed(plain, key, str, where, "") for key in ("from", "size_of"))
     refuse_mixed(plain, start, size_of, f"{where}: [[train]] {name!r}: ")
     shared = {key: value for key, value in common.items() if key in TRAIN}
     plain = {key: value for key, value in plain.items() if key not in ("name", "from", "size_of")}
-    return Make(name, {**shared, **plain, "method": "training"}, start=start, size_of=size_of)
+    return NetworkTable(name, {**shared, **plain, "method": "training"}, start=start, size_of=size_of)
 
 
-def _model(table: Mapping[str, Any], where: str) -> tuple[str, str]:
+def _model(table: Mapping[str, Any], where: str) -> StudyModel:
     _only(table, MODEL, f"{where}: [[model]]")
-    return _typed(table, "name", str, where, ""), _typed(table, "ref", str, where)
+    name, reference = _typed(table, "name", str, where, ""), _typed(table, "ref", str, where)
+    return StudyModel(Reference.parse(reference), name)
 
 
 def _table(table: Mapping[str, Any], known: set[str], where: str) -> dict[str, Any]:
-    """The keys of a table, written as the long options are, as names of settings."""
+    """Return a table with its keys, written as the long options are, as names of settings."""
     plain = {key.replace("-", "_"): value for key, value in table.items()}
     _only(
         {key.replace("_", "-"): value for key, value in plain.items()},
@@ -184,12 +182,12 @@ def _only(plain: Mapping[str, Any], known: set[str], where: str) -> None:
 
 def _weights(plain: Mapping[str, Any], where: str) -> tuple[str, ...]:
     known = (EQUAL, BEST)
-    asked = _list(plain, "switch-weights", where, [EQUAL])
-    if not asked or not all(one in known for one in asked):
-        raise BadRequest(f"{where}: switch-weights lists {' or '.join(known)}, got {asked}")
-    if BEST in asked and not plain.get("switch"):
+    weights = _list(plain, "switch-weights", where, [EQUAL])
+    if not weights or not all(name in known for name in weights):
+        raise BadRequest(f"{where}: switch-weights lists {' or '.join(known)}, got {weights}")
+    if BEST in weights and not plain.get("switch"):
         raise BadRequest(f"{where}: switch-weights goes with switch = true")
-    return tuple(dict.fromkeys(asked))
+    return tuple(dict.fromkeys(weights))
 
 
 def _typed(plain: Mapping[str, Any], key: str, kind: type, where: str, default: Any = None) -> Any:
@@ -199,22 +197,19 @@ def _typed(plain: Mapping[str, Any], key: str, kind: type, where: str, default: 
     return value
 
 
-def _list(plain: Mapping[str, Any], key: str, where: str, default: list[Any]) -> list[Any]:
-    value = plain.get(key, default)
-    if not isinstance(value, list):
-        raise BadRequest(f"{where}: {key} wants a list, got {value!r}")
+def _list(
+    plain: Mapping[str, Any],
+    key: str,
+    where: str,
+    default: Sequence[Any] = (),
+    kind: type = object,
+    wanted: str = "wants a list",
+) -> list[Any]:
+    value = plain.get(key, list(default))
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        raise BadRequest(f"{where}: {key} {wanted}, got {value!r}")
     return value
 
 
 def _tables(plain: Mapping[str, Any], key: str, where: str) -> list[Mapping[str, Any]]:
-    value = plain.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-        raise BadRequest(f"{where}: {key} is a list of tables; write [[{key}]]")
-    return value
-
-
-def _texts(plain: Mapping[str, Any], key: str, where: str) -> list[str]:
-    value = plain.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise BadRequest(f"{where}: {key} wants a list of texts, got {value!r}")
-    return value
+    return _list(plain, key, where, kind=Mapping, wanted=f"is a list of tables; write [[{key}]]")

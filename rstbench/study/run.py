@@ -1,4 +1,4 @@
-"""A study from start to end: make, ask, write. The same call again continues where it stopped."""
+"""Run a study from start to end: make networks, attack, write tables. The same call again continues."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..attacks import parse_attack
-from ..data import download as fetching
-from ..data import load, parse
+from ..attacks import AttackSpec
+from ..data import download, load
 from ..errors import BadRequest, ModelFault
 from ..evaluation.adversarials import AdversarialWriter, ExampleWriter
 from ..evaluation.evaluate import EvalSetting, pick_batch, pick_device, run_questions, whole_shards
@@ -20,6 +19,7 @@ from ..evidence.examples import Examples
 from ..evidence.store import Store
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
+from ..references import DataReference, Reference
 from ..reports.lookup import Evidence
 from ..reports.report import write_report
 from ..reports.tables import write
@@ -27,14 +27,14 @@ from ..threat import Threat
 from .build import Builder, write_history
 from .jobs import Job, jobs_of
 from .parallel import make_all
-from .participants import given_models, make_field
-from .plan import Study, StudyAttack
-from .questions import added, as_request, questions_of, refuse_other_kind
+from .participants import Participants, gather_participants, load_models
+from .plan import Study, StudyAttack, StudyModel
+from .questions import make_manifest, note_on_added_attacks, questions_of, refuse_other_kind, trials_of
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what: the common options of the command line."""
+    """The common options of the command line: how a study is run, as opposed to what is measured."""
 
     out: Path
     device: str = "auto"
@@ -58,67 +58,78 @@ class Outcome:
 def run_study(
     study: Study, options: Options, progress: Progress | None = None, given: Sequence[EvalModel] | None = None
 ) -> Outcome:
-    """Makes what is missing, asks what is unanswered, writes the CSV files and `study.toml`.
+    """Make what is missing, answer what is unanswered, write the CSV files and `study.toml`.
 
     given: the models that the study names, where they are loaded already.
     Raises BadRequest before any work; what fails later is in the outcome.
     """
     progress = progress or Silent()
-    study = canonical_study(study)
-    teams = [jobs_of(study, seed, options.out) for seed in study.seeds]
-    jobs = [job for team in teams for job in team]
+    jobs = {seed: jobs_of(study, seed, options.out) for seed in study.seeds}
     if options.download:
-        fetching([study.data, *(job.recipe.data for job in jobs)], options.root)
-    setting, images = settle(study, options)
-    given = given_models(study, setting.data, download=options.download) if given is None else given
-    workshop = Builder(options.root, setting.device, progress)
-    for job in teams[0]:
-        _check(job, setting, workshop)
-    workshop.tell(setting.data.first(images))
+        learnt = [DataReference.parse(job.recipe.data) for of_seed in jobs.values() for job in of_seed]
+        download([study.data, *learnt], options.root)
+    setting, images = evaluation_setting(study, options)
+    if given is None:
+        given = load_models(study.models, setting.data, download=options.download)
+    builder = Builder(options.root, setting.device, progress)
+    for job in jobs[study.seeds[0]]:
+        _check(job, setting, builder)
+    builder.report_images(setting.data.first(images))
     store = Store(options.out)
-    with store.alone():
+    with store.lock():
         refuse_other_kind(options.out, rows=True)
         Examples.read(options.out)  # a damaged file is found before any work
-        run_log.begin(options.out, [job.path for job in jobs])
-        done = make_all(
-            jobs, workshop, options.workers, lambda fault: run_log.add(options.out, "fault", fault)
-        )
-        if done.made:
-            named = [(job.label, done.made[job.path]) for job in jobs if job.path in done.made]
-            write_history(options.out / "tickets", named)
-        fields = [
-            make_field(study, seed, team, given, done, workshop, options.out / "switches")
-            for seed, team in zip(study.seeds, teams, strict=True)
-        ]
-        questions = [question for field in fields for question in questions_of(study, field)]
-        for text in dict.fromkeys(filter(None, (added(study, field) for field in fields))):
-            progress.note(text)
-        request = as_request(study, setting, images, fields, questions)
-        request.save(options.out)
-        run_log.add(options.out, "asking")
-        keeper = AdversarialWriter(options.out) if options.save_adversarials else None
-        examples = ExampleWriter(options.out, request, setting.data)
-        faults = [fault for field in fields for fault in field.faults]
+        by_seed = _make_participants(study, jobs, given, builder, options)
+        questions = [question for participants in by_seed for question in questions_of(study, participants)]
+        notes = (note_on_added_attacks(study, participants) for participants in by_seed)
+        for note in dict.fromkeys(filter(None, notes)):
+            progress.note(note)
+        manifest = make_manifest(study, setting, images, by_seed, questions)
+        manifest.save(options.out)
+        run_log.begin_asking(options.out, trials_of(questions, setting))
+        adversarials = AdversarialWriter(options.out) if options.save_adversarials else None
+        examples = ExampleWriter(options.out, manifest, setting.data)
+        faults = [fault for participants in by_seed for fault in participants.faults]
         faults += run_questions(
             questions,
             setting,
             store,
             progress,
-            keep=[kept.keep for kept in (keeper, examples) if kept],
-            has=keeper.has if keeper else lambda trial, start: True,
+            keep=[writer.keep for writer in (adversarials, examples) if writer],
+            has=adversarials.has if adversarials else lambda trial, start: True,
         )
         if faults:
-            request = replace(request, failures=tuple(str(fault) for fault in faults))
-            request.save(options.out)
+            manifest = replace(manifest, failures=tuple(str(fault) for fault in faults))
+            manifest.save(options.out)
         examples.collect()
-        if keeper:
-            keeper.collect(request, setting.data, setting.batch)
-        tables = finish(options, progress)
+        if adversarials:
+            adversarials.collect(manifest, setting.data, setting.batch)
+        tables = write_outcome(options, progress)
     return Outcome(tables, faults)
 
 
-def finish(options: Options, progress: Progress) -> dict[str, pd.DataFrame]:
-    """Writes what is seen of the evidence, as the end of a run: the tables, and the figures and the page."""
+def _make_participants(
+    study: Study,
+    jobs: Mapping[int, Sequence[Job]],
+    given: Sequence[EvalModel],
+    builder: Builder,
+    options: Options,
+) -> list[Participants]:
+    """Make the networks of all seeds, and return the models under each."""
+    out, all_jobs = options.out, [job for of_seed in jobs.values() for job in of_seed]
+    run_log.begin(out, [job.path for job in all_jobs])
+    built = make_all(all_jobs, builder, options.workers, lambda fault: run_log.add(out, "fault", fault))
+    if built.made:
+        labelled = [(job.label, built.made[job.path]) for job in all_jobs if job.path in built.made]
+        write_history(out / "tickets", labelled)
+    return [
+        gather_participants(study, seed, of_seed, given, built, builder, out / "switches")
+        for seed, of_seed in jobs.items()
+    ]
+
+
+def write_outcome(options: Options, progress: Progress) -> dict[str, pd.DataFrame]:
+    """Write the tables from the evidence, with figures and a page where wanted, and log the end."""
     evidence = Evidence.read(options.out)
     tables = write(evidence, options.out)
     if options.report:
@@ -128,76 +139,62 @@ def finish(options: Options, progress: Progress) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def canonical_study(study: Study) -> Study:
-    """The study with every threat and attack in its canonical text. Raises BadRequest."""
-    threats = {text: str(Threat.parse(text)) for text in study.threats}
-    attacks = [
-        replace(a, attack=parse_attack(a.attack)[0], threat=threats.get(a.threat, "")) for a in study.attacks
-    ]
-    return replace(
-        study, threats=tuple(dict.fromkeys(threats.values())), attacks=tuple(dict.fromkeys(attacks))
-    )
+def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int]:
+    """Return what all questions share, and how many images the tables show.
 
-
-def settle(study: Study, options: Options) -> tuple[EvalSetting, int]:
-    """(what all questions share, how many images the tables show).
-
-    Whole shards are asked about, so that more images add shards and change none; the tables show the
-    number that the study or the data name, and with a limit all of them.
+    Whole shards are evaluated, so that more images add shards and change none; the tables show the number
+    that the study or the data name, and with a limit all of them.
     """
     device = pick_device(options.device)
-    source, name, split, count = parse(study.data)
-    data = load(":".join(filter(None, (source, name, split))), options.root)
-    wanted = study.images or count or len(data)
+    data = load(replace(study.data, count=None), options.root)
+    wanted = study.images or study.data.count or len(data)
     if wanted > len(data):
         raise BadRequest(f"{data.name} has {len(data)} images, {wanted} are asked for")
     batch = pick_batch(options.batch, device)
-    whole = whole_shards(options.limit or wanted, batch, len(data))
+    complete = whole_shards(options.limit or wanted, batch, len(data))
     executor = Processes(options.workers) if options.workers > 1 else Local()
-    return EvalSetting(data.first(whole), batch, device, executor), whole if options.limit else wanted
+    return EvalSetting(data.first(complete), batch, device, executor), complete if options.limit else wanted
 
 
-def _check(job: Job, setting: EvalSetting, shop: Builder) -> None:
-    """Raises BadRequest for what could fail only after the work has begun."""
-    shop.check(job)
-    images = shop.images(job.recipe.data)[0]
+def _check(job: Job, setting: EvalSetting, builder: Builder) -> None:
+    """Raise BadRequest for what could fail only after the work has begun."""
+    builder.check(job)
+    images = builder.images(job.recipe.data)[0]
     if images.shape != setting.data.shape:
         raise BadRequest(
             f"{job.name} learns from images {images.shape}, {setting.data.name} has {setting.data.shape}"
         )
 
 
-def adhoc(
-    models: Sequence[str],
-    attacks: Sequence[str],
-    threats: Sequence[str],
-    data: str | None,
+def study_of_models(
+    models: Sequence[Reference],
+    attacks: Sequence[AttackSpec],
+    threats: Sequence[Threat],
+    data: DataReference | None,
     seed: int,
-    root: Path,
-    *,
-    download: bool = False,
+    options: Options,
 ) -> tuple[Study, list[EvalModel]]:
-    """A study of models given by reference, and those models; data and threats that are not given are
-    those of their recipes.
+    """Return a study of models given by reference, and those models, loaded.
 
-    Raises BadRequest where the recipes are silent or disagree.
+    Data and threats that are not given are those of the models' recipes. Raises BadRequest where the recipes
+    are silent or disagree.
     """
-    named = tuple(("", text) for text in models)
-    asked = tuple(StudyAttack(attack) for attack in attacks) or Study.attacks
-    fetching([data] if data and download else [], root)
-    study = Study("adhoc", data or "", tuple(threats), asked, seeds=(seed,), models=named)
-    entries = given_models(study, load(study.data, root) if data else None, download=download)
-    recipes = [entry.recipe for entry in entries if entry.recipe]
+    given = tuple(map(StudyModel, models))
+    if data and options.download:
+        download([data], options.root)
+    loaded = load_models(given, load(data, options.root) if data else None, download=options.download)
+    recipes = [model.recipe for model in loaded if model.recipe]
     if not threats:
-        study = replace(study, threats=(_common("--threat", {recipe.threat for recipe in recipes}),))
+        threats = [Threat.parse(_only_value("--threat", {recipe.threat for recipe in recipes}))]
     if not data:
-        sources = {":".join(filter(None, parse(recipe.data)[:2])) for recipe in recipes}
-        study = replace(study, data=_common("--data", sources) + ":test")
-    return study, entries
+        names = {str(DataReference.parse(recipe.data).all_of("")) for recipe in recipes}
+        data = DataReference.parse(_only_value("--data", names)).all_of("test")
+    once = tuple(StudyAttack(attack) for attack in dict.fromkeys(attacks))
+    return Study("adhoc", data, tuple(dict.fromkeys(threats)), once, seeds=(seed,), models=given), loaded
 
 
-def _common(option: str, found: set[str]) -> str:
-    if len(found) != 1:
-        why = f"the models' recipes say {' and '.join(sorted(found))}" if found else "no model has a recipe"
+def _only_value(option: str, values: set[str]) -> str:
+    if len(values) != 1:
+        why = f"the models' recipes say {' and '.join(sorted(values))}" if values else "no model has a recipe"
         raise BadRequest(f"{option} is not given, and {why}; add {option}")
-    return found.pop()
+    return values.pop()

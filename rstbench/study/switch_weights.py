@@ -1,4 +1,4 @@
-"""The best probabilities for the members of a switch, fitted on held-out training images."""
+"""Fit the probabilities of the members of a switch on held-out training images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Generator
 
-from ..attacks import parse_attack
+from ..attacks import AttackSpec
 from ..attacks.best_weights import best_switch_weights
 from ..data import Images
 from ..errors import BadFile, BadRequest
@@ -25,66 +25,69 @@ from .build import Builder
 
 ATTACK = "joint"
 ROUNDS = 10
-MOST = 500  # held-out images are enough for a handful of probabilities
+MOST_IMAGES = 500  # held-out images are enough for a handful of probabilities
 
 
-def fitted(entry: EvalModel, shop: Builder, folder: Path) -> EvalModel:
-    """The switch with the probabilities that lost least on held-out training images of its members' recipe,
-    within the recipe's threat, whatever it is attacked with later.
+def fit_weights(switch: EvalModel, builder: Builder, folder: Path) -> EvalModel:
+    """Return the switch with the probabilities of lowest expected error on held-out training images of its
+    members' recipe, within the recipe's threat, whatever it is attacked with later.
 
     `folder/<digest of the equal switch>.json` holds the fit; where it is there it is read.
     Raises BadRequest where a member's recipe is not known, BadFile for a file of another fit.
     """
-    recipe = entry.recipe
-    if recipe is None or not all(member.recipe for member in entry.members):
-        raise BadRequest(f"{entry.info.name}: best weights want members whose training images are known")
-    held = _held_out(recipe.data, recipe.seed, shop)
-    asked = {
-        "members": [member.digest for member in entry.members],
+    recipe = switch.recipe
+    if recipe is None or not all(member.recipe for member in switch.members):
+        raise BadRequest(f"{switch.info.name}: best weights want members whose training images are known")
+    held_out = _held_out(recipe.data, recipe.seed, builder)
+    problem = {
+        "members": [member.digest for member in switch.members],
         "data": recipe.data,
-        "images": len(held),
+        "images": len(held_out),
         "threat": recipe.threat,
         "attack": ATTACK,
         "seed": recipe.seed,
     }
-    path = folder / f"{entry.digest[:16]}.json"
-    weights = _read(path, asked) if path.exists() else _fit(entry, held, asked, shop, path)
-    made = Switch([member.module for member in entry.members], weights)
-    chosen = wrap_switch(entry.members, entry.info.name, made)
-    return replace(chosen, info=replace(chosen.info, family=entry.info.family))
+    path = folder / f"{switch.digest[:16]}.json"
+    weights = _read(path, problem) if path.exists() else _fit(switch, held_out, problem, builder, path)
+    module = Switch([member.module for member in switch.members], weights)
+    fitted = wrap_switch(switch.members, switch.info.name, module)
+    return replace(fitted, info=replace(fitted.info, family=switch.info.family))
 
 
-def _held_out(data: str, seed: int, shop: Builder) -> Images:
-    """Never test images, whatever an epoch was selected on."""
-    learning, own = shop.images(data)
-    shop.tell()
-    held = own if own is not None else hold_out(learning, seed)[1]
-    return held.first(min(MOST, len(held)))
+def _held_out(data: str, seed: int, builder: Builder) -> Images:
+    """Return images that are never test images, whatever an epoch was selected on."""
+    train, validation = builder.images(data)
+    builder.report_images()
+    images = validation if validation is not None else hold_out(train, seed)[1]
+    return images.first(min(MOST_IMAGES, len(images)))
 
 
-def _fit(entry: EvalModel, held: Images, asked: Mapping[str, Any], shop: Builder, path: Path) -> list[float]:
-    shop.progress.note(
-        f"{entry.info.name}: fitting its weights on {len(held)} held-out training images at {asked['threat']}"
+def _fit(
+    switch: EvalModel, images: Images, problem: Mapping[str, Any], builder: Builder, path: Path
+) -> list[float]:
+    builder.progress.note(
+        f"{switch.info.name}: fitting its weights on {len(images)} held-out training images at "
+        f"{problem['threat']}"
     )
-    x, y = (part.to(shop.device) for part in held.at(slice(None)))
-    modules = [member.module for member in entry.members]
-    generator = Generator().manual_seed(asked["seed"])
-    threat, attack = Threat.parse(asked["threat"]), parse_attack(ATTACK)[1]
-    with ExitStack() as rest:
+    x, y = (part.to(builder.device) for part in images.at(slice(None)))
+    modules = [member.module for member in switch.members]
+    generator = Generator().manual_seed(problem["seed"])
+    threat, attack = Threat.parse(problem["threat"]), AttackSpec.parse(ATTACK).attack
+    with ExitStack() as stack:
         for module in modules:
-            rest.enter_context(frozen_eval(module, shop.device))
-        odds = best_switch_weights(modules, x, y, threat, attack, generator, rounds=ROUNDS)
-    write_whole(path, (json.dumps({**asked, **asdict(odds)}, indent=1) + "\n").encode())
-    return list(odds.weights)
+            stack.enter_context(frozen_eval(module, builder.device))
+        fit = best_switch_weights(modules, x, y, threat, attack, generator, rounds=ROUNDS)
+    write_whole(path, (json.dumps({**problem, **asdict(fit)}, indent=1) + "\n").encode())
+    return list(fit.weights)
 
 
-def _read(path: Path, asked: Mapping[str, Any]) -> list[float]:
+def _read(path: Path, problem: Mapping[str, Any]) -> list[float]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if {key: found[key] for key in asked} != dict(asked):
+        fit = json.loads(path.read_text(encoding="utf-8"))
+        if {key: fit[key] for key in problem} != dict(problem):
             raise ValueError("it was fitted to something else")
-        weights = [float(weight) for weight in found["weights"]]
-        if weights not in [tried for tried, _ in found["tried"]] or len(weights) != len(asked["members"]):
+        weights = [float(weight) for weight in fit["weights"]]
+        if weights not in [tried for tried, _ in fit["tried"]] or len(weights) != len(problem["members"]):
             raise ValueError("its weights are none of those that were tried")
         return weights
     except (ValueError, KeyError, TypeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 import rstbench
+from rstbench.evidence.pack import FILE as PACK
+from rstbench.evidence.packing import pack_folder
 from rstbench.models.identity import module_digest
 from rstbench.models.normalise import normalised
 from rstbench.models.sources.axis_order import InputLayout, Relaid
@@ -109,7 +112,7 @@ def shared():
     return rstbench.shared_switch([rstbench.Ticket.load(path) for path in paths], [0.25, 0.75])
 
 
-def match_in_order(form, last, single, dtype):
+def in_order(form, last, single, dtype):
     return Relaid(filled(LAYERS["stack"]()), InputLayout((1, 8, 8), form, last, single, dtype))
 
 
@@ -118,8 +121,8 @@ WRAPPED = {
     "cifar10": lambda: normalised(filled(network("conv4")), "cifar10"),
     "bytes": lambda: normalised(filled(network("conv4")), "bytes"),
     "constants": lambda: normalised(filled(network("resnet18")), "0.5+0.25+0.125/0.5"),
-    "channels last": lambda: match_in_order((8, 8, 1), True, False, torch.float32),
-    "one double image": lambda: match_in_order((64,), False, True, torch.float64),
+    "channels last": lambda: in_order((8, 8, 1), True, False, torch.float32),
+    "one double image": lambda: in_order((64,), False, True, torch.float64),
     "other channels": lambda: adapt_channels(filled(network("conv4")), 1, "conv4"),
     "unfit": lambda: Unfit(filled(network("conv4")), (1, 8, 8), "it takes 3 channels, the images have 1"),
     "shared": shared,
@@ -151,12 +154,12 @@ def test_the_digest_of_a_wrapped_module_is_what_it_was(name):
 
 
 TICKET = "ticket:{0}/tickets/rst-0.2-seed0.safetensors"
-DENSE = "checkpoint:{0}/checkpoints/dense-natural-seed0.safetensors"
 SWITCH = "switch:{0}/tickets/rst-0.2-seed0.safetensors+{0}/tickets/rst-0.4-seed0.safetensors"
+NATURAL = "checkpoint:{0}/checkpoints/dense-natural-seed0.safetensors"
 REFERENCES = {
     TICKET + "[normalize=half]": "5130bf6edb47df5f59cf9f9eb0a2a80c262e4580d4908aeb0d53f6002ca8fae6",
     TICKET + "[normalize=bytes]": "f3981399e8b93db49594219f71fdfb9cf66df6b8b2a5ded605ac7853faa771dc",
-    DENSE + "[normalize=mnist]": "f023ffc7b0129da15fdc2898d3d70d26167bdcddca44d7cf3e879d0aa3098d33",
+    NATURAL + "[normalize=mnist]": "f023ffc7b0129da15fdc2898d3d70d26167bdcddca44d7cf3e879d0aa3098d33",
     SWITCH: "0514b3d67f983fd9814cc019d8d466848dbb5911aef1d150ab24add039cff3a1",
     SWITCH + "[weights=0.25+0.75]": "eb2297a800e3031d9034692b441bf1d2028dc48783d12c361a1e7b5e675f1b38",
 }
@@ -223,21 +226,39 @@ def test_a_copy_of_a_committed_study_asks_nothing_new(cli, tmp_path, board, requ
     if board.endswith("mnist"):
         environment["RSTBENCH_DATA"] = str(request.getfixturevalue("data_root"))
     shutil.copytree(BOARDS / board, tmp_path / "copy")
-    shards = {path.name: path.read_bytes() for path in (tmp_path / "copy" / "results").iterdir()}
     batch = tomllib.loads((BOARDS / board / "study.toml").read_text())["run"]["batch"]
     copy = tmp_path / "copy"
+    evidence = (copy / PACK).read_bytes()
     done = cli("evaluate", copy / "study.toml", "--out", copy, "--batch-size", batch, env=environment)
     assert done.returncode == 0, done.stderr
-    assert {path.name: path.read_bytes() for path in (tmp_path / "copy" / "results").iterdir()} == shards
+    assert not (copy / "results").exists()
+    assert (copy / PACK).read_bytes() == evidence
 
 
+@pytest.mark.parametrize("form", ["packed", "files", "packed again"])
 @pytest.mark.parametrize("study", sorted(BOARDS.glob("**/study.toml")), ids=lambda path: path.parent.name)
-def test_the_tables_of_a_committed_study_follow_from_its_evidence(study, tmp_path):
+def test_the_tables_of_a_committed_study_follow_from_its_evidence(study, form, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(study.parent, copy, ignore=shutil.ignore_patterns("*.png", "*.svg", "*.safetensors"))
     tables = {path.name: path.read_bytes() for path in copy.glob("*.csv")}
     assert "leaderboard.csv" in tables
     for path in copy.glob("*.csv"):
         path.unlink()
+    if form != "packed":
+        with zipfile.ZipFile(copy / PACK) as pack:
+            pack.extractall(copy / "results")
+        (copy / PACK).unlink()
+    if form == "packed again":
+        pack_folder(copy)
+        with zipfile.ZipFile(copy / PACK) as pack, zipfile.ZipFile(study.parent / PACK) as committed:
+            members = [[(m.filename, m.date_time, m.CRC) for m in f.infolist()] for f in (pack, committed)]
+        assert members[0] == members[1]
     write(Evidence.read(copy), copy)
     assert {path.name: path.read_bytes() for path in copy.glob("*.csv")} == tables
+
+
+def test_the_committed_studies_are_small():
+    assert not list(BOARDS.glob("**/results/*.jsonl"))
+    for study in BOARDS.glob("**/study.toml"):
+        committed = [path for path in study.parent.rglob("*") if path.is_file() and path.suffix != ".png"]
+        assert sum(path.stat().st_size for path in committed) < 4_000_000, study

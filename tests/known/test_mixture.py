@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from rstbench.attacks import parse_attack
+from rstbench.attacks import AttackSpec
 from rstbench.attacks.apgd import checkpoints
-from rstbench.attacks.best_weights import best_switch_weights, descend, onto_simplex
+from rstbench.attacks.best_weights import best_switch_weights, descend, project_to_simplex
 from rstbench.attacks.objective import Objective
 from rstbench.threat import Threat
 
@@ -51,7 +51,7 @@ def centre(n=1, size=2):
 def accuracy(mixture, attack, x, y, threat):
     """Expected accuracy on what the attack crafts, an image."""
     bounded = Threat.parse(threat)
-    adv = parse_attack(attack)[1](mixture, x, y, bounded, torch.Generator().manual_seed(0)).images
+    adv = AttackSpec.parse(attack).attack(mixture, x, y, bounded, torch.Generator().manual_seed(0)).images
     bounded.check(x, adv)
     pairs = zip(mixture.weights, mixture.members, strict=True)
     return sum(w * (member(adv).argmax(1) == y).float() for w, member in pairs)
@@ -176,7 +176,7 @@ def test_l1_reaches_the_largest_weight(attack):
 
 def odds(*members, attack="joint", **settings):
     generator = torch.Generator().manual_seed(0)
-    attack = parse_attack(attack)[1]
+    attack = AttackSpec.parse(attack).attack
     return best_switch_weights(members, *centre(), Threat.parse("Linf:0.1"), attack, generator, **settings)
 
 
@@ -235,6 +235,6 @@ def test_descent_against_given_outcomes():
 
 
 def test_projection_onto_the_simplex():
-    assert onto_simplex(torch.tensor([0.2, 0.3, 0.5])).tolist() == pytest.approx([0.2, 0.3, 0.5])
-    assert onto_simplex(torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([1, 0, 0])
-    assert onto_simplex(torch.tensor([0.6, 0.6, -1.0])).tolist() == pytest.approx([0.5, 0.5, 0])
+    assert project_to_simplex(torch.tensor([0.2, 0.3, 0.5])).tolist() == pytest.approx([0.2, 0.3, 0.5])
+    assert project_to_simplex(torch.tensor([2.0, 0.0, 0.0])).tolist() == pytest.approx([1, 0, 0])
+    assert project_to_simplex(torch.tensor([0.6, 0.6, -1.0])).tolist() == pytest.approx([0.5, 0.5, 0])

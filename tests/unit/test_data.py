@@ -16,8 +16,9 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, MNIST
 
-from rstbench.data import download, load, parse, training_images
+from rstbench.data import download, load, training_images
 from rstbench.errors import BadFile, BadRequest
+from rstbench.references import DataReference
 
 
 def test_digits_are_split_once():
@@ -43,14 +44,22 @@ def test_the_first_images_are_of_one_data_set():
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
-        ("digits", ("digits", "", "test", None)),
-        ("cifar10:train:50", ("cifar10", "", "train", 50)),
-        ("npz:C:/a.npz:test:7", ("npz", "C:/a.npz", "test", 7)),
-        ("npz:a.npz", ("npz", "a.npz", "test", None)),
+        ("digits", DataReference("digits")),
+        ("cifar10:train:50", DataReference("cifar10", split="train", count=50)),
+        ("npz:C:/a.npz:test:7", DataReference("npz", "C:/a.npz", "test", 7)),
+        ("npz:a.npz", DataReference("npz", "a.npz")),
     ],
 )
 def test_grammar(text, parsed):
-    assert parse(text) == parsed
+    assert DataReference.parse(text) == parsed
+    assert str(parsed) == text
+
+
+def test_all_of_another_split():
+    few = DataReference.parse("npz:a.npz:test:7")
+    assert str(few.all_of("train")) == "npz:a.npz:train"
+    assert str(few.all_of("")) == "npz:a.npz"
+    assert load(DataReference("digits", count=20)).name == "digits:test"
 
 
 @pytest.mark.parametrize(
@@ -193,13 +202,13 @@ def test_download_fetches_once_and_checks(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
     root = tmp_path / "root"
     root.mkdir()
-    download(["cifar10:test:1", "digits"], root)
+    download(map(DataReference, ["cifar10", "digits"]), root)
     assert load("cifar10:test", root).labels.tolist() == [1, 2]
     server.shutdown()
     server.server_close()
-    download(["cifar10:test"], root)  # all there: nothing is fetched
+    download([DataReference("cifar10")], root)  # all there: nothing is fetched
     with pytest.raises(BadFile, match="cifar10 cannot be downloaded to"):
-        download(["cifar10:test"], tmp_path / "other")
+        download([DataReference("cifar10")], tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

@@ -7,9 +7,10 @@ from fractions import Fraction
 import pytest
 
 from rstbench import plugins
-from rstbench.attacks import PGD, parse_attack
+from rstbench.attacks import PGD, AttackSpec
 from rstbench.attacks.autoattack import AutoAttack
 from rstbench.errors import BadRequest
+from rstbench.references import Reference
 
 
 def test_every_builtin_name_loads():
@@ -38,13 +39,13 @@ def test_a_plugin_that_does_not_load_is_named(monkeypatch):
 
 
 def test_reference_grammar():
-    reference = plugins.parse_reference("file:a/b.py:net[depth=3,name=x]")
+    reference = Reference.parse("file:a/b.py:net[depth=3,name=x]")
     assert (reference.source, reference.id) == ("file", "a/b.py:net")
     assert reference.options == {"depth": "3", "name": "x"}
-    assert plugins.parse_reference("ticket:runs [1]/a.safetensors").id == "runs [1]/a.safetensors"
+    assert Reference.parse("ticket:runs [1]/a.safetensors").id == "runs [1]/a.safetensors"
     for wrong in ("", "file:a[b=]", "file:a[=b]", "file:a[b=1,b=2]"):
         with pytest.raises(BadRequest):
-            plugins.parse_reference(wrong)
+            Reference.parse(wrong)
 
 
 def test_references_to_files_of_any_name(tmp_path, monkeypatch):
@@ -69,7 +70,7 @@ def test_references_to_files_of_any_name(tmp_path, monkeypatch):
         ("timm:net[checkpoint=b,n=2.pt]", "net", {"checkpoint": "b", "n": "2.pt"}),
         ("plugin[x=a:b]", "", {"x": "a:b"}),
     ):
-        found = plugins.parse_reference(text)
+        found = Reference.parse(text)
         assert (found.id, found.options) == (id, options), text
     (tmp_path / "a").touch()
     (tmp_path / "m").touch()
@@ -80,9 +81,9 @@ def test_references_to_files_of_any_name(tmp_path, monkeypatch):
         ("timm:net[checkpoint=a[1.pt]", "the brackets of a reference come in pairs"),
     ):
         with pytest.raises(BadRequest, match=message):
-            plugins.parse_reference(text)
+            Reference.parse(text)
     # Without a second reading nothing is unclear.
-    assert plugins.parse_reference("timm:net[checkpoint=a,b.pt]").options == {"checkpoint": "a,b.pt"}
+    assert Reference.parse("timm:net[checkpoint=a,b.pt]").options == {"checkpoint": "a,b.pt"}
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,9 @@ def test_references_to_files_of_any_name(tmp_path, monkeypatch):
     ],
 )
 def test_one_attack_has_one_text(text, canonical, attack):
-    assert parse_attack(text) == (canonical, attack)
-    assert parse_attack(canonical) == (canonical, attack)
+    spec = AttackSpec.parse(text)
+    assert (str(spec), spec.attack) == (canonical, attack)
+    assert AttackSpec.parse(canonical) == spec
 
 
 @pytest.mark.parametrize(
@@ -121,4 +123,4 @@ def test_one_attack_has_one_text(text, canonical, attack):
 )
 def test_wrong_attack_text_is_refused(text):
     with pytest.raises(BadRequest):
-        parse_attack(text)
+        AttackSpec.parse(text)

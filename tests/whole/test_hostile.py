@@ -13,7 +13,7 @@ import rstbench
 from rstbench import plugins
 from rstbench.attacks import Crafted
 from rstbench.errors import BadRequest, ModelFault
-from rstbench.evaluation.judge import answer
+from rstbench.evaluation.judge import predict
 from rstbench.evidence.trial import ModelInfo
 from rstbench.models.identity import module_digest
 from rstbench.models.wrapper import load_reference, wrap
@@ -241,5 +241,5 @@ def test_a_traced_network_that_raises_says_so_once(capsys):
     net = build(NetworkSpec("resnet18", (3, 16, 16), 10, 0.1)).eval()
     entry = wrap(net, ModelInfo("resnet", "external"))
     with pytest.raises(ModelFault, match=r"resnet raised on images of shape \(1, 8, 8\): RuntimeError"):
-        answer(entry, torch.rand(2, 1, 8, 8), 10)
+        predict(entry, torch.rand(2, 1, 8, 8), 10)
     assert capsys.readouterr().err == ""

@@ -11,7 +11,7 @@ from torch import nn
 from rstbench.errors import BadFile, BadRequest
 from rstbench.evidence.trial import ModelInfo
 from rstbench.study.reading import parse_study, read_study
-from rstbench.study.run import Options, canonical_study, run_study
+from rstbench.study.run import Options, run_study
 from rstbench.tickets.checkpoint import Checkpoint
 from rstbench.tickets.ticket import Ticket
 
@@ -95,7 +95,7 @@ def test_saving_images_later_keeps_the_first_answer(tmp_path):
 def test_studies_that_are_refused(change, message):
     plain = {"name": "x", "data": "digits", "threats": ["Linf:0.1"], "draw": [{"remaining": [0.1]}], **change}
     with pytest.raises(BadRequest, match=message):
-        canonical_study(parse_study(plain, "x.toml"))
+        parse_study(plain, "x.toml")
 
 
 def test_a_seed_named_twice_counts_once():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+GUIDE = (Path(__file__).parent.parent.parent / "docs" / "models.md").read_text()
 MODELS = """
 import torch
 from torch import nn
@@ -34,8 +34,8 @@ raises = Raises
 
 @pytest.fixture
 def folder(tmp_path, data_root):
-    """The README's mine.py, the external checkpoint, and models of one's own."""
-    found = re.search(r"```\n# mine\.py\n(.*?)```", README, re.DOTALL)
+    """The guide's mine.py, the external checkpoint, and models of one's own."""
+    found = re.search(r"```python\n# mine\.py\n(.*?)```", GUIDE, re.DOTALL)
     assert found
     text = found[1]
     assert len([line for line in text.splitlines() if line]) < 15

@@ -23,7 +23,7 @@ from ...errors import BadRequest, unknown
 from ...networks.network import NetworkSpec, build, prunable
 from ...tickets.allocation import p_exponent, p_rule
 from ...tickets.init import weights_digest
-from ...tickets.mask import masked, parse_remaining
+from ...tickets.mask import apply_masks, parse_remaining
 from ...tickets.ticket import Ticket
 from ...training.recipe import recipe_for
 from .layer_order import reshape_like
@@ -50,7 +50,7 @@ class MaskedState:
 
     def dense(self) -> dict[str, Tensor]:
         """Return the state dict with the dropped weights 0."""
-        return {n: masked(t, self.masks[n]) if n in self.masks else t for n, t in self.state.items()}
+        return apply_masks(self.state, self.masks)
 
     def renamed(self, names: Mapping[str, str], own: Mapping[str, Tensor]) -> MaskedState:
         """Take the names and shapes of a network; names: {its own: the present one}; own: its state dict."""
@@ -105,9 +105,8 @@ def _with_masked_weight_norm(
     parts = {n: m for n, m in masks.items() if n.endswith("_v") and f"{n.removesuffix('_v')}_g" in tensors}
     if not parts:
         return tensors, masks
-    masked_parts = {name: masked(t, parts[name]) if name in parts else t for name, t in tensors.items()}
     masks = {n.removesuffix("_v") if n in parts else n: m for n, m in masks.items()}
-    return without_parametrizations(masked_parts), masks
+    return without_parametrizations(apply_masks(tensors, parts)), masks
 
 
 def _rule(state: Mapping[str, Tensor], scores: str) -> str:

@@ -1,4 +1,4 @@
-"""`robustbench`: a folder in RobustBench's layout, with the model's entry for its zoo."""
+"""Export a model as a folder in RobustBench's layout, with its entry for the zoo."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any
 from ... import __version__
 from ...errors import BadRequest
 from ...files import write_folder
+from ...reports import robustbench as reports
+from ...threat import Threat
 from .bundle import ExportBundle
 from .python_source import network_source
 from .state_dict import weight_bytes
 
-DATA = ("cifar10", "cifar100", "imagenet")
+DATASETS = ("cifar10", "cifar100", "imagenet")
 NORMS = ("Linf", "L2")
 MARKER = "rstbench.json"
+CORRUPTIONS = ("corruptions_acc", "corruptions_acc_3d", "corruptions_mce", "corruptions_mce_3d")
 REGISTER = '''
 
 def register():
@@ -64,70 +67,57 @@ if __name__ == "__main__":
 '''
 
 
-def robustbench(parcel: ExportBundle, path: Path) -> list[Path]:
-    """A folder with `network.py` (and its `register()`), `models/DATA/NORM/NAME.pt`,
-    `model_info/DATA/NORM/NAME.json` with RobustBench's fields, and `measure.py`, which benchmarks it.
+def robustbench(bundle: ExportBundle, path: Path) -> list[Path]:
+    """Write `network.py` (with its `register()`), `models/DATA/NORM/NAME.pt`,
+    `model_info/DATA/NORM/NAME.json` with RobustBench's fields, and `measure.py`, which benchmarks the model.
 
     Raises BadRequest for data or a norm that RobustBench does not know.
     """
-    data, (norm, _, eps) = (
-        parcel.artifact.recipe.data.partition(":")[0],
-        parcel.artifact.recipe.threat.partition(":"),
-    )
-    if data not in DATA or norm not in NORMS:
+    dataset, threat = _dataset(bundle), Threat.parse(bundle.artifact.recipe.threat)
+    if dataset not in DATASETS or threat.norm not in NORMS:
         raise BadRequest(
-            f"RobustBench knows {', '.join(DATA)} under {' and '.join(NORMS)}, this is of {data} {norm}"
+            f"RobustBench knows {', '.join(DATASETS)} under {' and '.join(NORMS)}, this is of {dataset} "
+            f"{threat.norm}"
         )
-    name = re.sub(r"\W", "_", parcel.name)
-    weights = f"models/{data}/{norm}/{name}.pt"
-    text = network_source(parcel.module, parcel.title, parcel.shape, weights)
-    text += REGISTER.format(name=name, data=data, norm=norm)
+    name = re.sub(r"\W", "_", bundle.name)
+    folder = f"{dataset}/{threat.norm}"
+    weights = f"models/{folder}/{name}.pt"
+    source = network_source(bundle.module, bundle.title, bundle.shape, weights)
+    source += REGISTER.format(name=name, data=dataset, norm=threat.norm)
+    script = SCRIPT.format(name=name, data=dataset, norm=threat.norm, eps=threat.eps_text)
     files = {
-        "network.py": text.encode(),
-        weights: weight_bytes(parcel.state, ".pt"),
-        f"model_info/{data}/{norm}/{name}.json": (json.dumps(model_info(parcel), indent=2) + "\n").encode(),
-        "measure.py": SCRIPT.format(name=name, data=data, norm=norm, eps=eps).encode(),
-        MARKER: parcel.metadata_json(rstbench=__version__),
+        "network.py": source.encode(),
+        weights: weight_bytes(bundle.state, ".pt"),
+        f"model_info/{folder}/{name}.json": (json.dumps(model_info(bundle), indent=2) + "\n").encode(),
+        "measure.py": script.encode(),
+        MARKER: bundle.metadata_json(rstbench=__version__),
     }
     write_folder(path, files, MARKER)
     return [path / file for file in files]
 
 
-def model_info(parcel: ExportBundle) -> dict[str, Any]:
-    """RobustBench's `ModelInfo`, its fields in its order. Accuracies are percentages as text, from the
-    leaderboard's line on test images under the threat of the recipe; null where nothing was measured."""
-    made = parcel.artifact
-    data = made.recipe.data.partition(":")[0]
-    rows = [
-        row for row in parcel.rows if (row["data"], row["threat"]) == (f"{data}:test", made.recipe.threat)
-    ]
+def model_info(bundle: ExportBundle) -> dict[str, Any]:
+    """Return RobustBench's `ModelInfo` of an exported model.
+
+    Its accuracies are those of the leaderboard's line on most test images under the threat of the recipe;
+    null where nothing was measured.
+    """
+    made, dataset = bundle.artifact, _dataset(bundle)
+    question = (f"{dataset}:test", made.recipe.threat)
+    rows = [row for row in bundle.rows if (row["data"], row["threat"]) == question]
     row = max(rows, key=lambda row: row["images"], default={})
-    footnote = f"{parcel.title}{parcel.fold_note}"
-    if row:
-        footnote += (
-            f" Measured by rstbench on the first {row['images']} test images; 95 % interval of the worst "
-            f"case {_percent(row['worst_low'])}-{_percent(row['worst_high'])}."
-        )
-    return {
-        "link": None,
-        "name": parcel.name,
-        "authors": None,
-        "additional_data": False,
-        "number_forward_passes": 1,
-        "dataset": data,
-        "venue": "Unpublished",
-        "architecture": str(made.spec),
-        "eps": made.recipe.threat.partition(":")[2],
-        "clean_acc": _percent(row.get("clean")),
-        "reported": None,
-        "corruptions_acc": None,
-        "corruptions_acc_3d": None,
-        "corruptions_mce": None,
-        "corruptions_mce_3d": None,
-        "autoattack_acc": _percent(row.get("autoattack")),
-        "footnote": footnote,
-    }
+    footnote = f"{bundle.title}{bundle.fold_note}"
+    footnote += f" {reports.measured(row, 'test images')}." if row else ""
+    return reports.model_info(
+        row,
+        name=bundle.name,
+        dataset=dataset,
+        architecture=str(made.spec),
+        threat=Threat.parse(made.recipe.threat),
+        footnote=footnote,
+        unmeasured=CORRUPTIONS,
+    )
 
 
-def _percent(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.2f}"
+def _dataset(bundle: ExportBundle) -> str:
+    return bundle.artifact.recipe.data.partition(":")[0]

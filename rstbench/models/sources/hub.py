@@ -94,8 +94,7 @@ def _snapshot(id: str, download: bool) -> Path:
 
 def _native_model(id: str, metadata: dict[str, Any], file: Path) -> EvalModel:
     try:
-        settings = metadata["network"]
-        spec = NetworkSpec(**{**settings, "shape": tuple(settings["shape"])})
+        spec = NetworkSpec.of(metadata["network"])
         remaining = float(metadata["remaining"])
         kept, total = int(metadata["kept_weights"]), int(metadata["total_weights"])
         net = build(spec)

@@ -11,7 +11,6 @@ from ...errors import BadRequest
 
 RGB = 3
 CONVERT = "convert the images in a file of your own: file:PATH.py:factory"
-ADAPTED = "channels-adapted"  # the alarm for weights of other channels than the images'
 
 
 def parse_shape(shape: str | Sequence[int] | None, what: str) -> tuple[int, int, int] | None:

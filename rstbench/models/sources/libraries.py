@@ -14,11 +14,11 @@ from torch import nn
 
 from ...errors import BadFile, BadRequest, unknown
 from ...evidence.trial import ModelInfo
-from ...networks.normalise import layer
+from ...flags import CHANNELS_ADAPTED
+from ...networks.normalise import normalisation_layer
 from ..wrapper import EvalModel, wrap
 from .hub import hub
 from .input_shape import (
-    ADAPTED,
     RGB,
     adapt_channels,
     checked_input,
@@ -75,9 +75,9 @@ def torchvision(
         module = adapt_channels(module, channels, text)
         mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
         made_by, text = f"{id}|{channels}", f"{text}[in_chans={channels}]"
-    module = nn.Sequential(layer(mean, std), module).eval()
+    module = nn.Sequential(normalisation_layer(mean, std), module).eval()
     module = checked_input(module, size, channels, adaptable=adaptable)
-    flags = (ADAPTED,) if channels != RGB else ()
+    flags = (CHANNELS_ADAPTED.name,) if channels != RGB else ()
     return wrap(module, ModelInfo(text, "external", flags=flags), made_by=made_by)
 
 

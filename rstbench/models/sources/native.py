@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import BadRequest
 from ...evidence.trial import ModelInfo
+from ...flags import SELECTED_ON_TEST, UNLEARNT_MASK
 from ...tickets.checkpoint import Checkpoint
 from ...tickets.switch import Switch
 from ...tickets.ticket import Ticket
@@ -106,10 +107,10 @@ def _split_paths(text: str) -> list[Path]:
 
 def _flags(artifact: Ticket | Checkpoint) -> tuple[str, ...]:
     alarms = {
-        "selected-on-test": bool(artifact.facts.get("on_test")),
-        "unlearnt-mask": isinstance(artifact, Ticket) and artifact.unlearnt,
+        SELECTED_ON_TEST: bool(artifact.facts.get("on_test")),
+        UNLEARNT_MASK: isinstance(artifact, Ticket) and artifact.unlearnt,
     }
-    return tuple(name for name, raised in alarms.items() if raised)
+    return tuple(flag.name for flag, raised in alarms.items() if raised)
 
 
 def switch(id: str, weights: str = "") -> EvalModel:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import BadFile, BadRequest, listed, unknown
-from ...networks.normalise import layer
+from ...flags import CHANNELS_ADAPTED
+from ...networks.normalise import normalisation_layer
 from ..checkpoints.layer_order import is_counter, without_common_prefix
-from .input_shape import ADAPTED, RGB
+from .input_shape import RGB
 
 # Arguments of timm's `create_model` that would read or fetch other files.
 ELSEWHERE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -126,7 +127,7 @@ class TimmRepository:
             raise BadRequest(
                 f"{what} is for {self.channels} channels; only weights for 3 can be carried over to others"
             )
-        first = layer(*self.normalisation(what, channels))
+        first = normalisation_layer(*self.normalisation(what, channels))
         settings = {**self.settings, "state_dict": dict(state)}
         if channels == self.channels and channels not in (1, RGB):
             settings["first_conv"] = None  # timm would carry over weights that fit as they are
@@ -147,7 +148,7 @@ class TimmRepository:
         net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key != "state_dict"}
         net.default_cfg = net.pretrained_cfg
         module = nn.Sequential(first, net).requires_grad_(False).eval()
-        return module, () if channels == self.channels else (ADAPTED,)
+        return module, () if channels == self.channels else (CHANNELS_ADAPTED.name,)
 
     def _refuse_other_pooling(self, net: nn.Module, what: str) -> None:
         """Raise BadFile for another pooling than in config.json, where timm writes it but reads none."""

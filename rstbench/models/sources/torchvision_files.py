@@ -14,11 +14,12 @@ from torch import nn
 
 from ...errors import BadRequest
 from ...evidence.trial import ModelInfo
+from ...flags import CHANNELS_ADAPTED
 from ..checkpoints.layer_names import OWN, NamingScheme
 from ..checkpoints.state_dict import read_state_dict
 from ..normalise import normalised
 from ..wrapper import EvalModel, wrap
-from .input_shape import ADAPTED, RGB, adapt_channels, checked_input, parse_in_chans, parse_shape
+from .input_shape import RGB, adapt_channels, checked_input, parse_in_chans, parse_shape
 
 # Options with which a file under the library's own name is still the library's file.
 LIBRARY_FILE_OPTIONS = {"arch", "normalize", "in_chans"}
@@ -60,7 +61,7 @@ def library_model(
     module = checked_input(module, size, channels, adaptable=adaptable)
     if "normalize" in given:
         module = normalised(module, given["normalize"])
-    flags = (ADAPTED,) if channels != RGB else ()
+    flags = (CHANNELS_ADAPTED.name,) if channels != RGB else ()
     return wrap(module, ModelInfo(text, "external", flags=flags), made_by=text)
 
 

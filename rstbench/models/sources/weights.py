@@ -11,6 +11,7 @@ from torch import nn
 
 from ...errors import BadRequest, unknown
 from ...evidence.trial import ModelInfo
+from ...flags import MATCHED_BY_ORDER
 from ...networks.choices import BIASES
 from ...networks.network import NetworkSpec, build, prunable
 from ..checkpoints.foreign import MaskedState, read_masked_state, to_ticket
@@ -178,7 +179,7 @@ def _library_model(
 
 
 def _flags(match: Match) -> tuple[str, ...]:
-    return ("matched-by-order",) if match.by_order else ()
+    return (MATCHED_BY_ORDER.name,) if match.by_order else ()
 
 
 def timm_checkpoint_model(

@@ -1,4 +1,4 @@
-"""Robust accuracy against the number of weights, and the models that no other beats in both."""
+"""Draw robust accuracy against the number of weights, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .style import GRID, INK, MARKERS, MUTED, SERIES, SIZE, Drawing, label, percent_axis, sheet
+from ..pareto import on_front
+from .style import GRID, INK, MARKERS, MUTED, SERIES, SIZE, Drawing, label, percent_axis, subplots
 
 KINDS = ("ticket", "trained", "switch", "external")
 LINE = 0.145  # inches between lines of the list
@@ -18,41 +19,40 @@ HEIGHT = 2.15
 
 
 def draw_pareto(points: pd.DataFrame) -> Iterator[Drawing]:
-    """A panel a threat; models on the front are numbered, and listed beside it."""
+    """Yield one figure with a panel a threat; models on the front are numbered, and listed beside it."""
     known = points.dropna(subset=["kept_weights", "worst"])
     known = known.assign(kept_weights=known["kept_weights"].astype(float), worst=known["worst"].astype(float))
     threats = [t for t, part in known.groupby("threat", sort=False) if part["kept_weights"].nunique() > 1]
     if not threats:
         return
-    figure, axes = sheet(len(threats), size=(2.4, HEIGHT), margins=(0.5, 2.35, 0.76, 0.34), columns=1)
-    fronts = {threat: front(known[known["threat"] == threat]) for threat in threats}
+    figure, axes = subplots(len(threats), size=(2.4, HEIGHT), margins=(0.5, 2.35, 0.76, 0.34), columns=1)
+    fronts = {threat: front_of(known[known["threat"] == threat]) for threat in threats}
     for panel, threat in zip(axes, threats, strict=True):
         _panel(panel, known[known["threat"] == threat], fronts[threat])
         _list(panel, fronts[threat])
         panel.set_title(f"Robust at {threat}, %")
     kinds = [kind for kind in KINDS if (known["kind"] == kind).any()]
-    handles = [axes[0].plot([], [], **_look(kind), ls="", label=kind)[0] for kind in kinds]
+    handles = [axes[0].plot([], [], **_marker(kind), ls="", label=kind)[0] for kind in kinds]
     figure.legend(handles=handles, loc="lower left", ncols=len(kinds), frameon=False, handletextpad=0.1)
-    told = "; ".join(f"at {threat}: {', '.join(part['name'])}" for threat, part in fronts.items())
+    names = "; ".join(f"at {threat}: {', '.join(part['name'])}" for threat, part in fronts.items())
     yield Drawing(
         "pareto",
         "Robust accuracy against kept weights",
         f"Worst-case accuracy in percent against the number of weights in use. No other model has as few "
-        f"weights and is as robust as those on the line, {told}.",
+        f"weights and is as robust as those on the line, {names}.",
         figure,
     )
 
 
-def front(part: pd.DataFrame) -> pd.DataFrame:
-    """The rows than which none has as few weights and is more robust, fewest weights first."""
-    ordered = part.sort_values(["kept_weights", "worst"], ascending=[True, False], kind="stable")
-    best = ordered["worst"].cummax().shift(fill_value=-1.0)
-    return ordered[ordered["worst"] > best]
+def front_of(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows on the Pareto front, fewest weights first."""
+    best = points[on_front(list(zip(points["kept_weights"], points["worst"], strict=True)))]
+    return best.sort_values(["kept_weights", "worst"], ascending=[True, False], kind="stable")
 
 
-def _look(kind: str) -> dict[str, Any]:
-    place = KINDS.index(kind)
-    return {"marker": MARKERS[place], "color": SERIES[place], "ms": 4.5, "mew": 0.9}
+def _marker(kind: str) -> dict[str, Any]:
+    index = KINDS.index(kind)
+    return {"marker": MARKERS[index], "color": SERIES[index], "ms": 4.5, "mew": 0.9}
 
 
 def _panel(axes: Axes, part: pd.DataFrame, best: pd.DataFrame) -> None:
@@ -69,12 +69,12 @@ def _panel(axes: Axes, part: pd.DataFrame, best: pd.DataFrame) -> None:
         lw=0.9,
         zorder=1,
     )
-    on_front = part.index.isin(best.index)
+    is_best = part.index.isin(best.index)
     for kind in KINDS:
-        beaten, unbeaten = (part[chosen & (part["kind"] == kind)] for chosen in (~on_front, on_front))
-        hollow = {**_look(kind), "mfc": "none", "alpha": 0.65}
+        beaten, unbeaten = (part[chosen & (part["kind"] == kind)] for chosen in (~is_best, is_best))
+        hollow = {**_marker(kind), "mfc": "none", "alpha": 0.65}
         axes.plot(beaten["kept_weights"], beaten["worst"], ls="", **hollow)
-        axes.plot(unbeaten["kept_weights"], unbeaten["worst"], ls="", **_look(kind))
+        axes.plot(unbeaten["kept_weights"], unbeaten["worst"], ls="", **_marker(kind))
     # Nothing lies above and to the left of the front.
     for number, (x, y) in enumerate(best[["kept_weights", "worst"]].itertuples(index=False), start=1):
         if number <= MOST_NAMES:
@@ -93,7 +93,7 @@ def _weights_axis(axes: Axes, lowest: float, highest: float) -> None:
 
 
 def _list(axes: Axes, best: pd.DataFrame) -> None:
-    """number, name, weights, accuracy of each on the front, most robust first."""
+    """List number, name, weights and accuracy of each model on the front, most robust first."""
     rows = list(best[["name", "kept_weights", "worst"]].itertuples(index=False))[:MOST_NAMES]
     for line, (number, (name, weights, worst)) in enumerate(reversed(list(enumerate(rows, start=1)))):
         y = 1 - (line + 0.5) * LINE / HEIGHT
@@ -107,7 +107,7 @@ def _list(axes: Axes, best: pd.DataFrame) -> None:
 
 
 def short_count(value: float) -> str:
-    """11526 -> '11.5k'."""
+    """Return 11526 as '11.5k'."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{unit}"

@@ -1,4 +1,4 @@
-"""The commands that ask the same again. They are to be run in the folder of the page."""
+"""Build the commands that ask the same again, to be run in the folder of the page."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from ...evidence.trial import ModelInfo
 OUT = "again"
 
 
-def whole_command(request: Manifest) -> str:
-    """The study once more; '' where it came from Python and names nothing that a command could."""
+def study_command(request: Manifest) -> str:
+    """Return the command for the study; '' for one from Python that names nothing a command could."""
     if not any(request.study.get(table) for table in ("draw", "train", "model")):
         return ""
     return _command(request, [FILE, *_limit(request)])
 
 
 def row_command(request: Manifest, row: Row, folder: Path) -> str:
-    """One line of the leaderboard: its model, where a reference to it is known, else the study at this
-    threat and seed; '' where neither can be named."""
+    """Return the command for one row of the leaderboard; '' where there is none.
+
+    It names the model, where a reference to it is known, else the study at this threat and seed.
+    """
     reference = _reference(request, row, folder)
-    switch = bool(request.cards[row.model].members)
-    # A switch is asked more by itself.
-    attacks = [a for a in row.attacks if not switch or a in _asked(request, row.threat)]
-    asked = [part for attack in attacks for part in ("--attack", attack)]
-    asked += ["--threat", row.threat, "--seed", str(row.seed)]
+    is_switch = bool(request.models[row.model].members)
+    # `evaluate` adds attacks on a switch by itself.
+    attacks = [a for a in row.attacks if not is_switch or a in _study_attacks(request, row.threat)]
+    options = [part for attack in attacks for part in ("--attack", attack)]
+    options += ["--threat", row.threat, "--seed", str(row.seed)]
     if reference:
-        return _command(request, [reference, "--data", f"{request.run['data']}:{request.images}", *asked])
-    return _command(request, [FILE, *_limit(request), *asked]) if whole_command(request) else ""
+        return _command(request, [reference, "--data", f"{request.run['data']}:{request.images}", *options])
+    return _command(request, [FILE, *_limit(request), *options]) if study_command(request) else ""
 
 
-def _command(request: Manifest, what: Iterable[str]) -> str:
+def _command(request: Manifest, arguments: Iterable[str]) -> str:
     run = request.run
-    parts = ["python", "-m", "rstbench", "evaluate", *what]
+    parts = ["python", "-m", "rstbench", "evaluate", *arguments]
     parts += ["--batch-size", str(run["batch"])] if "batch" in run else []
     parts += ["--device", str(run["device"]).partition(" ")[0]] if "device" in run else []
     threads = f"OMP_NUM_THREADS={run['threads']} " if "threads" in run else ""
@@ -44,32 +46,33 @@ def _command(request: Manifest, what: Iterable[str]) -> str:
 
 
 def _limit(request: Manifest) -> list[str]:
-    """What makes the study show as many images as here, where it does not say so itself."""
+    """Return the option for as many images as here, where the study does not name that number."""
     named = str(request.study.get("data", "")).rpartition(":")[2]
-    says = str(request.study.get("images") or named)
-    return [] if says == str(request.images) else ["--limit", str(request.images)]
+    images = str(request.study.get("images") or named)
+    return [] if images == str(request.images) else ["--limit", str(request.images)]
 
 
-def _asked(request: Manifest, threat: str) -> list[str]:
-    """The study's attacks at a threat."""
+def _study_attacks(request: Manifest, threat: str) -> list[str]:
+    """Return the study's attacks at a threat."""
     listed: list[Any] = list(request.study.get("attacks", []))
     plain = [item if isinstance(item, dict) else {"attack": item} for item in listed]
     return [item["attack"] for item in plain if item.get("threat", threat) == threat]
 
 
 def _reference(request: Manifest, row: Row, folder: Path) -> str:
-    card = request.cards[row.model]
-    made = _made(card, row.seed)
-    if made and (folder / made.partition(":")[2]).exists():
-        return made
+    """Return a reference to the model of a row, '' where none is known."""
+    info = request.models[row.model]
+    reference = _made_by_study(info, row.seed)
+    if reference and (folder / reference.partition(":")[2]).exists():
+        return reference
     models = [(model.get("name") or model["ref"], model["ref"]) for model in request.study.get("model", [])]
-    return next((reference for name, reference in models if name == card.name), "")
+    return next((reference for name, reference in models if name == info.name), "")
 
 
-def _made(card: ModelInfo, seed: int) -> str:
-    """The file of what the study made, as `evaluate` names it."""
-    if not card.family or Path(card.family).name != card.family:
+def _made_by_study(info: ModelInfo, seed: int) -> str:
+    """Return a reference to the file that `evaluate` makes for a model, '' where it makes none."""
+    if not info.family or Path(info.family).name != info.family:
         return ""
-    name = "-".join(filter(None, (card.family, card.ratio)))
-    source, place = ("ticket", "tickets") if card.kind == "ticket" else ("checkpoint", "checkpoints")
-    return f"{source}:{place}/{name}-seed{seed}.safetensors"
+    name = "-".join(filter(None, (info.family, info.ratio)))
+    source, folder = ("ticket", "tickets") if info.kind == "ticket" else ("checkpoint", "checkpoints")
+    return f"{source}:{folder}/{name}-seed{seed}.safetensors"

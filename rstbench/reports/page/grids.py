@@ -1,4 +1,4 @@
-"""The other tables as the page shows them: settings against ratios, who was judged by whom, switches."""
+"""Arrange tables for the page: settings against ratios, the transfer matrix, switches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..ratios import without_ratio
@@ -15,16 +14,16 @@ from ..transfer import groups_of, matrix
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure in [0, 1] or None, how much it varies between seeds, and whether it is framed."""
+    """An accuracy in [0, 1] or None, its standard deviation over seeds, and whether it is framed."""
 
     value: float | None
-    spread: float | None = None
+    deviation: float | None = None
     framed: bool = False
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of accuracies. low, high: of its cells, for their shade."""
+    """A table of accuracies. low, high: of its cells, which are shaded between them."""
 
     title: str
     note: str
@@ -40,7 +39,7 @@ class Grid:
         return max((cell.value for cell in self._known()), default=1.0)
 
     def shade(self, cell: Cell) -> float:
-        """Its place between the smallest and the largest, for its background."""
+        """Return the shade of a cell, from 0 for the lowest to 1 for the highest."""
         return 0.0 if cell.value is None else (cell.value - self.low) / (self.high - self.low or 1.0)
 
     def _known(self) -> Iterator[Any]:
@@ -48,16 +47,16 @@ class Grid:
 
 
 def setting_grids(ratios: pd.DataFrame | None) -> Iterator[Grid]:
-    """One a threat, and one of natural accuracy: settings down, ratios across."""
+    """Yield a grid for natural accuracy and one a threat: settings down, ratios across."""
     if ratios is None or ratios.empty:
         return
-    for place, (threat, part) in enumerate(ratios.groupby("threat", sort=False)):
-        if place == 0:
-            yield _settings(part, "clean", "Natural accuracy")
-        yield _settings(part, "worst", f"Worst case at {threat}")
+    for number, (threat, part) in enumerate(ratios.groupby("threat", sort=False)):
+        if number == 0:
+            yield _setting_grid(part, "clean", "Natural accuracy")
+        yield _setting_grid(part, "worst", f"Worst case at {threat}")
 
 
-def _settings(part: pd.DataFrame, measure: str, title: str) -> Grid:
+def _setting_grid(part: pd.DataFrame, measure: str, title: str) -> Grid:
     last = without_ratio(part)
     cells = {
         (row["setting"], row["ratio"] or last): Cell(_number(row[measure]), _number(row[f"{measure}_sd"]))
@@ -79,7 +78,7 @@ def _settings(part: pd.DataFrame, measure: str, title: str) -> Grid:
 
 
 def transfer_grids(transfer: pd.DataFrame | None) -> Iterator[Grid]:
-    """One a threat, attack, early stop and group of models."""
+    """Yield a grid a threat, attack, early stop and group of models."""
     if transfer is None or transfer.empty:
         return
     for (threat, attack, stop), part in transfer.groupby(["threat", "attack", "early_stop"], sort=False):
@@ -91,42 +90,42 @@ def transfer_grids(transfer: pd.DataFrame | None) -> Iterator[Grid]:
                 "percent right; down: whom images were crafted against; across: who judges; framed: its own",
                 tuple(names),
                 tuple(
-                    (name, tuple(_judged(value, row == column) for column, value in enumerate(values[row])))
+                    (
+                        name,
+                        tuple(Cell(_number(v), framed=row == column) for column, v in enumerate(values[row])),
+                    )
                     for row, name in enumerate(names)
                 ),
             )
 
 
-def _judged(value: np.floating[Any], own: bool) -> Cell:
-    return Cell(_number(value), framed=own)
-
-
 @dataclass(frozen=True)
-class Ladder:
-    """A switch at one threat and seed: the rungs are rows of `switch.csv`."""
+class SwitchGrid:
+    """A switch at one threat and seed: its bounds, and its rows of `switch.csv`."""
 
     title: str
     clean: float
     lower: float
     upper: float
-    rungs: tuple[dict[str, Any], ...]
+    lines: tuple[dict[str, Any], ...]
 
 
-def ladders(switch: pd.DataFrame | None) -> Iterator[Ladder]:
+def switch_grids(switch: pd.DataFrame | None) -> Iterator[SwitchGrid]:
+    """Yield a grid a switch, threat and seed."""
     if switch is None or switch.empty:
         return
     for (members, weights, threat, seed), part in switch.groupby(
         ["members", "weights", "threat", "seed"], sort=False
     ):
-        drawn = "" if len(set(weights.split("+"))) == 1 else f" with weights {weights.replace('+', ', ')}"
-        rungs = part.astype(object).where(part.notna(), "").to_dict("records")
-        first = rungs[0]
-        yield Ladder(
-            f"{str(members).replace('+', ', ')}{drawn} at {threat}, seed {seed}",
+        unequal = "" if len(set(weights.split("+"))) == 1 else f" with weights {weights.replace('+', ', ')}"
+        lines = part.astype(object).where(part.notna(), "").to_dict("records")
+        first = lines[0]
+        yield SwitchGrid(
+            f"{str(members).replace('+', ', ')}{unequal} at {threat}, seed {seed}",
             float(first["clean"]),
             float(first["lower_bound"]),
             float(first["upper_bound"]),
-            tuple({str(name): value for name, value in rung.items()} for rung in rungs),
+            tuple({str(name): value for name, value in line.items()} for line in lines),
         )
 
 

@@ -1,4 +1,4 @@
-"""Renders the page of several folders."""
+"""Render the page of several folders."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ BEST = 3
 
 
 def write_index_page(
-    reported: Sequence[tuple[Evidence, Mapping[str, pd.DataFrame], Path]], root: Path
+    reports: Sequence[tuple[Evidence, Mapping[str, pd.DataFrame], Path]], root: Path
 ) -> Path:
-    """Writes `root/index.html`: a link to the page of each folder below it, and its best rows."""
+    """Write `root/index.html`: a link to the page of each folder below it, and its best rows."""
     studies = []
-    for evidence, frames, folder in reported:
+    for evidence, frames, folder in reports:
         request, board = evidence.request, frames.get("leaderboard")
         ranked = None if board is None else board[board["rank"].notna()]
         best = None if ranked is None else ranked.groupby("threat", sort=False).head(BEST)
-        inside = folder.resolve().relative_to(root.resolve()).as_posix()
+        path = folder.resolve().relative_to(root.resolve()).as_posix()
         studies.append(
             {
-                "title": inside,
-                "name": str(request.study.get("name") or inside),
-                "link": quote(f"{inside}/{FILE}"),
+                "title": path,
+                "name": str(request.study.get("name") or path),
+                "link": quote(f"{path}/{FILE}"),
                 "data": str(request.run["data"]),
                 "images": request.images,
                 "models": 0 if board is None else board["model"].nunique(),

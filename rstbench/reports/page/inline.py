@@ -1,11 +1,11 @@
-"""A figure's SVG as a part of a page: its names its own, its neutral colours the page's."""
+"""Make a figure's SVG a part of a page, with unique ids and the page's colours."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-# Colours of the figures, and the page's names for them: others in the dark.
+# Colours of the figures -> variables of the page, which has others in dark mode.
 _COLOURS = {
     "#1b1f24": "var(--ink)",
     "#69727a": "var(--muted)",
@@ -16,11 +16,12 @@ _COLOURS = {
     "#009e73": "var(--green)",
 }
 WIDE = 640  # pixels; wider figures stand alone
-_DROPPED = re.compile(
-    r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|\sxmlns(:\w+)?=\"[^\"]*\"",
+_NOT_INLINE = re.compile(
+    r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style type.*?</style>"
+    r"|\sxmlns(:\w+)?=\"[^\"]*\"",
     re.DOTALL,
 )
-_LONG = re.compile(r"(\.\d\d)\d+")  # of coordinates, in points
+_DIGITS = re.compile(r"(\.\d\d)\d+")  # of coordinates, in points
 _SIZE = re.compile(r'<svg([^>]*?) width="([\d.]+)pt" height="([\d.]+)pt"')
 
 
@@ -35,20 +36,21 @@ class Picture:
 
     @property
     def wide(self) -> bool:
-        found = re.search(r'style="width:(\d+)px"', self.svg)
-        return found is not None and int(found[1]) > WIDE
+        width = re.search(r'style="width:(\d+)px"', self.svg)
+        return width is not None and int(width[1]) > WIDE
 
 
 def inline(svg: bytes, name: str) -> str:
-    """The element alone. `name` goes before each id, for a page holds several figures."""
-    text = _DROPPED.sub("", svg.decode())
-    text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    """Return the `svg` element; `name` goes before each id and class, since a page holds several figures."""
+    text = _NOT_INLINE.sub("", svg.decode())
+    text = re.sub(r'(\sid="|href="#|url\(#|\sclass="|\.(?=s\d+\{))', rf"\g<1>{name}-", text)
     for colour, variable in _COLOURS.items():
         text = text.replace(colour, variable)
-    text = re.sub(r' d="[^"]*"', lambda path: _LONG.sub(r"\1", path[0]), text)
+    text = re.sub(r' d="[^"]*"', lambda path: _DIGITS.sub(r"\1", path[0]), text)
     return _SIZE.sub(_sized, text).strip()
 
 
-def _sized(found: re.Match[str]) -> str:
-    """72 points are an inch, and so are 96 pixels. The caption says what a figure shows."""
-    return f'<svg{found[1]} aria-hidden="true" style="width:{float(found[2]) * 4 / 3:.0f}px"'
+def _sized(match: re.Match[str]) -> str:
+    """Return the opening tag with its width in pixels, 96 to an inch of 72 points."""
+    # Hidden from screen readers, to which the caption says what a figure shows.
+    return f'<svg{match[1]} aria-hidden="true" style="width:{float(match[2]) * 4 / 3:.0f}px"'

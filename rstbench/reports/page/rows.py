@@ -1,4 +1,4 @@
-"""The leaderboard's lines with the evidence that each unfolds to."""
+"""Collect the rows of the page's leaderboard, with the evidence that each unfolds to."""
 
 from __future__ import annotations
 
@@ -15,110 +15,113 @@ from ...evidence.trial import CLEAN, ShardResult, TrialResult
 from ..lookup import Evidence
 from .commands import row_command
 
-MOST_ATTACKS = 4  # columns; all are in the evidence
+MOST_ATTACKS = 4  # columns; the evidence of a row lists all
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One attack on a model. parts: (stage, images it broke); keys: (who judged, key of the trial);
-    where: how it ran, where that differs from the run."""
+class AttackResult:
+    """One attack on a model.
+
+    stages: (stage, images it broke); files: (judge, key of the trial, files with its evidence); machine:
+    device, threads and versions, where they are not those of the run.
+    """
 
     attack: str
     robust: float | None
     images: int
-    parts: tuple[tuple[str, int], ...]
+    stages: tuple[tuple[str, int], ...]
     flags: tuple[str, ...]
-    keys: tuple[tuple[str, str], ...]
-    where: str
+    files: tuple[tuple[str, str, tuple[str, ...]], ...]
+    machine: str
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of the leaderboard: its cells by column, and what they stand on."""
+class LeaderboardRow:
+    """A row of the leaderboard: its cells by column, and their evidence."""
 
     cells: dict[str, Any]
     flags: tuple[str, ...]
     digest: str
     members: tuple[tuple[str, float], ...]
-    made: str
-    answers: tuple[Answer, ...]
+    made_cost: str
+    attacks: tuple[AttackResult, ...]
     command: str
 
 
-def lines(evidence: Evidence, board: pd.DataFrame, folder: Path) -> Iterator[Line]:
-    """In the order of the leaderboard."""
-    asked = {(evidence.card(row.model).name, row.threat, row.seed): row for row in evidence.request.rows}
+def leaderboard_rows(evidence: Evidence, board: pd.DataFrame, folder: Path) -> Iterator[LeaderboardRow]:
+    """Yield the rows in the order of the leaderboard."""
+    by_name = {(evidence.info(row.model).name, row.threat, row.seed): row for row in evidence.request.rows}
     for cells in board.astype(object).where(board.notna(), None).to_dict("records"):
-        row = asked[cells["model"], cells["threat"], cells["seed"]]
-        card = evidence.card(row.model)
-        members = [(evidence.card(digest).name, weight) for digest, weight in evidence.members(row.model)]
-        cost = [f"{card.made_seconds:g} s"] if card.made_seconds is not None else []
-        cost += [f"{card.made_mib:g} MiB"] if card.made_mib is not None else []
-        yield Line(
+        row = by_name[cells["model"], cells["threat"], cells["seed"]]
+        info = evidence.info(row.model)
+        members = [(evidence.info(digest).name, weight) for digest, weight in evidence.members(row.model)]
+        cost = [f"{info.made_seconds:g} s"] if info.made_seconds is not None else []
+        cost += [f"{info.made_mib:g} MiB"] if info.made_mib is not None else []
+        yield LeaderboardRow(
             cells={str(name): value for name, value in cells.items()},
             flags=tuple(str(cells["flags"] or "").split()),
             digest=row.model,
-            members=tuple(members) if card.members else (),
-            made=", ".join(cost),
-            answers=tuple(_answer(evidence, row, attack) for attack in (CLEAN, *row.attacks)),
+            members=tuple(members) if info.members else (),
+            made_cost=", ".join(cost),
+            attacks=tuple(_attack_result(evidence, row, attack) for attack in (CLEAN, *row.attacks)),
             command=row_command(evidence.request, row, folder),
         )
 
 
-def shown_attacks(board: pd.DataFrame, attacks: Sequence[str]) -> list[str]:
-    """The attacks that get a column: those that are not for switches alone, as many as have room."""
+def column_attacks(board: pd.DataFrame, attacks: Sequence[str]) -> list[str]:
+    """Return the attacks that get a column: those not on switches alone, as many as have room."""
     plain = board[board["kind"] != "switch"]
-    asked = [name for name in attacks if not len(plain) or plain[name].notna().any()]
-    return asked[:MOST_ATTACKS]
+    answered = [name for name in attacks if not len(plain) or plain[name].notna().any()]
+    return answered[:MOST_ATTACKS]
 
 
-def _answer(evidence: Evidence, row: Row, attack: str) -> Answer:
+def _attack_result(evidence: Evidence, row: Row, attack: str) -> AttackResult:
     robust = evidence.robust(row.model, attack, row.threat, row.seed)
     clean = evidence.robust(row.model, CLEAN, row.threat, row.seed)
-    records = list(_records(evidence, row, attack))
-    tallies = evidence.tallies(row.model, attack, row.threat, row.seed)
+    keys = [(name, record.trial.key) for name, record in _records(evidence, row, attack)]
+    shards = evidence.shards(row.model, attack, row.threat, row.seed)
     flags = evidence.all_flags(row.model, attack, row.threat, row.seed)
-    return Answer(
+    return AttackResult(
         attack=attack,
         robust=None if robust is None else float(robust.mean()),
         images=evidence.request.images,
-        parts=_parts(tallies, clean) if attack != CLEAN and clean is not None else (),
+        stages=_broken_by_stage(shards, clean) if attack != CLEAN and clean is not None else (),
         flags=tuple(sorted(flags)),
-        keys=tuple((name, record.trial.key) for name, record in records),
-        where=_where(evidence, tallies),
+        files=tuple((name, key, evidence.places.get(key, ())) for name, key in keys),
+        machine=_machine(evidence, shards),
     )
 
 
 def _records(evidence: Evidence, row: Row, attack: str) -> Iterator[tuple[str, TrialResult]]:
-    """(judge, record) of a model's own trial, or of a switch's, one a member."""
+    """Yield (judge, result) of a model's own trial; of a switch's, one a member."""
     for member, _ in evidence.members(row.model):
         source = member if attack == CLEAN else row.model
         threat, seed = ("", 0) if attack == CLEAN else (row.threat, row.seed)
         record = evidence.records.get((source, member, attack, threat, seed))
         if record is not None:
-            yield evidence.card(member).name, record
+            yield evidence.info(member).name, record
 
 
-def _parts(tallies: Sequence[ShardResult], clean: np.ndarray) -> tuple[tuple[str, int], ...]:
-    """What each stage broke of the images that were right before it; clean: (images,)."""
+def _broken_by_stage(shards: Sequence[ShardResult], clean: np.ndarray) -> tuple[tuple[str, int], ...]:
+    """Return how many images each stage broke of those that were right before it; clean: (images,)."""
     broken: dict[str, int] = {}
-    for tally in tallies:
-        for stage, bits in tally.stages.items():
-            right = clean[tally.start : tally.start + len(bits)] > 0
-            found = sum(bit == "1" for bit, whole in zip(bits, right, strict=False) if whole)
-            broken[stage] = broken.get(stage, 0) + found
+    for shard in shards:
+        for stage, bits in shard.stages.items():
+            was_right = clean[shard.start : shard.start + len(bits)] > 0
+            count = sum(bit == "1" for bit, right in zip(bits, was_right, strict=False) if right)
+            broken[stage] = broken.get(stage, 0) + count
     return tuple(broken.items())
 
 
-def _where(evidence: Evidence, tallies: Sequence[ShardResult]) -> str:
-    """Device, threads and versions of the shards, where they are not those of the run."""
+def _machine(evidence: Evidence, shards: Sequence[ShardResult]) -> str:
+    """Return device, threads and versions of the shards, where they are not those of the run."""
     run = evidence.request.run
     usual = run_text(run.get("device"), run.get("threads"), run.get("versions", {}))
-    found = dict.fromkeys(run_text(tally.device, tally.threads, tally.versions) for tally in tallies)
-    return "; ".join(text for text in found if text != usual)
+    texts = dict.fromkeys(run_text(shard.device, shard.threads, shard.versions) for shard in shards)
+    return "; ".join(text for text in texts if text != usual)
 
 
 def run_text(device: object, threads: object, versions: dict[str, str]) -> str:
-    """'cpu, 2 threads, rstbench 0.1.0, torch 2.15.0'."""
-    told = [str(device or "unknown device"), f"{threads} thread{'' if threads == 1 else 's'}"]
-    return ", ".join([*told, *(f"{name} {versions[name]}" for name in sorted(versions))])
+    """Return a text such as 'cpu, 2 threads, rstbench 0.1.0, torch 2.15.0'."""
+    parts = [str(device or "unknown device"), f"{threads} thread{'' if threads == 1 else 's'}"]
+    return ", ".join([*parts, *(f"{name} {versions[name]}" for name in sorted(versions))])

@@ -1,4 +1,4 @@
-"""The templates, and how a page writes numbers."""
+"""Load the templates of pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def template(name: str) -> Template:
-    """A template in which every value is escaped."""
+    """Return a template in which every value is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -26,12 +26,12 @@ def template(name: str) -> Template:
 
 
 def _percent(value: Any, digits: int = 1) -> str:
-    """0.8625 -> '86.2'; '' where there is nothing."""
+    """Return 0.8625 as '86.2', a missing value as ''."""
     return "" if value is None or pd.isna(value) else f"{100 * float(value):.{digits}f}"
 
 
 def _count(value: Any) -> str:
-    """11526 -> '11,526'."""
+    """Return 11526 as '11,526', a missing value as ''."""
     return "" if value is None or pd.isna(value) else f"{int(value):,}"
 
 

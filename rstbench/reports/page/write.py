@@ -1,4 +1,4 @@
-"""Renders the page of a folder."""
+"""Render the page of a folder."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 
 import pandas as pd
 
+from ...evidence.pack import FILE as PACK
 from ...files import write_whole
+from ...flags import meaning_of
 from ..lookup import Evidence
 from ..per_image import WORST
 from ..switch_bounds import MINIMUM
-from ..transfer import alarms
-from .commands import whole_command
-from .glossary import explain
-from .grids import ladders, setting_grids, transfer_grids
+from ..transfer import transfer_flags
+from .commands import study_command
+from .grids import setting_grids, switch_grids, transfer_grids
 from .inline import Picture
-from .rows import lines, run_text, shown_attacks
+from .rows import column_attacks, leaderboard_rows, run_text
 from .template import FILE, distinct, template
 
 
@@ -28,14 +29,14 @@ def write_page(
     pictures: Sequence[Picture],
     folder: Path,
 ) -> Path:
-    """Writes `folder/index.html`. attacks: every attack that some row asks for."""
+    """Write `folder/index.html`. attacks: every attack that some row asks for."""
     request, board = evidence.request, frames.get("leaderboard")
     board = None if board is None or board.empty else board
-    rows = [] if board is None else list(lines(evidence, board, folder))
+    rows = [] if board is None else list(leaderboard_rows(evidence, board, folder))
     flags = sorted(
-        {flag for row in rows for flag in (*row.flags, *(f for a in row.answers for f in a.flags))}
+        {flag for row in rows for flag in (*row.flags, *(f for result in row.attacks for f in result.flags))}
     )
-    run = request.run
+    run, places = request.run, {place for files in evidence.places.values() for place in files}
     text = template("page.html").render(
         title=str(request.study.get("name") or folder.resolve().name),
         data=str(run["data"]),
@@ -44,43 +45,46 @@ def write_page(
         run=run_text(run.get("device"), run.get("threads"), run.get("versions", {})),
         batch=run.get("batch", ""),
         failures=request.failures,
-        command=whole_command(request),
+        command=study_command(request),
         refers=bool(request.study.get("model")),
         rows=rows,
-        attacks=[] if board is None else shown_attacks(board, attacks),
+        pack=PACK,
+        packed=PACK in places,
+        unpacked=not places <= {PACK},
+        attacks=[] if board is None else column_attacks(board, attacks),
         seeds=0 if board is None else board["seed"].nunique(),
         kinds=distinct(board, "kind"),
         threats=distinct(board, "threat"),
         models=0 if board is None else board["model"].nunique(),
-        flags=[(flag, explain(flag)) for flag in flags],
+        flags=[(flag, meaning_of(flag)) for flag in flags],
         settings=list(setting_grids(frames.get("ratios"))),
-        ladders=list(ladders(frames.get("switch"))),
+        switches=list(switch_grids(frames.get("switch"))),
         transfers=list(transfer_grids(frames.get("transfer"))),
-        stronger=stronger(frames.get("transfer")),
+        stronger=transfer_warnings(frames.get("transfer")),
         pictures=pictures,
-        compared=compared(frames.get("compare")),
-        quoted=quoted(frames.get("published")),
+        compared=worst_comparisons(frames.get("compare")),
+        quoted=quoted_rows(frames.get("published")),
         files=[(f"{name}.csv", len(frame)) for name, frame in frames.items()],
     )
     write_whole(folder / FILE, text.encode())
     return folder / FILE
 
 
-def stronger(transfer: pd.DataFrame | None) -> list[str]:
-    """The alarms of the matrix."""
-    return [] if transfer is None else [line.partition(": ")[2] for line in alarms(transfer)]
+def transfer_warnings(transfer: pd.DataFrame | None) -> list[str]:
+    """Return the flags of the transfer matrix."""
+    return [] if transfer is None else [line.partition(": ")[2] for line in transfer_flags(transfer)]
 
 
-def compared(compare: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """The lines of compare.csv on the worst case."""
+def worst_comparisons(compare: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Return the lines of compare.csv on the worst case."""
     if compare is None:
         return []
     worst = compare[compare["attack"].isin((WORST, MINIMUM))]
     return [{str(name): value for name, value in row.items()} for row in worst.to_dict("records")]
 
 
-def quoted(published: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """The rows of published.csv as they are; empty cells are None."""
+def quoted_rows(published: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Return the rows of published.csv; empty cells are None."""
     if published is None or published.empty:
         return []
     plain = published.astype(object).where(published.notna(), None)
