@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .errors import BadRequest
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name, then renames it: it is there whole or not at all."""
+def write_whole(path: Path, content: bytes, check: Callable[[Path], None] | None = None) -> None:
+    """Writes a file under a temporary name, then renames it: it is there whole or not at all.
+
+    check: looks at the file before it takes its name, and raises where it must not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -20,6 +23,8 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if check:
+            check(draft)
         os.replace(draft, path)
     except OSError as error:
         error.filename = str(path)  # the temporary name says nothing to a user

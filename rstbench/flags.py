@@ -1,16 +1,18 @@
 """Hold every flag that a measurement can raise, with its meaning.
 
 A flag is added here and nowhere else. Who raises one imports its constant and stores its `name`; the page,
-the RobustBench entries and the documentation read this registry. A plug-in registers its own flags.
+the RobustBench entries and the documentation read this registry. A plug-in registers its own flags and
+offers them as entry points of the group `rstbench.flags`: `report` finds them without loading attacks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 
 from .errors import BadRequest
 
-NOT_REGISTERED = "Raised by an attack of another package; its documentation says what it means."
+UNKNOWN = "Raised by an attack of another package; its documentation says what it means."
 _REGISTRY: dict[str, Flag] = {}
 
 
@@ -63,19 +65,32 @@ def register_flag(flag: Flag) -> Flag:
     return flag
 
 
-def registered_flags() -> tuple[Flag, ...]:
-    """Return every registered flag, by name."""
-    return tuple(_REGISTRY[name] for name in sorted(_REGISTRY))
+def find_flag(name: str) -> Flag | None:
+    """Return the flag of this name, which a package may offer as an entry point `rstbench.flags`; else None.
+
+    Raises BadRequest for an entry point that does not load, or is no flag of its name.
+    """
+    for point in () if name in _REGISTRY else entry_points(group="rstbench.flags", name=name):
+        try:
+            flag = point.load()
+        except Exception as error:
+            raise BadRequest(f"the flag {name!r} of {point.value!r} does not load: {error}") from error
+        if not isinstance(flag, Flag) or flag.name != name:
+            raise BadRequest(f"the entry point {point.value!r} is no flag named {name!r}")
+        register_flag(flag)
+    return _REGISTRY.get(name)
 
 
 def meaning_of(name: str) -> str:
-    """Return what a flag means; evidence may hold flags that nothing here has registered."""
-    return _REGISTRY[name].meaning if name in _REGISTRY else NOT_REGISTERED
+    """Return what a flag means; evidence may hold flags that no package here knows."""
+    flag = find_flag(name)
+    return flag.meaning if flag else UNKNOWN
 
 
 def doubts_autoattack(name: str) -> bool:
     """Return whether AutoAttack's figure may mislead under a flag."""
-    return name in _REGISTRY and _REGISTRY[name].doubts_autoattack
+    flag = find_flag(name)
+    return flag is not None and flag.doubts_autoattack
 
 
 def as_markdown() -> str:
@@ -186,4 +201,4 @@ ZERO_GRADIENT = _builtin(
     "For some images the gradient is exactly zero: attacks that follow it stand still.",
     doubts_autoattack=True,
 )
-BUILTIN_FLAGS = registered_flags()
+BUILTIN_FLAGS = tuple(_REGISTRY[name] for name in sorted(_REGISTRY))

@@ -2,8 +2,8 @@
 
 A new network, attack, method, data set, model source or export format is one line in `BUILTIN`: a
 "module:object" string that is imported at its first use, so that listing names costs nothing. Other packages
-add names through entry points in the groups `rstbench.models`,
-`rstbench.data`, `rstbench.attacks`, `rstbench.networks`, `rstbench.methods` and `rstbench.exports`.
+add names through entry points in the groups `rstbench.models`, `rstbench.data`, `rstbench.attacks`,
+`rstbench.networks`, `rstbench.methods` and `rstbench.exports`.
 """
 
 from __future__ import annotations

@@ -38,5 +38,4 @@ class Silent:
     def note(self, line: str) -> None:
         pass
 
-    def remark(self, line: str) -> None:
-        pass
+    remark = note

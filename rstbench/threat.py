@@ -164,6 +164,10 @@ class Threat:
         move = sign * (size - spent_before).clamp_min(0).minimum(room)
         return (flat + flat.new_zeros(flat.shape).scatter_(1, order, move)).view_as(adv).clamp(0, 1)
 
+    def ascend(self, x: Tensor, adv: Tensor, gradient: Tensor, size: float) -> Tensor:
+        """One step of projected gradient ascent: `step`, then `project`."""
+        return self.project(x, self.step(adv, gradient, size))
+
     def sample(self, x: Tensor, generator: Generator) -> Tensor:
         """Draw a uniform random point of the ball round each image, clipped to the box.
 

@@ -167,7 +167,7 @@ def hand_run():
             study=study or {"name": "by hand", "attacks": [PGD, {"attack": AUTO, "threat": NEAR}]},
             run={**run, "versions": {"rstbench": "0", "torch": "2"}},
             images=images,
-            cards=cards,
+            models=cards,
             rows=tuple(every if rows is None else rows),
             groups=((a, b),),
             keys=tuple(keys),

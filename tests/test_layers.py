@@ -21,6 +21,7 @@ LAYERS = [
         "flags",
         "plugins",
         "progress",
+        "references",
         "threat",
     ],  # files, in any order without a cycle
     ["evidence"],
@@ -40,6 +41,7 @@ WITHOUT_TORCH = [
     "flags",
     "plugins",
     "progress",
+    "references",
     "threat",
     "evidence",
     "reports",

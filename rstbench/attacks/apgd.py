@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +9,7 @@ from torch import Generator, Tensor
 
 from ..flags import ZERO_GRADIENT
 from ..threat import Threat
+from .mixture import Model
 from .objective import LossEvaluation, Objective, check_names, expand_as_batch
 from .spec import Crafted
 
@@ -19,9 +19,11 @@ RISES = 0.75  # share of the steps of a period that must raise the loss
 
 @dataclass(frozen=True)
 class APGD:
-    """`steps` steps from 2 eps down, halved for each image where its loss has stopped rising; `restarts`
-    random starts. Returns for each image the iterate on which the expected accuracy over the members is
-    lowest, of those the one of largest loss. loss and mean as for `PGD`.
+    """Auto-PGD: `steps` steps from each of `restarts` random starts.
+
+    The step size begins at 2 eps and is halved for each image whose loss has stopped rising. Returns for each
+    image the iterate with the lowest expected accuracy over the members, and of those the one of largest
+    loss. loss and mean as for `PGD`.
     """
 
     steps: int = 50
@@ -34,9 +36,7 @@ class APGD:
             raise ValueError(f"steps and restarts must be positive, got {self.steps}, {self.restarts}")
         check_names(self.loss, self.mean)
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         objective = Objective(model, y, self.loss, self.mean)
         best = _BestImages(x)
         zero_gradient = False

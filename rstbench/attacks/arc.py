@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,12 +10,11 @@ import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat
-from .mixture import members_of
-from .objective import expand_as_batch
+from .mixture import Member, Model, members_of
+from .objective import expand_as_batch, is_correct
 from .spec import Crafted
 
 RHO = 0.05  # of eps: how far beyond a member's boundary
-Member = tuple[float, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,7 @@ class ARC:
                 f"{self.step}, {self.restarts}, {self.runners}"
             )
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         if threat.norm == "L1":
             raise ValueError("ARC is defined for Linf and L2, not for L1")
         # Weights descend; a member that never answers pulls nowhere.
@@ -56,10 +53,8 @@ class ARC:
             for _ in range(self.steps):
                 adv, value = self._round(pairs, adv, value, x, y, threat)
             better = value < lowest
-            best, lowest = (
-                torch.where(expand_as_batch(better, x), adv, best),
-                torch.where(better, value, lowest),
-            )
+            best = torch.where(expand_as_batch(better, x), adv, best)
+            lowest = torch.where(better, value, lowest)
         return Crafted(best, {"arc": lowest <= 0})
 
     def _round(
@@ -88,9 +83,7 @@ class ARC:
         kept = accuracy <= value
         return torch.where(expand_as_batch(kept, x), moved, adv), torch.where(kept, accuracy, value)
 
-    def _boundary(
-        self, member: Callable[[Tensor], Tensor], images: Tensor, threat: Threat
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _boundary(self, member: Model, images: Tensor, threat: Threat) -> tuple[Tensor, Tensor, Tensor]:
         """Return the distance (n,) to the nearest linearised boundary of the class that a member predicts,
         the step of length 1 that leads there, and the boundary's normal divided by its dual norm."""
         images = images.detach().requires_grad_()
@@ -122,8 +115,7 @@ def _accuracy(pairs: Sequence[Member], images: Tensor, y: Tensor) -> Tensor:
     total = torch.zeros(len(images), device=images.device)
     with torch.no_grad():
         for weight, member in pairs:
-            logits = member(images)
-            total += weight * ((logits.argmax(1) == y) & logits.isfinite().all(1))
+            total += weight * is_correct(member(images), y)
     return total
 
 

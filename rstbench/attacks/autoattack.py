@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -21,16 +21,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
+from .. import flags
 from ..errors import BadFile, ModelFault
-from ..flags import (
-    GRADIENT_IN_FORWARD,
-    PROBABILITIES_NOT_LOGITS,
-    RANDOM_OUTPUT,
-    SAMPLED_SWITCH,
-    ZERO_GRADIENT,
-)
 from ..threat import Threat
-from .mixture import Mixture, mean_log_probability, one_draw
+from .mixture import Mixture, Model, mean_log_probability, one_draw
 from .spec import Crafted
 
 STAGES = {
@@ -40,10 +34,10 @@ STAGES = {
 }
 # Words of the library's log lines, and the flags they stand for.
 _WARNINGS = {
-    "randomized defense": RANDOM_OUTPUT,
-    "probability distribution": PROBABILITIES_NOT_LOGITS,
-    "zero gradient": ZERO_GRADIENT,
-    "dynamic defense": GRADIENT_IN_FORWARD,
+    "randomized defense": flags.RANDOM_OUTPUT,
+    "probability distribution": flags.PROBABILITIES_NOT_LOGITS,
+    "zero gradient": flags.ZERO_GRADIENT,
+    "dynamic defense": flags.GRADIENT_IN_FORWARD,
 }
 ROUNDING = 1e-5  # images at the very edge of the ball lie beyond it by as much; they are projected back
 MOST_KEPT = 2000  # images with non-finite logits that are remembered
@@ -97,24 +91,22 @@ class AutoAttack:
         if strange:
             raise ValueError(f"no stage named {strange[0]!r}; there are: {', '.join(sorted(set(stages)))}")
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         seed = int(torch.randint(0, 2**31 - 1, (1,), generator=generator, device=generator.device))
         # `.view` in APGD-T and L2 APGD needs contiguous images.
-        flags: tuple[str, ...] = ()
+        raised: tuple[str, ...] = ()
         logits_of = mean_log_probability(model)
         if self.sampled and isinstance(model, Mixture):
-            logits_of, flags = one_draw(model, generator), (SAMPLED_SWITCH.name,)
+            logits_of, raised = one_draw(model, generator), (flags.SAMPLED_SWITCH.name,)
         finite, x = FiniteLogits(logits_of), x.contiguous()
         with _contained() as warnings, torch.random.fork_rng():
             crafted = self._run(finite, x, y, threat, seed, warnings)
-        crafted = replace(crafted, flags=(*crafted.flags, *flags))
+        crafted = replace(crafted, flags=(*crafted.flags, *raised))
         return finite.broken_by_nan(crafted, x, y, threat)
 
     def _run(
         self,
-        logits_of: Callable[[Tensor], Tensor],
+        logits_of: Model,
         x: Tensor,
         y: Tensor,
         threat: Threat,
@@ -130,30 +122,29 @@ class AutoAttack:
         images, alive = x.clone(), logits.argmax(1) == y
         stages: dict[str, Tensor] = {}
         for stage in selected:
-            left = alive.nonzero()[:, 0]
+            survivors = alive.nonzero()[:, 0]
             stages[stage] = torch.zeros_like(alive)
-            if not len(left):
+            if not len(survivors):
                 continue
             library.attacks_to_run = [stage]
-            adv, predicted = library.run_standard_evaluation(x[left], y[left], batch_size=len(left))
-            broken = predicted != y[left]
-            images[left[broken]] = adv[broken]
-            stages[stage][left[broken]] = True
-            alive[left[broken]] = False
+            adv, predicted = library.run_standard_evaluation(
+                x[survivors], y[survivors], batch_size=len(survivors)
+            )
+            broken = predicted != y[survivors]
+            images[survivors[broken]] = adv[broken]
+            stages[stage][survivors[broken]] = True
+            alive[survivors[broken]] = False
         return Crafted(images, stages, _flags(warnings))
 
     def _library(
-        self, logits_of: Callable[[Tensor], Tensor], threat: Threat, seed: int, device: torch.device
+        self, logits_of: Model, threat: Threat, seed: int, device: torch.device
     ) -> types.SimpleNamespace:
         from pyautoattack import AutoAttack as Library
 
-        custom = (
-            {"version": "custom", "attacks": list(self.attacks)}
-            if self.attacks
-            else {"version": self.version}
-        )
+        custom = {"version": "custom", "attacks": list(self.attacks)}
+        version = custom if self.attacks else {"version": self.version}
         library: types.SimpleNamespace = Library(
-            logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **custom
+            logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **version
         )
         return library
 
@@ -175,7 +166,7 @@ class FiniteLogits:
     image that caused it is kept: it broke the model.
     """
 
-    def __init__(self, logits_of: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, logits_of: Model) -> None:
         self.logits_of = logits_of
         self.non_finite: list[Tensor] = []
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat, simplex_threshold
+from .mixture import Model
+from .objective import is_correct
 from .spec import Attack
 
 DESCENT_STEPS = 500  # on the simplex between two attacks; they cost no forward
@@ -32,12 +34,12 @@ class WeightFit:
 class WeightedMixture:
     """A mixture of models under other weights than its own."""
 
-    members: Sequence[Callable[[Tensor], Tensor]]
+    members: Sequence[Model]
     weights: Sequence[float]
 
 
 def best_switch_weights(
-    members: Sequence[Callable[[Tensor], Tensor]],
+    members: Sequence[Model],
     x: Tensor,
     y: Tensor,
     threat: Threat,
@@ -98,9 +100,8 @@ def project_to_simplex(values: Tensor) -> Tensor:
     return (values - simplex_threshold(values[None], 1)[0]).clamp_min(0)
 
 
-def _wrong(members: Sequence[Callable[[Tensor], Tensor]], images: Tensor, y: Tensor) -> Tensor:
+def _wrong(members: Sequence[Model], images: Tensor, y: Tensor) -> Tensor:
     """Return (members, n), 1.0 where a member is wrong or its logits are not finite."""
     with torch.no_grad():
-        logits = torch.stack([member(images) for member in members])
-    right = (logits.argmax(2) == y) & logits.isfinite().all(2)
-    return 1 - right.double().cpu()
+        correct = torch.stack([is_correct(member(images), y) for member in members])
+    return 1 - correct.double().cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,16 +10,14 @@ import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat
-from .mixture import members_of
+from .mixture import Member, Model, members_of
 from .objective import expand_as_batch, margin
 from .spec import Crafted
-
-Member = tuple[float, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
 class Joint:
-    """For each image a set of members that are fooled together grows greedily.
+    """Grows for each image, greedily, a set of members that are fooled together.
 
     A candidate joins where `steps` steps of `step` * eps on the summed hinge of all margins of the set end
     with all of it fooled. In the first of `orders` passes each image tries its members from the likeliest
@@ -40,9 +38,7 @@ class Joint:
                 f"{self.step}, {self.orders}, {self.slack}"
             )
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         pairs = [(share, member) for share, member in members_of(model) if share > 0]
         shares = torch.tensor([weight for weight, _ in pairs], device=x.device)
         clean = _margins(pairs, x, y)
@@ -57,10 +53,8 @@ class Joint:
             adv = self._grow(pairs, order, x, y, threat, generator)
             value = _expected(_margins(pairs, adv, y), shares)
             better = value < lowest
-            best, lowest = (
-                torch.where(expand_as_batch(better, x), adv, best),
-                torch.where(better, value, lowest),
-            )
+            best = torch.where(expand_as_batch(better, x), adv, best)
+            lowest = torch.where(better, value, lowest)
         return Crafted(best, {"joint": lowest <= 0})
 
     def _grow(
@@ -107,7 +101,7 @@ class Joint:
             fooling, done = torch.where(expand_as_batch(new, x), adv, fooling), done | fooled
             if step == self.steps or bool(done.all()):
                 break
-            adv = threat.project(x, threat.step(adv, gradient, size))
+            adv = threat.ascend(x, adv, gradient, size)
         return fooling, done
 
 

@@ -13,23 +13,26 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
+Model = Callable[[Tensor], Tensor]  # images (n, c, h, w) in [0, 1] to logits (n, classes)
+Member = tuple[float, Model]  # with the probability that it answers
+
 
 @runtime_checkable
 class Mixture(Protocol):
     """A classifier that answers with one of `members`, drawn with the probabilities `weights`."""
 
-    members: Sequence[Callable[[Tensor], Tensor]]
+    members: Sequence[Model]
     weights: Sequence[float]
 
 
-def members_of(model: Any) -> list[tuple[float, Callable[[Tensor], Tensor]]]:
+def members_of(model: Any) -> list[Member]:
     """Return (probability, member) pairs; a plain model is its own only member."""
     if isinstance(model, Mixture):
         return list(zip((float(w) for w in model.weights), model.members, strict=True))
     return [(1.0, model)]
 
 
-def mean_log_probability(model: Any) -> Callable[[Tensor], Tensor]:
+def mean_log_probability(model: Any) -> Model:
     """Return a deterministic stand-in for a mixture: the log of its members' mean softmax, (n, classes).
 
     Attacks that need one set of logits (AutoAttack) are run on it, and judged on the members.
@@ -45,7 +48,7 @@ def mean_log_probability(model: Any) -> Callable[[Tensor], Tensor]:
     return averaged
 
 
-def one_draw(model: Mixture, generator: Generator) -> Callable[[Tensor], Tensor]:
+def one_draw(model: Mixture, generator: Generator) -> Model:
     """Return a mixture as a naive attacker meets it: each call is answered by one member, drawn at random."""
     weights = torch.tensor([float(weight) for weight in model.weights])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .mixture import members_of
+from .mixture import Model, members_of
 
 LOSSES = ("ce", "margin")
 MEANS = ("loss", "probability", "logits")
@@ -80,7 +80,7 @@ class Objective:
         )
 
     def _member(
-        self, member: Callable[[Tensor], Tensor], adv: Tensor, gradient: bool, factor: float | Tensor
+        self, member: Model, adv: Tensor, gradient: bool, factor: float | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return (correct (n,), weighted loss (n,), gradient) of one member.
 
@@ -93,8 +93,7 @@ class Objective:
             weighted = self._loss(logits) * factor if isinstance(factor, float) else (logits * factor).sum(1)
             if gradient:
                 slope = torch.autograd.grad(weighted.sum(), adv)[0]
-        correct = (logits.argmax(1) == self.y) & logits.isfinite().all(1)
-        return correct, weighted.detach(), slope
+        return is_correct(logits, self.y), weighted.detach(), slope
 
     def _combined(self, logits: Tensor, weights: list[float]) -> Tensor:
         """Return one set of logits for the mixture; logits: (members, n, classes)."""
@@ -118,6 +117,11 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Return the largest other logit minus the true one, (n,): positive where the model is wrong."""
     true = logits.gather(1, y[:, None])[:, 0]
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
+
+
+def is_correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Return on which images the largest logit is the label's and all logits are finite, (n,)."""
+    return (logits.argmax(1) == y) & logits.isfinite().all(1)
 
 
 def check_names(loss: str, mean: str) -> None:

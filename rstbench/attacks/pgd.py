@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -11,7 +10,8 @@ from torch import Generator, Tensor
 
 from ..flags import ZERO_GRADIENT
 from ..threat import Threat
-from .objective import LossEvaluation, Objective, check_names, expand_as_batch
+from .mixture import Model
+from .objective import Objective, check_names, expand_as_batch
 from .spec import Crafted
 
 
@@ -75,9 +75,7 @@ class PGD:
             )
         check_names(self.loss, self.mean)
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         objective = Objective(model, y, self.loss, self.mean)
         best = x.clone()
         best_loss = torch.full((len(x),), -torch.inf, device=x.device)
@@ -99,26 +97,21 @@ class PGD:
                 if last or (self.early_stop and bool(fooled.all())):
                     break
                 zero_gradient |= evaluation.has_zero_gradient()
-                gradient = self._smoothed(objective, evaluation, adv, threat, generator)
+                gradient = self._smoothed(objective, evaluation.gradient, adv, threat, generator)
                 if self.momentum:
                     mean = gradient.flatten(1).abs().mean(1).clamp_min(1e-12)
                     velocity = self.momentum * velocity + gradient / expand_as_batch(mean, x)
                     gradient = velocity
-                moved = threat.project(x, threat.step(adv, gradient, size))
+                moved = threat.ascend(x, adv, gradient, size)
                 adv = torch.where(expand_as_batch(fooled, x), adv, moved) if self.early_stop else moved
         flags = (ZERO_GRADIENT.name,) if zero_gradient else ()
         return Crafted(best, {"pgd": fooled}, flags)
 
     def _smoothed(
-        self,
-        objective: Objective,
-        evaluation: LossEvaluation,
-        adv: Tensor,
-        threat: Threat,
-        generator: Generator,
+        self, objective: Objective, gradient: Tensor, adv: Tensor, threat: Threat, generator: Generator
     ) -> Tensor:
         """Return the gradient, averaged over `samples` images near `adv`."""
-        total = evaluation.gradient
+        total = gradient
         for _ in range(self.samples - 1):
             uniform = torch.rand(adv.shape, generator=generator, device=generator.device).to(adv)
             near = adv + float(self.noise * threat.eps) * (2 * uniform - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
@@ -15,6 +15,8 @@ from ..threat import Threat
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+    from .mixture import Model
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,8 @@ class Attack(Protocol):
         0.25
     """
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat: Threat, generator: Generator
-    ) -> Crafted: ...
+    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
+        """Return the crafted images, one for each of x."""
 
 
 @dataclass(frozen=True)

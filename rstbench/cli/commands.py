@@ -6,22 +6,22 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadRequest, ModelFault, RstbenchError, unknown
 from ..plugins import BUILTIN, names
+from ..references import DataReference, Reference
+from ..threat import Threat
 from .arguments import make_parser
 
 if TYPE_CHECKING:
     from ..attacks import AttackSpec
     from ..models.wrapper import EvalModel
     from ..progress import Progress
-    from ..references import DataReference
     from ..study.plan import Study
     from ..study.run import Options
-    from ..threat import Threat
 
 DONE, FAULTS, REFUSED, INTERRUPTED = 0, 1, 2, 130
 WARNINGS_OF_OTHERS = (
@@ -63,8 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Makes what a study names, attacks everything, writes the leaderboard."""
-    from dataclasses import replace
-
     from ..reports.tables import as_text
     from ..study.run import run_study
     from .tables import show
@@ -79,7 +77,6 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def transfer(args: argparse.Namespace) -> int:
     """Crafts images against each model and lets every model judge them."""
-    from ..references import Reference
     from ..reports.tables import as_text
     from ..study.transfer import run_transfer
     from .tables import show
@@ -117,13 +114,8 @@ def train(args: argparse.Namespace) -> int:
     """Adversarially trains a dense network, or the weights of a ticket with its mask fixed."""
     from ..study.draw_train import train_network
 
-    made = train_network(
-        _settings(args),
-        _options(args, ""),
-        _progress(args),
-        start=args.start or "",
-        size_of=args.size_of or "",
-    )
+    start, size_of = args.start or "", args.size_of or ""
+    made = train_network(_settings(args), _options(args, ""), _progress(args), start=start, size_of=size_of)
     return _list_made(*made)
 
 
@@ -177,6 +169,16 @@ def report(args: argparse.Namespace) -> int:
     return DONE
 
 
+def pack(args: argparse.Namespace) -> int:
+    """Packs the evidence of folders into one file each, results.zip, which all verbs read."""
+    from ..evidence.packing import pack_folder
+    from ..reports.report import runs_in
+
+    for folder in runs_in(args.folders):
+        print(pack_folder(folder))
+    return DONE
+
+
 def status(args: argparse.Namespace) -> int:
     """Says how far runs are, their rate and when they end, from their folders alone."""
     import time
@@ -195,8 +197,8 @@ def list_names(args: argparse.Namespace) -> int:
     from ..study.reading import shipped
     from ..training.recipe import CHOICES, FORMS, NAMED, Recipe
 
-    flags = {f.name: ("false", "true") for f in fields(Recipe) if f.type == "bool"}
-    own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES, **flags}
+    booleans = {f.name: ("false", "true") for f in fields(Recipe) if f.type == "bool"}
+    own = {"recipes": sorted(NAMED), "studies": shipped(), **FORMS, **CHOICES, **booleans}
     extra = {kind: [(name, "rstbench") for name in known if name] for kind, known in own.items()}
     kinds = [*BUILTIN, *extra]
     wanted = (args.kind or "").replace("-", "_")
@@ -215,6 +217,7 @@ VERBS = {
     "train": train,
     "export": export,
     "report": report,
+    "pack": pack,
     "status": status,
     "list": list_names,
 }
@@ -222,7 +225,6 @@ VERBS = {
 
 def _study(args: argparse.Namespace) -> tuple[Study, list[EvalModel] | None]:
     """Return what `evaluate` was given: one study, or one of models, which come loaded."""
-    from ..references import Reference
     from ..study.plan import override
     from ..study.reading import DEFAULT_ATTACKS, read_study
     from ..study.run import study_of_models
@@ -245,9 +247,6 @@ def _attacks(texts: Sequence[str]) -> list[AttackSpec]:
 
 
 def _threats_and_data(args: argparse.Namespace) -> tuple[list[Threat], DataReference | None]:
-    from ..references import DataReference
-    from ..threat import Threat
-
     threats = [Threat.parse(text) for text in args.threat or []]
     return threats, DataReference.parse(args.data) if args.data else None
 

@@ -1,4 +1,4 @@
-"""Progress for a person: bars on a terminal, a log line now and then elsewhere."""
+"""Show progress: bars on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TextIO
 
 from ..progress import Silent
 
-EVERY = 15.0  # seconds between two log lines
+INTERVAL = 15.0  # seconds between two log lines
 
 
 class Notes(Silent):
-    """Single lines that one should read, only."""
+    """Show notes only."""
 
     def note(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
 class Bars:
-    """One bar a stage, with units per second, the remaining time and the figures so far."""
+    """Show one bar a stage, with units per second, the remaining time and the figures so far."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self.out = out or sys.stderr
@@ -49,7 +49,7 @@ class _Bar:
 
 
 class Lines:
-    """A plain line at the start of a stage, every 15 seconds, and at its end."""
+    """Show a line every 15 seconds of a stage, and at its end."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self.out = out or sys.stderr
@@ -58,7 +58,7 @@ class Lines:
     def stage(self, name: str, total: int, unit: str) -> Iterator[_Line]:
         line = _Line(self, name, total, unit)
         yield line
-        line.say()
+        line.write()
 
     def note(self, line: str) -> None:
         print(line, file=self.out, flush=True)
@@ -69,23 +69,23 @@ class Lines:
 class _Line:
     def __init__(self, lines: Lines, name: str, total: int, unit: str) -> None:
         self.lines, self.name, self.total, self.unit = lines, name, total, unit
-        self.done, self.fresh = 0, 0
-        self.began = self.said = time.monotonic()
+        self.done, self.done_now = 0, 0
+        self.began = self.last_line = time.monotonic()
         self.figures: dict[str, float] = {}
 
     def advance(self, count: int, **figures: float) -> None:
         self.done += count
         # What an earlier run finished comes without figures and must not count as speed.
-        self.fresh += count if figures else 0
+        self.done_now += count if figures else 0
         self.figures = figures or self.figures
-        if time.monotonic() - self.said > EVERY and self.done < self.total:
-            self.say()
+        if time.monotonic() - self.last_line > INTERVAL and self.done < self.total:
+            self.write()
 
-    def say(self) -> None:
-        """`attack x: 100/150 images, 3.1/s, 16 s left, robust 0.83`."""
+    def write(self) -> None:
+        """Write `attack x: 100/150 images, 3.1/s, 16 s left, robust 0.83`."""
         now = time.monotonic()
-        self.said = now
-        rate = self.fresh / max(1e-9, now - self.began)
+        self.last_line = now
+        rate = self.done_now / max(1e-9, now - self.began)
         parts = [f"{self.name}: {self.done}/{self.total} {self.unit}s", f"{rate:.3g}/s"]
         if self.done < self.total and rate > 0:
             parts.append(f"{(self.total - self.done) / rate:.0f} s left")

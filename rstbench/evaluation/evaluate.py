@@ -279,5 +279,5 @@ def _shard(question: Question, setting: EvalSetting, gap: _Gap) -> Shard:
 
 
 def _holds(record: TrialResult | None, start: int, length: int) -> bool:
-    tallies = record.tallies if record else ()
-    return any(result.start == start and len(result.bits) >= length for result in tallies)
+    shards = record.shards if record else ()
+    return any(shard.start == start and len(shard.bits) >= length for shard in shards)

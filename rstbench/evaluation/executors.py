@@ -24,6 +24,7 @@ from ..errors import ModelFault
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
+Answers = Iterator[tuple[Task, Answer | ModelFault]]
 
 
 class WorkerDied(ModelFault):
@@ -36,9 +37,7 @@ class Executor(Protocol):
     @property
     def width(self) -> int: ...
 
-    def map(
-        self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]
-    ) -> Iterator[tuple[Task, Answer | ModelFault]]:
+    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]) -> Answers[Task, Answer]:
         """Yield each task with its answer, or with the fault it raised, in the order in which they finish.
 
         Tasks are taken as they are needed; a None among them says that the next one waits for the answer to
@@ -52,9 +51,7 @@ class Local:
 
     width: int = 1
 
-    def map(
-        self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]
-    ) -> Iterator[tuple[Task, Answer | ModelFault]]:
+    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]) -> Answers[Task, Answer]:
         for task in tasks:
             if task is None:
                 continue
@@ -76,9 +73,7 @@ class Processes:
     width: int
     retry: bool = True
 
-    def map(
-        self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]
-    ) -> Iterator[tuple[Task, Answer | ModelFault]]:
+    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]) -> Answers[Task, Answer]:
         remaining = iter(tasks)
         while True:
             submitted: list[Task] = []
@@ -102,7 +97,7 @@ def _map_in_pool(
     function: Callable[[Task], Answer],
     tasks: Iterator[Task | None],
     submitted: list[Task],
-) -> Iterator[tuple[Task, Answer | ModelFault]]:
+) -> Answers[Task, Answer]:
     """Yield each task with its answer while the pool lives; `submitted` holds the tasks without an answer."""
     running = dict[Future[Any], Task]()
     while True:

@@ -11,24 +11,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .. import flags
 from ..errors import ModelFault
-from ..flags import (
-    BATCH_DEPENDENT,
-    NON_FINITE_LOGITS,
-    NORMALISATION_DOUBTFUL,
-    PROBABILITIES_NOT_LOGITS,
-    RANDOM_OUTPUT,
-)
 from ..models.frozen import frozen_eval, untouched
 from ..models.normalise import clearly_better, right_under
 from ..models.wrapper import EvalModel
 
-SAME = 1e-4  # two runs on one image may differ by this much of the logits' norm before it is noise
+REPEAT_TOLERANCE = 1e-4  # of the logits' norm: by more, two runs on one image tell a random output
 # An image alone and in its batch may differ by this much of it: kernels for other sizes round otherwise.
-SAME_ALONE, SAME_ALONE_COARSE = 1e-3, 3e-2
-ALONE = 4  # images of a shard that are asked alone
+BATCH_TOLERANCE, BATCH_TOLERANCE_COARSE = 1e-3, 3e-2
+COUNT_ALONE = 4  # images of a shard that are judged alone too
 SUMS_TO_ONE = 1e-4
-NORMALISATIONS = 1000  # the first so many images are asked under other normalisations too
+COUNT_NORMALISED = 1000  # the first images, judged under other normalisations too
 
 
 @dataclass(frozen=True)
@@ -71,22 +65,24 @@ def _judge(
     # The argmax of NaN is class 0: it must not look robust.
     predicted = logits.argmax(1).where(finite, -1)
     if clean_from is None:
-        return Verdict(predicted, frozenset() if bool(finite.all()) else frozenset({NON_FINITE_LOGITS.name}))
+        return Verdict(
+            predicted, frozenset() if bool(finite.all()) else frozenset({flags.NON_FINITE_LOGITS.name})
+        )
     if not bool(finite.all()):
         raise ModelFault(f"{target.card.name} gives non-finite logits on clean images")
-    flags = set()
-    if _relative_distance(predict(target, x, classes, exact=exact), logits) > SAME:
-        flags.add(RANDOM_OUTPUT.name)
+    raised = set()
+    if _relative_distance(predict(target, x, classes, exact=exact), logits) > REPEAT_TOLERANCE:
+        raised.add(flags.RANDOM_OUTPUT.name)
     elif not alone or _depends_on_batch(target, logits, alone):
-        flags.add(BATCH_DEPENDENT.name)
+        raised.add(flags.BATCH_DEPENDENT.name)
     if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
-        flags.add(PROBABILITIES_NOT_LOGITS.name)
+        raised.add(flags.PROBABILITIES_NOT_LOGITS.name)
     right = {}
-    if target.card.kind == "external" and clean_from < NORMALISATIONS:
+    if target.card.kind == "external" and clean_from < COUNT_NORMALISED:
         right = right_under(target.module, x, y)
         if clean_from == 0 and clearly_better(right):
-            flags.add(NORMALISATION_DOUBTFUL.name)
-    return Verdict(predicted, frozenset(flags), right)
+            raised.add(flags.NORMALISATION_DOUBTFUL.name)
+    return Verdict(predicted, frozenset(raised), right)
 
 
 def _logits_apart(target: EvalModel, x: Tensor, classes: int, exact: bool) -> list[tuple[Tensor, Tensor]]:
@@ -97,7 +93,7 @@ def _logits_apart(target: EvalModel, x: Tensor, classes: int, exact: bool) -> li
     pattern, as a model's own might.
     """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    some, pairs = order[:ALONE], list[tuple[Tensor, Tensor]]()
+    some, pairs = order[:COUNT_ALONE], list[tuple[Tensor, Tensor]]()
     images = [x[index : index + 1] for index in some.tolist()]
     if len(x) == 1:  # one image is no batch: its negative makes one of it
         order, x = torch.tensor([0]), torch.cat([x, 1 - x])
@@ -114,7 +110,7 @@ def _depends_on_batch(target: EvalModel, logits: Tensor, alone: list[tuple[Tenso
     """Return whether images get other logits alone, or in another order, than in their batch."""
     halves = (torch.half, torch.bfloat16)
     coarse = logits.is_cuda or any(weight.dtype in halves for weight in target.module.parameters())
-    tolerance = SAME_ALONE_COARSE if coarse else SAME_ALONE
+    tolerance = BATCH_TOLERANCE_COARSE if coarse else BATCH_TOLERANCE
     return any(_relative_distance(other, logits[indices]) > tolerance for indices, other in alone)
 
 

@@ -1,1 +1,1 @@
-"""Evidence on disk: trials, their answers, and the manifests that ask for them. No torch."""
+"""Evidence on disk: trials, their results, packs of them, and the manifests that ask for them. No torch."""

@@ -1,4 +1,4 @@
-"""The first images of each model, as they are and as they were crafted: `examples.npz`. No torch.
+"""A few clean and adversarial images of each model for the page: `examples.npz`. No torch.
 
 Names in the file, with n at most `COUNT` images in the order of the data:
 `<data>/images` float32 (n, c, h, w) in [0, 1] and `<data>/labels` int64 (n,);
@@ -24,63 +24,65 @@ from .manifest import Manifest
 from .trial import CLEAN
 
 FILE = "examples.npz"
-PARTS = ".examples"  # of a run that is not finished
-COUNT = 8
+PARTS = ".examples"  # folder of a run that is not finished
+COUNT = 8  # images
 BUDGET = 16 * 2**20  # bytes before compression
 Crafting = tuple[str, str, str, int]  # source, attack, threat, seed
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What `examples.npz` holds, by name."""
+    """The arrays of `examples.npz` by their names."""
 
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> Examples:
-        """From a folder that `evaluate` wrote; empty where there are none. Raises BadFile."""
+        """Read those of a folder that `evaluate` wrote; none where there is no file. Raises BadFile."""
         path = Path(root) / FILE
         return cls(_arrays(path)) if path.exists() else cls()
 
     def images(self, data: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """(images, labels) of a data set."""
+        """(images, labels) of a data set, given its digest."""
         images, labels = self.arrays.get(f"{data}/images"), self.arrays.get(f"{data}/labels")
         return None if images is None or labels is None else (images, labels)
 
     def crafted(self, crafting: Crafting) -> np.ndarray | None:
+        """The adversarial images."""
         return self.arrays.get(f"{name_of(crafting)}/adversarial")
 
     def predicted(self, crafting: Crafting) -> np.ndarray | None:
+        """The classes that the model saw in them."""
         return self.arrays.get(f"{name_of(crafting)}/predicted")
 
 
 def name_of(crafting: Crafting) -> str:
-    """The clean images depend on no threat and no seed."""
+    """The prefix of an array's name; clean images depend on no threat and no seed."""
     source, attack, threat, seed = crafting
     return f"{source}/{CLEAN}" if attack == CLEAN else f"{source}/{attack}/{threat}/{seed}"
 
 
 def wanted(request: Manifest, image_bytes: int) -> frozenset[Crafting]:
-    """The craftings of which images are kept: of every row its first attack, then the second, and so on
-    while `BUDGET` lasts."""
-    placed = [
-        (place, (row.model, attack, row.threat, row.seed))
+    """The craftings whose images are kept: of every row its first attack, then the second, and so on while
+    `BUDGET` lasts."""
+    ranked = [
+        (rank, (row.model, attack, row.threat, row.seed))
         for row in request.rows
-        for place, attack in enumerate(row.attacks)
+        for rank, attack in enumerate(row.attacks)
     ]
-    ordered = [crafting for _, crafting in sorted(placed, key=lambda item: item[0])]
-    room = BUDGET // (COUNT * image_bytes)
-    return frozenset(ordered[: max(room, len(request.rows))])
+    ordered = [crafting for _, crafting in sorted(ranked, key=lambda item: item[0])]
+    capacity = BUDGET // (COUNT * image_bytes)
+    return frozenset(ordered[: max(capacity, len(request.rows))])
 
 
 def write_part(root: Path, name: str, start: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keeps the arrays of the images from `start` on until the run ends."""
+    """Keep the arrays of the images from `start` on until the run ends."""
     write_whole(root / PARTS / f"{name}-{start}.npz", _bytes(arrays))
 
 
-def join_parts(root: Path, more: Mapping[str, np.ndarray]) -> None:
-    """Adds the parts, and `more`, to what `examples.npz` holds."""
-    joined = dict(Examples.read(root).arrays) | dict(more)
+def join_parts(root: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Add the parts, and some arrays besides, to what `examples.npz` holds."""
+    joined = dict(Examples.read(root).arrays) | dict(arrays)
     parts = {path: int(path.stem.rpartition("-")[2]) for path in (root / PARTS).glob("*.npz")}
     for path, start in sorted(parts.items(), key=lambda item: item[1]):
         for name, array in _arrays(path).items():
@@ -94,8 +96,8 @@ def join_parts(root: Path, more: Mapping[str, np.ndarray]) -> None:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise BadFile(f"{path} is damaged ({error}); delete it") from error
 

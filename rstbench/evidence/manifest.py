@@ -1,4 +1,4 @@
-"""What one run asked for, as `study.toml` keeps it: which evidence its tables show. No torch."""
+"""The manifest of a run, `study.toml`: what was asked, and which evidence its tables show. No torch."""
 
 from __future__ import annotations
 
@@ -28,14 +28,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Manifest:
-    """study: the resolved study; run: versions, device, threads, batch; images: how many were asked
-    about; groups: models (digests) whose images were judged by one another, with the attacks used;
-    keys: all trials of this request; labels: the true classes of the images, none in older folders."""
+    """The request of one run.
+
+    study: the resolved study; run: versions, device, threads, batch; images: how many were asked about;
+    models: what tables say of each, by digest; rows: the lines of the leaderboard; groups: digests of models
+    that judged one another's images; keys: all trials of this request; failures: a line each; labels: the
+    true classes of the images, none in older folders.
+    """
 
     study: Mapping[str, Any]
     run: Mapping[str, Any]
     images: int
-    cards: Mapping[str, ModelInfo]
+    models: Mapping[str, ModelInfo]
     rows: tuple[Row, ...]
     groups: tuple[tuple[str, ...], ...] = ()
     keys: tuple[str, ...] = ()
@@ -43,11 +47,11 @@ class Manifest:
     labels: tuple[int, ...] = ()
 
     def save(self, root: Path) -> None:
-        """Writes `root/study.toml`."""
+        """Write `root/study.toml`."""
         write_whole(root / FILE, self.file())
 
     def file(self) -> bytes:
-        """The request as the file that `load` reads."""
+        """The content of the file that `load` reads."""
         import tomli_w
 
         plain = {
@@ -58,14 +62,14 @@ class Manifest:
                 "keys": sorted(self.keys),
                 "labels": " ".join(map(str, self.labels)),  # a line, where TOML's list takes one for each
                 "rows": [as_plain(row) | {"attacks": list(row.attacks)} for row in self.rows],
-                "cards": {digest: as_plain(card) for digest, card in sorted(self.cards.items())},
+                "cards": {digest: as_plain(model) for digest, model in sorted(self.models.items())},
             },
         }
         return tomli_w.dumps(_lists(plain)).encode()
 
     @classmethod
     def load(cls, root: Path) -> Manifest:
-        """Reads `root/study.toml`. Raises BadFile."""
+        """Read `root/study.toml`. Raises BadFile."""
         path = Path(root) / FILE
         try:
             plain = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -74,7 +78,7 @@ class Manifest:
                 study=plain,
                 run=run,
                 images=run["images"],
-                cards={digest: ModelInfo.of(card) for digest, card in evidence["cards"].items()},
+                models={digest: ModelInfo.of(card) for digest, card in evidence["cards"].items()},
                 rows=tuple(Row(**{**row, "attacks": tuple(row["attacks"])}) for row in evidence["rows"]),
                 groups=tuple(tuple(group) for group in evidence["groups"]),
                 keys=tuple(evidence["keys"]),
@@ -84,11 +88,12 @@ class Manifest:
         except FileNotFoundError:
             raise BadFile(f"no {FILE} in {root}; name a folder that `evaluate` wrote") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise BadFile(f"{path} is not what `evaluate` writes: {what}") from error
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise BadFile(f"{path} is not what `evaluate` writes: {reason}") from error
 
 
 def _labels(text: str, images: int) -> tuple[int, ...]:
+    """The classes that one line names. Raises ValueError where they are not one for each image."""
     labels = tuple(map(int, text.split()))
     if labels and len(labels) != images:
         raise ValueError(f"{len(labels)} labels for {images} images")
@@ -96,6 +101,7 @@ def _labels(text: str, images: int) -> tuple[int, ...]:
 
 
 def _lists(value: Any) -> Any:
+    """Tuples as the lists that TOML knows, however deep."""
     if isinstance(value, Mapping):
         return {key: _lists(item) for key, item in value.items()}
     return [_lists(item) for item in value] if isinstance(value, list | tuple) else value

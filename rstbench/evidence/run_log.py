@@ -1,8 +1,8 @@
-"""What a run has before it and how far it came, on disk while it goes, for whoever watches. No torch.
+"""The log of a run, `.agenda`, from which `status` tells how far it is. No torch.
 
-`.agenda` is written anew at the start of each run in a folder: first when it began and which networks
-it makes, then a line when it begins to ask (from then on `study.toml` is that of this run) with the keys of
-its trials, one line for each failure, and one at its end.
+It is written anew at the start of each run in a folder, a line of JSON for each event: first when the run
+began and which networks it makes, then one when it begins to attack (from then on `study.toml` is its
+manifest) with the keys of its trials, one for each failure, and one at its end.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ class Crafting:
 
 @dataclass(frozen=True)
 class RunLog:
-    """began: seconds since 1970; networks: files to be made, relative to the folder; asking: whether
-    `study.toml` is that of this run; craftings: what it asks, none in logs of before 0.2; ended: whether it
-    came to its end, with or without faults."""
+    """What a run wrote of itself.
+
+    began: seconds since 1970; networks: files to be made, below the folder; asking: whether `study.toml` is
+    that of this run; craftings: what it asks, none in logs of before 0.2; ended: whether it came to its end,
+    with or without faults.
+    """
 
     began: float
     networks: tuple[str, ...]
@@ -43,7 +46,7 @@ class RunLog:
 
     @classmethod
     def load(cls, root: Path) -> RunLog | None:
-        """What the last run in a folder wrote; None where there is none, or not what this module writes."""
+        """Read the log of the last run in a folder; None where there is none, or another file."""
         try:
             lines = (root / FILE).read_text(encoding="utf-8").split("\n")[:-1]  # the last may be torn
             first, *rest = (json.loads(line) for line in lines)
@@ -64,7 +67,7 @@ class RunLog:
 
 
 def begin(root: Path, networks: Iterable[Path]) -> None:
-    """A run begins, which makes these files below `root` unless they are there."""
+    """Begin the log of a run that makes these files below `root` unless they are there."""
     names = [path.relative_to(root).as_posix() for path in networks]
     write_whole(root / FILE, _line({"began": time.time(), "networks": names}))
 
@@ -77,11 +80,11 @@ def begin_asking(root: Path, trials: Iterable[Trial]) -> None:
     add(root, "asking", [{"attack": trial.attack, "keys": list(judges)} for trial, judges in keys.items()])
 
 
-def add(root: Path, what: str, value: object = "") -> None:
-    """Note that the run has met a `fault`, or has `ended`. Nothing where none began."""
+def add(root: Path, event: str, value: object = "") -> None:
+    """Note that the run has met a `fault`, or has `ended`; nothing where no run began."""
     if (root / FILE).exists():
         with (root / FILE).open("ab") as file:
-            file.write(_line({what: value}))
+            file.write(_line({event: value}))
 
 
 def _line(value: object) -> bytes:

@@ -1,8 +1,9 @@
-"""Evidence on disk: append-only JSON lines, one file a trial, named by its key. No torch.
+"""Evidence on disk: append-only JSON lines, one file a question, named by its key. No torch.
 
-The first line of `results/<key>.jsonl` is the trial, the cards of its models and the name of its
-data; each further line is the tally of one shard. A line counts once its newline is on the disk, so
-a process killed while writing loses at most the shard it was writing.
+The first line of `results/<key>.jsonl` is the trial, what is known of its models and the name of its data;
+each further line is the result of one shard. A line counts once its newline is on the disk, so a process
+killed while writing loses at most the shard it was writing. What was packed lies in `results.zip`; a question
+may be answered in part there and in part in its file.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import BadFile, BadRequest
+from .pack import FILE as PACK
+from .pack import Pack, complete_lines
 from .trial import ModelInfo, ShardResult, Trial, TrialResult, canonical
 
 try:
@@ -26,22 +29,36 @@ except ImportError:  # no advisory locks on this platform: two runs in one folde
 
 
 class Store:
-    """The evidence under `root/results`. Reading creates nothing."""
+    """The evidence under `root`: `results/` and `results.zip`. Reading creates nothing."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self.folder = self.root / "results"
+        self._pack: Pack | None = None
 
     def path(self, key: str) -> Path:
+        """The file that new shards of a question go to."""
         return self.folder / f"{key}.jsonl"
 
-    def add(self, trial: Trial, tally: ShardResult, cards: Mapping[str, ModelInfo], data: str) -> None:
-        """Appends a tally and returns once it is on the disk."""
+    def places(self, key: str) -> tuple[str, ...]:
+        """Where the evidence of a question lies, relative to the folder: the pack, its file, or both."""
+        unpacked = (f"results/{key}.jsonl",) if self.path(key).exists() else ()
+        pack = self.pack()
+        return (PACK, *unpacked) if pack and key in pack.keys else unpacked
+
+    def describe(self, key: str) -> str:
+        """Where the evidence of a question lies, for a message."""
+        return " and ".join(
+            self._member(key) if place == PACK else str(self.root / place) for place in self.places(key)
+        )
+
+    def add(self, trial: Trial, result: ShardResult, models: Mapping[str, ModelInfo], data: str) -> None:
+        """Append a shard's result, and return once it is on the disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(trial.key)
-        content = _line(asdict(tally))
+        content = _line(asdict(result))
         if not _cut_torn_line(path):
-            content = _header(trial, cards, data) + content
+            content = _header(trial, models, data) + content
         with path.open("ab") as file:
             file.write(content)
             file.flush()
@@ -49,46 +66,65 @@ class Store:
 
     def read(self, key: str) -> TrialResult | None:
         """What is known of a trial, or None. A torn last line is ignored; other damage raises BadFile."""
+        # The file first: while it is packed it goes only after the pack has come.
+        unpacked, packed = self.read_unpacked(key), self.read_packed(key)
+        if unpacked is None or packed is None:
+            return unpacked or packed
+        pieces = [(self._member(key), packed), (str(self.path(key)), unpacked)]
+        return join(pieces, "delete that file and run the same command again")
+
+    def read_unpacked(self, key: str) -> TrialResult | None:
+        """What the file of a trial holds, whatever is packed."""
         path = self.path(key)
-        if not path.exists():
-            return None
-        whole = path.read_bytes().split(b"\n")[:-1]
-        if not whole:
-            return None
         try:
-            header, *rest = (json.loads(line) for line in whole)
-            trial = Trial(**header["trial"])
-            cards = {digest: ModelInfo.of(card) for digest, card in header["cards"].items()}
-            data, tallies = str(header["data"]), _merge([ShardResult.of(line) for line in rest], path)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadFile(f"{path} is damaged ({error}); delete it and run the same command again") from error
-        if trial.key != key:
-            raise BadFile(f"{path} holds the answer to another question, {trial.key[:12]}…")
-        return TrialResult(trial, cards, data, tallies)
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        return _parse(content, key, str(path), "delete it and run the same command again")
+
+    def read_packed(self, key: str) -> TrialResult | None:
+        """What the pack holds of a trial."""
+        pack = self.pack()
+        content = pack.read(key) if pack else None
+        if content is None:
+            return None
+        return _parse(content, key, self._member(key), "restore the pack from a copy")
+
+    def pack(self) -> Pack | None:
+        """The pack as it lies there now, opened once. Raises BadFile where it is damaged."""
+        if self._pack is None or not self._pack.is_current():
+            try:
+                self._pack = Pack(self.root / PACK)
+            except FileNotFoundError:
+                self._pack = None
+        return self._pack
 
     def keys(self) -> list[str]:
         """Every trial with evidence here, sorted."""
-        return sorted(path.stem for path in self.folder.glob("*.jsonl"))
+        unpacked = {path.stem for path in self.folder.glob("*.jsonl")}
+        pack = self.pack()
+        return sorted(unpacked | pack.keys if pack else unpacked)
+
+    def _member(self, key: str) -> str:
+        return f"{self.root / PACK} (member {key}.jsonl)"
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Holds the folder for one run. Raises BadRequest while another process holds it."""
+    def lock(self, advice: str = "wait for it or choose another --out") -> Iterator[None]:
+        """Hold the folder for one run. Raises BadRequest, with the advice, while another process holds it."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as lock:
-            if not _take(lock):
-                raise BadRequest(
-                    f"another run is writing to {self.root}; wait for it or choose another --out"
-                )
+        with (self.root / ".lock").open("w") as file:
+            if not _take(file):
+                raise BadRequest(f"another run is writing to {self.root}; {advice}")
             yield
 
-    def held(self) -> bool:
-        """Whether a run holds the folder now. To look takes the lock for an instant, which `alone` waits out.
-        False where the platform has no such locks."""
+    def is_locked(self) -> bool:
+        """Tell whether a run holds the folder now. To look takes the lock for an instant, which `lock` waits
+        out. False where the platform has no such locks."""
         if fcntl is None:
             return False
         try:
-            with (self.root / ".lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with (self.root / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
         except BlockingIOError:
@@ -96,28 +132,68 @@ class Store:
         return False
 
 
-def _take(lock: IO[str]) -> bool:
-    """Locks the file for this process; False where another has it, and has it still after a moment."""
+def join(pieces: Sequence[tuple[str, TrialResult]], advice: str) -> TrialResult:
+    """What several places hold of one trial, as one: models and data as the first says.
+
+    Raises BadFile, with the advice, where two answers for one shard differ.
+    """
+    shards: dict[int, tuple[str, ShardResult]] = {}
+    for place, piece in pieces:
+        for shard in piece.shards:
+            first, known = shards.setdefault(shard.start, (place, shard))
+            if known.bits != shard.bits:
+                holders = f"{place} holds" if place == first else f"{first} and {place} hold"
+                raise BadFile(
+                    f"{holders} two different answers for the images from {shard.start} on; {advice}"
+                )
+    return replace(pieces[0][1], shards=tuple(shards[start][1] for start in sorted(shards)))
+
+
+def record_file(record: TrialResult) -> bytes:
+    """A record as the file that `Store.read` takes it from."""
+    header = _header(record.trial, record.models, record.data)
+    return header + b"".join(_line(asdict(shard)) for shard in record.shards)
+
+
+def as_plain(value: Any) -> Any:
+    """Dataclass values for TOML, which knows no None: empty ones are left out."""
+    return {key: item for key, item in asdict(value).items() if item not in (None, (), "")}
+
+
+def _parse(content: bytes, key: str, place: str, advice: str) -> TrialResult | None:
+    """The record that a file holds; None without a complete first line. Raises BadFile, with the advice."""
+    lines = complete_lines(content)
+    if not lines:
+        return None
+    try:
+        header, *rest = (json.loads(line) for line in lines)
+        trial = Trial(**header["trial"])
+        models = {digest: ModelInfo.of(card) for digest, card in header["cards"].items()}
+        shards = tuple(ShardResult.of(line) for line in rest)
+        record = TrialResult(trial, models, str(header["data"]), shards)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadFile(f"{place} is damaged ({error}); {advice}") from error
+    if trial.key != key:
+        raise BadFile(f"{place} holds the answer to another question, {trial.key[:12]}…")
+    return join([(place, record)], advice)
+
+
+def _take(file: IO[str]) -> bool:
+    """Lock the file for this process; False where another has it, and has it still after a moment."""
     for pause in (0.0, 0.1):
         time.sleep(pause)
         try:
             if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except OSError:
             continue
     return False
 
 
-def record_file(record: TrialResult) -> bytes:
-    """A record as the file that `Store.read` takes it from."""
-    header = _header(record.trial, record.cards, record.data)
-    return header + b"".join(_line(asdict(tally)) for tally in record.tallies)
-
-
-def _header(trial: Trial, cards: Mapping[str, ModelInfo], data: str) -> bytes:
-    plain_cards = {digest: asdict(card) for digest, card in cards.items()}
-    return _line({"trial": asdict(trial), "cards": plain_cards, "data": data})
+def _header(trial: Trial, models: Mapping[str, ModelInfo], data: str) -> bytes:
+    plain = {digest: asdict(model) for digest, model in models.items()}
+    return _line({"trial": asdict(trial), "cards": plain, "data": data})
 
 
 def _line(value: Any) -> bytes:
@@ -125,29 +201,11 @@ def _line(value: Any) -> bytes:
 
 
 def _cut_torn_line(path: Path) -> bool:
-    """Cuts what a killed process left of its last line; True where a whole first line remains."""
+    """Cut what a killed process left of its last line; True where a complete first line remains."""
     if not path.exists():
         return False
     content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-    return whole > 0
-
-
-def _merge(tallies: list[ShardResult], path: Path) -> tuple[ShardResult, ...]:
-    """One tally a start. Two answers for one shard must agree."""
-    merged: dict[int, ShardResult] = {}
-    for tally in tallies:
-        known = merged.setdefault(tally.start, tally)
-        if known.bits != tally.bits:
-            raise BadFile(
-                f"{path} holds two different answers for the images from {tally.start} on; delete it "
-                f"and run again"
-            )
-    return tuple(merged[start] for start in sorted(merged))
-
-
-def as_plain(value: Any) -> Any:
-    """Dataclass values for TOML, which knows no None: empty ones are left out."""
-    return {key: item for key, item in asdict(value).items() if item not in (None, (), "")}
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        os.truncate(path, complete)
+    return complete > 0

@@ -1,4 +1,4 @@
-"""One question, its identity, and the pieces its answer comes in. No torch.
+"""Questions, their identity, and the results that answer them. No torch.
 
 A `Trial` asks: how many images does `target` still get right once `attack`, within `threat`, has
 crafted them against `source`? It is answered shard by shard; a `ShardResult` is the answer for one shard
@@ -43,7 +43,7 @@ class ModelInfo:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> ModelInfo:
-        """The card written as JSON or TOML by `asdict`."""
+        """Read back what `asdict` wrote as JSON or TOML, without fields that this version does not know."""
         known = {f.name for f in fields(cls)}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
         return cls(**{key: value for key, value in values.items() if key in known})
@@ -107,19 +107,22 @@ class ShardResult:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> ShardResult:
+        """Read back what `asdict` wrote as JSON. Raises ValueError, KeyError or TypeError."""
         if not set(plain["bits"]) <= {"0", "1"} or not plain["bits"]:
             raise ValueError(f"bits are 0 and 1, got {plain['bits'][:20]!r}")
+        if not isinstance(plain["start"], int):
+            raise ValueError(f"start is a whole number, got {plain['start']!r}")
         return cls(**{**plain, "flags": tuple(plain.get("flags", ()))})
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The whole answer to a trial as far as it is known: tallies by their first image."""
+    """What is known of the answer to a trial: its shards by their first image, and its models by digest."""
 
     trial: Trial
-    cards: dict[str, ModelInfo]
+    models: dict[str, ModelInfo]
     data: str  # the data set's name, for the table
-    tallies: tuple[ShardResult, ...]
+    shards: tuple[ShardResult, ...]
 
     def covers(self, images: int) -> bool:
         """Whether the shards from image 0 on reach `images` without a gap."""
@@ -128,16 +131,16 @@ class TrialResult:
     @property
     def bits(self) -> str:
         """The bits from image 0 up to the first gap."""
-        found = ""
-        for tally in sorted(self.tallies, key=lambda tally: tally.start):
-            if tally.start != len(found):
+        bits = ""
+        for shard in sorted(self.shards, key=lambda shard: shard.start):
+            if shard.start != len(bits):
                 break
-            found += tally.bits
-        return found
+            bits += shard.bits
+        return bits
 
     def within(self, images: int) -> Iterable[ShardResult]:
         """The shards among the first `images` images."""
-        return (tally for tally in self.tallies if tally.start < images)
+        return (shard for shard in self.shards if shard.start < images)
 
 
 def canonical(value: Any) -> str:

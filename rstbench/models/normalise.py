@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..networks.normalise import KNOWN, is_layer, layer, parse_normalisation
+from ..networks.normalise import KNOWN, is_normalisation_layer, normalisation_layer, parse_normalisation
 
 CLEARLY = 0.10
 CHANCE = 0.05  # of telling a difference where there is none, over all normalisations that are tried
@@ -20,7 +20,7 @@ def normalised(module: nn.Module, text: str) -> nn.Sequential:
 
     text: a name of `KNOWN`, or 'MEAN/STD', one number or one a channel joined by '+'. Raises BadRequest.
     """
-    return nn.Sequential(layer(*parse_normalisation(text)), module)
+    return nn.Sequential(normalisation_layer(*parse_normalisation(text)), module)
 
 
 def right_under(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -29,7 +29,7 @@ def right_under(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
     Those that it cannot take are left out.
     """
-    normalises = isinstance(module, nn.Sequential) and len(module) == 2 and is_layer(module[0])
+    normalises = isinstance(module, nn.Sequential) and len(module) == 2 and is_normalisation_layer(module[0])
     raw = module[1] if normalises else module  # type: ignore[index]
     found = {OWN: _right(module, x, y)}
     of_any = ("half", "bytes")
@@ -38,7 +38,7 @@ def right_under(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         tried["none"] = ((0.0,), (1.0,))
     for name, constants in tried.items():
         try:
-            found[name] = _right(raw, layer(*constants).to(x.device)(x), y)
+            found[name] = _right(raw, normalisation_layer(*constants).to(x.device)(x), y)
         except (Exception, SystemExit):  # of whatever a foreign model does with values outside [0, 1]
             continue
     return found

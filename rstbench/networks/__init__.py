@@ -1,1 +1,1 @@
-"""Random networks, one family a file. A family is a callable `(spec) -> nn.Module` without biases."""
+"""Random networks, one family a file; see `network` for how to add one."""

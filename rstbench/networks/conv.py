@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import BadRequest
-from .network import NetworkSpec, normalisation, scaled
+from .network import NetworkSpec, norm_layers, scaled_width
+from .traced import conv
 
 BLOCKS = (64, 128, 256)
 HIDDEN = 256
@@ -37,18 +38,14 @@ def _stack(spec: NetworkSpec, blocks: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for base in BLOCKS[:blocks]:
         for _ in range(2):
-            wide = scaled(base, spec)
-            layers += [
-                nn.Conv2d(channels, wide, 3, padding=1, bias=False),
-                *normalisation(wide, spec),
-                nn.ReLU(),
-            ]
+            wide = scaled_width(base, spec)
+            layers += [conv(channels, wide, 3), *norm_layers(wide, spec), nn.ReLU()]
             channels = wide
         layers.append(nn.MaxPool2d(2))
     layers.append(nn.Flatten())
     features = channels * (height >> blocks) * (width >> blocks)
     for _ in range(2):
-        wide = scaled(HIDDEN, spec)
-        layers += [nn.Linear(features, wide, bias=False), *normalisation(wide, spec, flat=True), nn.ReLU()]
+        wide = scaled_width(HIDDEN, spec)
+        layers += [nn.Linear(features, wide, bias=False), *norm_layers(wide, spec, flat=True), nn.ReLU()]
         features = wide
     return nn.Sequential(*layers, nn.Linear(features, spec.classes, bias=False))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .network import NetworkSpec, scaled
-from .traced import conv, norm, pooled, traced
+from .network import NetworkSpec, scaled_width
+from .traced import conv, global_average_pool, norm, trace
 
 # expansion, channels, blocks, stride of the first block
 STAGES = (
@@ -25,7 +25,7 @@ STEM, HEAD = 32, 1280
 
 def mobilenetv2(spec: NetworkSpec) -> nn.Module:
     """Seventeen inverted residual blocks."""
-    return traced(_MobileNetV2(spec))
+    return trace(_MobileNetV2(spec))
 
 
 class _Inverted(nn.Module):
@@ -47,10 +47,10 @@ class _Inverted(nn.Module):
 class _MobileNetV2(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        inputs, head = scaled(STEM, spec), scaled(HEAD, spec)
+        inputs, head = scaled_width(STEM, spec), scaled_width(HEAD, spec)
         layers: list[nn.Module] = [conv(spec.shape[0], inputs, 3), norm(inputs, spec), nn.ReLU6()]
         for expansion, channels, depth, stride in STAGES:
-            wide = scaled(channels, spec)
+            wide = scaled_width(channels, spec)
             for index in range(depth):
                 layers.append(_Inverted(inputs, wide, stride if index == 0 else 1, expansion, spec))
                 inputs = wide
@@ -58,5 +58,5 @@ class _MobileNetV2(nn.Module):
         self.fc = nn.Linear(head, spec.classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.fc(pooled(self.features(x)))
+        logits: Tensor = self.fc(global_average_pool(self.features(x)))
         return logits

@@ -1,7 +1,12 @@
-"""Random networks, one family a file. A family is a callable `(spec) -> nn.Module` without biases."""
+"""Build random networks from their specs.
+
+A network is a callable `(spec) -> nn.Module` without biases. To add one, write it in the file of its family
+(`conv`, `resnet`, …, or a new one) and add one line to the group `networks` of `plugins.BUILTIN`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,12 +16,12 @@ from torch import Tensor, nn
 from ..errors import BadRequest, unknown
 from ..plugins import find
 from .choices import BIASES, NORMS, SHORTCUTS
-from .normalise import layer, parse_normalisation
+from .normalise import normalisation_layer, parse_normalisation
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network without its weights.
+    """Describe a network without its weights.
 
     name: 'conv4'; width: multiplier of every hidden width; norm: 'batch' (batch norm without affine
     parameters, the default), 'affine' or 'none'; last_norm: batch norm without affine parameters on the
@@ -69,15 +74,20 @@ class NetworkSpec:
         options += [f"shortcut={self.shortcut}"] if self.shortcut else []
         return f"{self.name}[{','.join(options)}]" if options else self.name
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> NetworkSpec:
+        """Return the spec that a file holds, see `plain`. Raises KeyError or TypeError for what is none."""
+        return cls(**{**plain, "shape": tuple(plain["shape"])})
+
     def plain(self) -> dict[str, Any]:
-        """The spec as files hold it: without `bias` and `shortcut` where they say nothing, as before there
-        were such."""
-        nothing = {"bias": "none", "shortcut": ""}
-        return {k: v for k, v in asdict(self).items() if k not in nothing or v != nothing[k]}
+        """Return the spec as files hold it: without `bias` and `shortcut` where they are the defaults, as in
+        files that are older than these options."""
+        defaults = {"bias": "none", "shortcut": ""}
+        return {k: v for k, v in asdict(self).items() if k not in defaults or v != defaults[k]}
 
 
 def build(spec: NetworkSpec) -> nn.Module:
-    """A fresh module of torch classes, weights of torch's own default. Raises BadRequest."""
+    """Return a fresh module of torch classes, weights of torch's own default. Raises BadRequest."""
     # What no mask chooses from, such as the attention of a transformer, must not depend on global state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -86,13 +96,15 @@ def build(spec: NetworkSpec) -> nn.Module:
         _add_bias(module, spec)
     if spec.last_norm:
         module = nn.Sequential(module, nn.BatchNorm1d(spec.classes, affine=False))
-    return nn.Sequential(layer(*parse_normalisation(spec.normalize)), module) if spec.normalize else module
+    if not spec.normalize:
+        return module
+    return nn.Sequential(normalisation_layer(*parse_normalisation(spec.normalize)), module)
 
 
 def _add_bias(module: nn.Module, spec: NetworkSpec) -> None:
-    """Puts a bias of zeros on the last layer, in place. Raises BadRequest where that does not give the
+    """Put a bias of zeros on the last layer, in place. Raises BadRequest where that does not give the
     logits."""
-    layers = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     if not layers or len(layers[-1].weight) != spec.classes:
         raise BadRequest(
             f"{spec.name} does not end in a layer of {spec.classes} classes that could have a bias"
@@ -101,13 +113,13 @@ def _add_bias(module: nn.Module, spec: NetworkSpec) -> None:
 
 
 def count(spec: NetworkSpec) -> int:
-    """How many weights a ticket of this network chooses among."""
+    """Return how many weights a ticket of this network chooses among."""
     with torch.device("meta"):
         return sum(weight.numel() for weight in prunable(build(spec)).values())
 
 
 def narrowed(spec: NetworkSpec, weights: int) -> NetworkSpec:
-    """The same network at the width, in ten-thousandths, whose number of weights is nearest to `weights`.
+    """Return the same network at the width, in ten-thousandths, whose weight count is nearest to `weights`.
 
     Raises BadRequest for a network whose widths are fixed.
     """
@@ -119,21 +131,19 @@ def narrowed(spec: NetworkSpec, weights: int) -> NetworkSpec:
     return min(options, key=lambda option: abs(count(option) - weights))
 
 
-def scaled(base: int, spec: NetworkSpec) -> int:
-    """A hidden width under the spec's multiplier, at least 1."""
+def scaled_width(base: int, spec: NetworkSpec) -> int:
+    """Return a hidden width under the spec's multiplier, at least 1."""
     return max(1, round(base * spec.width))
 
 
-def normalisation(channels: int, spec: NetworkSpec, *, flat: bool = False) -> list[nn.Module]:
-    """The norm layer after a hidden layer, or none."""
-    if spec.norm == "none":
-        return []
+def norm_layers(channels: int, spec: NetworkSpec, *, flat: bool = False) -> list[nn.Module]:
+    """Return the norm layer after a hidden layer, as a list; empty without norm."""
     layer = nn.BatchNorm1d if flat else nn.BatchNorm2d
-    return [layer(channels, affine=spec.norm == "affine")]
+    return [] if spec.norm == "none" else [layer(channels, affine=spec.norm == "affine")]
 
 
 def prunable(module: nn.Module) -> dict[str, Tensor]:
-    """The weights a ticket chooses among: of every convolution and linear layer, by state-dict name."""
+    """Return the weights a ticket chooses among: of all convolutions and linear layers, by name."""
     return {
         f"{name}.weight" if name else "weight": layer.weight
         for name, layer in module.named_modules()

@@ -1,4 +1,4 @@
-"""Normalisation as the first layer of a network, for pixels in [0, 1]."""
+"""Normalise pixels in [0, 1] in the first layer of a network."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class _Normalise(nn.Module):
         return (x - self.mean) / self.std
 
 
-def layer(mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
-    """(x - mean) / std for images (n, c, h, w), the same in train and eval mode, as a graph of torch's."""
+def normalisation_layer(mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
+    """Return (x - mean) / std for images (n, c, h, w), the same in both modes, as a traced module."""
     return torch.fx.symbolic_trace(_Normalise(mean, std)).eval()
 
 
-def is_layer(module: nn.Module) -> bool:
-    """Whether a module is such a layer."""
+def is_normalisation_layer(module: nn.Module) -> bool:
+    """Return whether a module is such a layer."""
     return isinstance(module, torch.fx.GraphModule) and {n for n, _ in module.named_buffers()} == {
         "mean",
         "std",
@@ -48,7 +48,7 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def parse_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of each channel, or one for all. Raises BadRequest."""
+    """Parse a name or MEAN/STD into (mean, std) of each channel, or one for all. Raises BadRequest."""
     if text in KNOWN:
         return KNOWN[text]
     try:

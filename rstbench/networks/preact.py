@@ -9,30 +9,30 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .choices import SHORTCUTS
-from .network import NetworkSpec, scaled
-from .traced import conv, norm, pooled, traced
+from .network import NetworkSpec, scaled_width
+from .traced import conv, global_average_pool, norm, trace
 
 
 def preactresnet18(spec: NetworkSpec) -> nn.Module:
     """Widths 64-128-256-512, two blocks each."""
-    return traced(_PreAct(spec, 64, (64, 128, 256, 512), 2))
+    return trace(_PreAct(spec, 64, (64, 128, 256, 512), 2))
 
 
 def preactresnet18_raw(spec: NetworkSpec) -> nn.Module:
-    """The same with nothing between the last block and the pooling, as much adversarial training code has it:
+    """The same with nothing between the last block and the pooling, as much adversarial training code does:
     shortcuts from the input itself (fast_adversarial by Wong et al., RobustBench's PreActResNet18) unless
     the spec says that they begin at the activated input (kuangliu/pytorch-cifar)."""
-    return traced(_PreAct(spec, 64, (64, 128, 256, 512), 2, raw=True))
+    return trace(_PreAct(spec, 64, (64, 128, 256, 512), 2, raw=True))
 
 
 def wrn_28_10(spec: NetworkSpec) -> nn.Module:
     """Depth 28, widths 160-320-640, four blocks each."""
-    return traced(_PreAct(spec, 16, (160, 320, 640), 4))
+    return trace(_PreAct(spec, 16, (160, 320, 640), 4))
 
 
 def wrn_34_10(spec: NetworkSpec) -> nn.Module:
     """Depth 34, widths 160-320-640, five blocks each."""
-    return traced(_PreAct(spec, 16, (160, 320, 640), 5))
+    return trace(_PreAct(spec, 16, (160, 320, 640), 5))
 
 
 class _Block(nn.Module):
@@ -60,13 +60,13 @@ class _PreAct(nn.Module):
     ) -> None:
         super().__init__()
         self.raw = raw
-        inputs = scaled(stem, spec)
+        inputs = scaled_width(stem, spec)
         self.conv1 = conv(spec.shape[0], inputs, 3)
         groups = []
-        for place, width in enumerate(scaled(width, spec) for width in widths):
+        for stage, width in enumerate(scaled_width(width, spec) for width in widths):
             blocks = []
             for index in range(depth):
-                blocks.append(_Block(inputs, width, 2 if index == 0 and place > 0 else 1, spec))
+                blocks.append(_Block(inputs, width, 2 if index == 0 and stage > 0 else 1, spec))
                 inputs = width
             groups.append(nn.Sequential(*blocks))
         self.layers = nn.Sequential(*groups)
@@ -76,5 +76,5 @@ class _PreAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.layers(self.conv1(x))
-        logits: Tensor = self.fc(pooled(features if self.raw else self.bn(features).relu()))
+        logits: Tensor = self.fc(global_average_pool(features if self.raw else self.bn(features).relu()))
         return logits

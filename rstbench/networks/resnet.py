@@ -10,25 +10,25 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .network import NetworkSpec, scaled
-from .traced import conv, norm, pooled, traced
+from .network import NetworkSpec, scaled_width
+from .traced import conv, global_average_pool, norm, trace
 
 WIDTHS = (64, 128, 256, 512)
 
 
 def resnet18(spec: NetworkSpec) -> nn.Module:
     """Basic blocks 2-2-2-2."""
-    return traced(_ResNet(spec, (2, 2, 2, 2), _Basic))
+    return trace(_ResNet(spec, (2, 2, 2, 2), _Basic))
 
 
 def resnet34(spec: NetworkSpec) -> nn.Module:
     """Basic blocks 3-4-6-3."""
-    return traced(_ResNet(spec, (3, 4, 6, 3), _Basic))
+    return trace(_ResNet(spec, (3, 4, 6, 3), _Basic))
 
 
 def resnet50(spec: NetworkSpec) -> nn.Module:
     """Bottleneck blocks 3-4-6-3."""
-    return traced(_ResNet(spec, (3, 4, 6, 3), _Bottleneck))
+    return trace(_ResNet(spec, (3, 4, 6, 3), _Bottleneck))
 
 
 class _Block(nn.Module):
@@ -78,20 +78,20 @@ class _Bottleneck(_Block):
 class _ResNet(nn.Module):
     def __init__(self, spec: NetworkSpec, depths: tuple[int, ...], block: type[_Block]) -> None:
         super().__init__()
-        widths = [scaled(width, spec) for width in WIDTHS]
+        widths = [scaled_width(width, spec) for width in WIDTHS]
         self.conv1, self.bn1 = conv(spec.shape[0], widths[0], 3), norm(widths[0], spec)
         inputs = widths[0]
-        for place, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1):
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1):
             blocks = []
             for index in range(depth):
-                blocks.append(block(inputs, width, 2 if index == 0 and place > 1 else 1, spec))
+                blocks.append(block(inputs, width, 2 if index == 0 and stage > 1 else 1, spec))
                 inputs = block.growth * width
-            self.add_module(f"layer{place}", nn.Sequential(*blocks))
+            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, spec.classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn1(self.conv1(x)).relu()
-        for place in range(1, 5):
-            x = self.get_submodule(f"layer{place}")(x)
-        logits: Tensor = self.fc(pooled(x))
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
+        logits: Tensor = self.fc(global_average_pool(x))
         return logits

@@ -1,4 +1,4 @@
-"""Any classifier of torchvision as a random network: `torchvision:resnet50`, for ImageNet-sized images."""
+"""Build classifiers of torchvision as random networks: `torchvision:resnet50`, for ImageNet-sized images."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import nn
 
 from ..errors import BadRequest, unknown
 from .network import NetworkSpec
-from .traced import traced
+from .traced import trace
 
 
 def torchvision(spec: NetworkSpec) -> nn.Module:
-    """The network of torchvision without its biases, its batch norm as the spec says.
+    """Build the network of torchvision without its biases, its batch norm as the spec says.
 
     Raises BadRequest for a name torchvision lacks, a width, or a network that cannot be traced.
     """
@@ -24,22 +24,23 @@ def torchvision(spec: NetworkSpec) -> nn.Module:
     if spec.shape[0] != 3:
         raise BadRequest(f"{spec.name} takes 3 channels, the images have {spec.shape[0]}")
     try:
-        # Networks with auxiliary heads answer with several logits while they learn.
-        several = name in ("googlenet", "inception_v3")
-        plain = {"aux_logits": False, "init_weights": False} if several else {}
-        net = models.get_model(name, weights=None, num_classes=spec.classes, **plain)
-        _plain(net, spec)
-        return traced(net)
+        # Networks with auxiliary heads return several logits in train mode.
+        auxiliary = name in ("googlenet", "inception_v3")
+        options = {"aux_logits": False, "init_weights": False} if auxiliary else {}
+        net = models.get_model(name, weights=None, num_classes=spec.classes, **options)
+        _adapt(net, spec)
+        return trace(net)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadRequest(f"{spec.name} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def _plain(net: nn.Module, spec: NetworkSpec) -> None:
+def _adapt(net: nn.Module, spec: NetworkSpec) -> None:
+    """Remove biases and put in the norm of the spec, in place."""
     for name, layer in list(net.named_modules()):
         if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
             layer.register_parameter("bias", None)
         if isinstance(layer, nn.BatchNorm2d):
             channels = layer.num_features
-            same = nn.BatchNorm2d(channels, layer.eps, layer.momentum, affine=spec.norm == "affine")
-            parent, _, last = name.rpartition(".")
-            setattr(net.get_submodule(parent), last, nn.Identity() if spec.norm == "none" else same)
+            norm = nn.BatchNorm2d(channels, layer.eps, layer.momentum, affine=spec.norm == "affine")
+            parent, _, child = name.rpartition(".")
+            setattr(net.get_submodule(parent), child, nn.Identity() if spec.norm == "none" else norm)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import BadRequest
-from .network import NetworkSpec, normalisation, scaled
+from .network import NetworkSpec, norm_layers, scaled_width
 from .traced import conv
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -19,9 +19,9 @@ def vgg16(spec: NetworkSpec) -> nn.Sequential:
         raise BadRequest(f"vgg16 halves the image five times; {height}x{width} is too small")
     layers: list[nn.Module] = []
     for base, depth in BLOCKS:
-        wide = scaled(base, spec)
+        wide = scaled_width(base, spec)
         for _ in range(depth):
-            layers += [conv(channels, wide, 3), *normalisation(wide, spec), nn.ReLU()]
+            layers += [conv(channels, wide, 3), *norm_layers(wide, spec), nn.ReLU()]
             channels = wide
         layers.append(nn.MaxPool2d(2))
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, spec.classes, bias=False)]

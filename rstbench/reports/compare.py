@@ -37,7 +37,7 @@ def compare(evidence: Evidence) -> pd.DataFrame:
             groups.setdefault((row.threat, row.seed), {})[row.model] = (row, answers)
     lines: list[dict[str, Any]] = []
     for group in groups.values():
-        infos = {model: evidence.card(model) for model in group}
+        infos = {model: evidence.info(model) for model in group}
         for model, ours in group.items():
             others = {digest: info for digest, info in infos.items() if digest != model}
             for role, baseline in _baselines(infos[model], others):
@@ -121,8 +121,8 @@ def _lines(
             yield comparison(
                 values,
                 theirs.known()[attack],
-                model=evidence.card(row.model).name,
-                baseline=evidence.card(their_row.model).name,
+                model=evidence.info(row.model).name,
+                baseline=evidence.info(their_row.model).name,
                 role=role,
                 attack=attack,
                 threat=row.threat,

@@ -32,7 +32,7 @@ def curves(evidence: Evidence) -> pd.DataFrame:
             by_norm.setdefault((row.model, threat.norm, row.seed), {})[threat] = answers
     lines: list[dict[str, Any]] = []
     for (model, norm, seed), by_threat in by_norm.items():
-        info = evidence.card(model)
+        info = evidence.info(model)
         for attack in dict.fromkeys(attack for answers in by_threat.values() for attack in answers.known()):
             head = {"model": info.name, "kind": info.kind, "norm": norm, "attack": attack, "seed": seed}
             lines += [head | point for point in _curve(by_threat, attack)]

@@ -6,20 +6,14 @@ from typing import Any
 
 import pandas as pd
 
+from .. import flags
 from ..evidence.manifest import Row
 from ..evidence.trial import CLEAN, ShardResult, attack_family
-from ..flags import (
-    FEW_IMAGES,
-    NOT_ATTACKED_JOINTLY,
-    SQUARE_BEATS_GRADIENT,
-    TRANSFER_BEATS_WHITE_BOX,
-    WEAKER_THAN_PGD,
-)
 from .lookup import AUTOATTACK, Evidence
 from .per_image import WORST, per_image_answers
 from .statistics import mean, short, wilson
 
-WIDE_INTERVAL = 0.10  # of the worst case, from which FEW_IMAGES is raised
+WIDE_INTERVAL = 0.10  # of the worst case, from which flags.FEW_IMAGES is raised
 JOINT = "joint"  # the attack that fools members of a switch together
 SQUARE_HELPS = 0.002  # AutoAttack's own threshold for its Square stage
 HEAD = [
@@ -65,7 +59,7 @@ def leaderboard(evidence: Evidence) -> pd.DataFrame:
 
 
 def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
-    info, n, answers = evidence.card(row.model), evidence.request.images, per_image_answers(evidence, row)
+    info, n, answers = evidence.info(row.model), evidence.request.images, per_image_answers(evidence, row)
     if answers is None:
         return None
     cells = {attack: mean(values) for attack, values in answers.attacks.items()}
@@ -96,7 +90,7 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
 
 def _about(evidence: Evidence, row: Row) -> dict[str, Any]:
     """Return the columns that stand before any accuracy."""
-    info = evidence.card(row.model)
+    info = evidence.info(row.model)
     return {
         "model": info.name,
         "kind": info.kind,
@@ -123,7 +117,7 @@ def _failed(evidence: Evidence) -> list[dict[str, Any]]:
 def _repeated(evidence: Evidence, model: str) -> str:
     """Return the name of a model that was attacked at several seeds, else ''."""
     seeds = {row.seed for row in evidence.request.rows if row.model == model}
-    return evidence.card(model).name if len(seeds) > 1 else ""
+    return evidence.info(model).name if len(seeds) > 1 else ""
 
 
 def _share(shard: ShardResult, images: int) -> float:
@@ -134,21 +128,21 @@ def _share(shard: ShardResult, images: int) -> float:
 def _flags(
     evidence: Evidence, row: Row, cells: dict[str, float | None], low: float | None, high: float | None
 ) -> set[str]:
-    flags = set(evidence.card(row.model).flags)
+    raised = set(evidence.info(row.model).flags)
     for attack in (CLEAN, *row.attacks):
-        flags |= evidence.all_flags(row.model, attack, row.threat, row.seed)
+        raised |= evidence.all_flags(row.model, attack, row.threat, row.seed)
         if _square_helps(evidence, row, attack):
-            flags.add(SQUARE_BEATS_GRADIENT.name)
+            raised.add(flags.SQUARE_BEATS_GRADIENT.name)
     if _transfer_wins(evidence, row, cells):
-        flags.add(TRANSFER_BEATS_WHITE_BOX.name)
-    if evidence.card(row.model).members and JOINT not in map(attack_family, row.attacks):
-        flags.add(NOT_ATTACKED_JOINTLY.name)
+        raised.add(flags.TRANSFER_BEATS_WHITE_BOX.name)
+    if evidence.info(row.model).members and JOINT not in map(attack_family, row.attacks):
+        raised.add(flags.NOT_ATTACKED_JOINTLY.name)
     if low is not None and high is not None and high - low > WIDE_INTERVAL:
-        flags.add(FEW_IMAGES.name)
+        raised.add(flags.FEW_IMAGES.name)
     autoattack, pgd = (_accuracies(cells, family) for family in (AUTOATTACK, "pgd"))
     if autoattack and pgd and max(autoattack) > min(pgd):
-        flags.add(WEAKER_THAN_PGD.name)
-    return flags
+        raised.add(flags.WEAKER_THAN_PGD.name)
+    return raised
 
 
 def _accuracies(cells: dict[str, float | None], family: str) -> list[float]:
@@ -168,7 +162,7 @@ def _transfer_wins(evidence: Evidence, row: Row, cells: dict[str, float | None])
 
     Its own are those by the same attack, or all together where it was not asked that attack.
     """
-    if evidence.card(row.model).members:
+    if evidence.info(row.model).members:
         return False
     for source, target, attack, threat, seed in evidence.records:
         if target == row.model != source and (threat, seed) == (row.threat, row.seed):

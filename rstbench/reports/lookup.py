@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,30 +19,32 @@ Key = tuple[str, str, str, str, int]  # source, target, attack, threat, seed
 
 @dataclass(frozen=True)
 class Evidence:
-    """A request and every result of it that covers all its images."""
+    """A request, every result of it that covers all its images, and the files with each result by its key."""
 
     request: Manifest
     records: dict[Key, TrialResult]
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> Evidence:
         """Read a folder that `evaluate` wrote. Raises BadFile."""
         request, store = Manifest.load(root), Store(root)
-        records = {}
+        records, places = {}, {}
         for key in request.keys:
             record = store.read(key)
             if record is not None and record.covers(request.images):
                 trial = record.trial
                 records[(trial.source, trial.target, trial.attack, trial.threat, trial.seed)] = record
-        return cls(request, records)
+                places[key] = store.places(key)
+        return cls(request, records, places)
 
-    def card(self, digest: str) -> ModelInfo:
-        return self.request.cards[digest]
+    def info(self, digest: str) -> ModelInfo:
+        return self.request.models[digest]
 
     def members(self, digest: str) -> list[tuple[str, float]]:
         """Return (digest, probability) of the members of a switch; a plain model is its own only member."""
-        card = self.card(digest)
-        return list(zip(card.members, card.weights, strict=True)) if card.members else [(digest, 1.0)]
+        info = self.info(digest)
+        return list(zip(info.members, info.weights, strict=True)) if info.members else [(digest, 1.0)]
 
     def bits(self, source: str, target: str, attack: str, threat: str, seed: int) -> np.ndarray | None:
         """Return 1.0 where `target` was right, shape (images,), or None where there is no complete answer."""

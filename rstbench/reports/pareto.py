@@ -13,13 +13,12 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def on_front(weights: Sequence[float], accuracies: Sequence[float]) -> list[bool]:
-    """Return whether each model is on the Pareto front.
+def on_front(models: Sequence[tuple[float, float]]) -> list[bool]:
+    """Return whether each model, a pair of its weights and its accuracy, is on the Pareto front.
 
     It is where no other has at most as many weights and at least its accuracy, and is better in one of the
     two; equals stand or fall together.
     """
-    models = list(zip(weights, accuracies, strict=True))
     return [
         not any(w <= weight and a >= accuracy and (w, a) != (weight, accuracy) for w, a in models)
         for weight, accuracy in models
@@ -38,7 +37,7 @@ def pareto(lines: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for group in groups.values():
         group.sort(key=lambda line: (line["kept_weights"], -line["worst"], line["model"]))
-        front = on_front([line["kept_weights"] for line in group], [line["worst"] for line in group])
+        front = on_front([(line["kept_weights"], line["worst"]) for line in group])
         rows += [
             {
                 **{name: line[name] for name in COLUMNS if name in line},

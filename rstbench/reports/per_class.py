@@ -21,8 +21,8 @@ def per_class(evidence: Evidence) -> pd.DataFrame:
     classes = {int(label): labels == label for label in np.unique(labels)}
     lines = [
         {
-            "model": evidence.card(row.model).name,
-            "kind": evidence.card(row.model).kind,
+            "model": evidence.info(row.model).name,
+            "kind": evidence.info(row.model).kind,
             "threat": row.threat,
             "seed": row.seed,
             "attack": attack,

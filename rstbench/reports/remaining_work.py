@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,7 +87,7 @@ def shard_progress(
     starts = range(0, request.images, int(request.run["batch"]))
     completions, counts = defaultdict[str, list[Completion]](list), dict[str, tuple[int, int]]()
     for attack, judged in _by_crafting(store, request, craftings):
-        by_start = [_completions(result, store.path(key)) if result else {} for key, result in judged]
+        by_start = [_completions(result, store, key) if result else {} for key, result in judged]
         answered = [start for start in starts if all(start in shards for shards in by_start)]
         completions[attack] += [
             max((shards[start] for shards in by_start), key=lambda item: item.time) for start in answered
@@ -126,13 +127,19 @@ def _by_crafting(
         yield attack, judged
 
 
-def _completions(result: TrialResult, path: Path) -> dict[int, Completion]:
+def _completions(result: TrialResult, store: Store, key: str) -> dict[int, Completion]:
     """Return when each shard of a trial was answered, by its first image.
 
-    The last was when the file was written, each before that as much earlier as the next one took.
+    The last was when its file was written, each before that as much earlier as the next one took; packed ones
+    were answered at an unknown time long ago.
     """
-    completions, time = {}, path.stat().st_mtime
-    for shard in reversed(result.tallies):
+    completions = {shard.start: Completion(-math.inf, shard.seconds) for shard in result.shards}
+    try:
+        time = store.path(key).stat().st_mtime
+    except FileNotFoundError:
+        return completions
+    unpacked = store.read_unpacked(key) if store.read_packed(key) else result
+    for shard in reversed(unpacked.shards if unpacked else ()):
         completions[shard.start] = Completion(time, shard.seconds)
         time -= shard.seconds
     return completions

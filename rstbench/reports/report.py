@@ -48,7 +48,7 @@ def _draw(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) 
 
     attacks, root = attacks_of(evidence), folder / FOLDER
     averaged = points(lines_of(evidence), attacks)
-    pictures, written = [], set()
+    pictures, written = list[Picture](), set[str]()
     with styled():
         for drawing in draw_all(evidence, frames, averaged, attacks, Examples.read(folder)):
             svg = drawing.svg()
@@ -56,7 +56,7 @@ def _draw(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) 
                 write_whole(root / f"{drawing.name}.{kind}", content)
                 written.add(f"{drawing.name}.{kind}")
             file = f"{FOLDER}/{drawing.name}.svg"
-            pictures.append(Picture(drawing.title, drawing.alt, inline(svg, drawing.name), file))
+            pictures.append(Picture(drawing.title, drawing.alt, inline(svg, f"f{len(pictures)}"), file))
     list_file = root / WRITTEN
     before = list_file.read_text(encoding="utf-8").splitlines() if list_file.exists() else []
     for name in {Path(line).name for line in before} - {"", *written}:

@@ -52,7 +52,7 @@ def read_status(root: Path, now: float) -> Status:
     }
     if not (log or files or lock.exists() or (root / FILE).exists() or store.keys()):
         raise BadFile(f"{root} is no run: no study.toml, results, tickets or checkpoints in it")
-    running = store.held()
+    running = store.is_locked()
     began = log.began if log else lock.stat().st_mtime if lock.exists() else None
     # Until a run asks, `study.toml` is that of an earlier one.
     is_current = (root / FILE).exists() and (log is None or log.asking)

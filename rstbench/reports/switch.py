@@ -60,7 +60,7 @@ def _figures(
 
 def _question(evidence: Evidence, row: Row, bits: SwitchBits) -> dict[str, Any]:
     return {
-        "members": "+".join(evidence.card(member).name for member in bits.members),
+        "members": "+".join(evidence.info(member).name for member in bits.members),
         "weights": "+".join(f"{weight:.6g}" for weight in bits.weights),
         "threat": row.threat,
         "data": evidence.request.run["data"],
@@ -96,7 +96,7 @@ def compare_switches(evidence: Evidence) -> pd.DataFrame:
         comparison(
             bits.attackers()[-1].robust(),
             baseline.robust,
-            model=evidence.card(row.model).name,
+            model=evidence.info(row.model).name,
             baseline=baseline.name,
             role=baseline.role,
             attack=MINIMUM,
@@ -129,18 +129,18 @@ def baselines(evidence: Evidence, row: Row, bits: SwitchBits) -> Iterator[Baseli
     members = np.stack([bits.member(index) for index in range(len(bits.members))])
     yield Baseline("mean-member", "", bits.clean, bits.weights @ members)
     best = int(members.mean(1).argmax())
-    name = evidence.card(bits.members[best]).name
+    name = evidence.info(bits.members[best]).name
     yield Baseline("best-member", name, bits.sets["", CLEAN][best], members[best])
     dense = {
-        other.model: Baseline("dense", evidence.card(other.model).name, answers.clean, answers.worst)
+        other.model: Baseline("dense", evidence.info(other.model).name, answers.clean, answers.worst)
         for other in evidence.request.rows
         if (other.threat, other.seed) == (row.threat, row.seed)
-        and is_dense(evidence.card(other.model))
+        and is_dense(evidence.info(other.model))
         and (answers := per_image_answers(evidence, other)) is not None
         and answers.worst is not None
     }
-    network = evidence.card(bits.members[0]).network
-    if same := of_architecture(network, {model: evidence.card(model) for model in dense}):
+    network = evidence.info(bits.members[0]).network
+    if same := of_architecture(network, {model: evidence.info(model) for model in dense}):
         yield max((dense[model] for model in same), key=lambda baseline: float(baseline.robust.mean()))
 
 

@@ -58,7 +58,7 @@ class SwitchBits:
     @classmethod
     def of(cls, evidence: Evidence, row: Row) -> SwitchBits | None:
         """Read the sets of a row; None where it is no switch or has no answer on clean images."""
-        if not evidence.card(row.model).members:
+        if not evidence.info(row.model).members:
             return None
         members, weights = zip(*evidence.members(row.model), strict=True)
         sets = crafted_sets(evidence, row.model, row.threat, row.seed)

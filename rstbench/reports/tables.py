@@ -27,7 +27,7 @@ def tables(evidence: Evidence, own: pd.DataFrame | None = None) -> dict[str, pd.
 
     own: a user's quoted rows, which join those that are published on the same data and threat.
     """
-    infos, lines = evidence.request.cards.values(), lines_of(evidence)
+    infos, lines = evidence.request.models.values(), lines_of(evidence)
     frames = {"leaderboard": leaderboard(evidence)} if evidence.request.rows else {}
     by_ratio = ratios(lines, attacks_of(evidence))
     if is_comparison(by_ratio):

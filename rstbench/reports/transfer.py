@@ -23,7 +23,7 @@ def transfer(evidence: Evidence) -> pd.DataFrame:
 
     Of models that were attacked at several seeds it is the mean over these.
     """
-    infos, answers = evidence.request.cards, dict[tuple[str, str, str, str], list[np.ndarray]]()
+    infos, answers = evidence.request.models, dict[tuple[str, str, str, str], list[np.ndarray]]()
     for attack, threat, seed, source, target in dict.fromkeys(_pairs(evidence)):
         bits = evidence.bits(source, target, attack, threat, seed)
         if bits is not None:

@@ -29,7 +29,7 @@ from ..tickets.mask import parse_remaining
 from ..tickets.methods.search import Search, check_method, parse_method
 from ..tickets.ticket import Ticket
 from ..training.adversaries import parse_adversary
-from ..training.costs import FILE, metered
+from ..training.costs import COSTS_FILE, record_cost
 from ..training.epochs import Epoch, EpochCallback, TrainSplit, hold_out
 from ..training.recipe import Recipe
 from .jobs import Job
@@ -108,7 +108,7 @@ class Builder:
             _refuse_other(network, start, job.path)
             return network
         resumed = resume_path(job.path).exists()
-        with metered(job.path.parent / FILE, job.path.stem, self.device, resumed=resumed):
+        with record_cost(job.path.parent / COSTS_FILE, job.path.stem, self.device, resumed=resumed):
             network, history = (self._draw if job.remaining else self._train)(job, start)
         rows = [[row.epoch, *(round(value, 6) for value in astuple(row)[1:])] for row in history]
         facts = {**network.facts, "history": rows, "threads": torch.get_num_threads()}
@@ -125,15 +125,15 @@ class Builder:
             self.train_split(recipe),
             recipe,
             device=self.device,
-            watch=on_epoch,
-            start=start.other_state,
+            on_epoch=on_epoch,
+            initial_state=start.other_state,
             store_weights=job.store_weights,
-            diary=resume_path(job.path),
+            resume_file=resume_path(job.path),
         )
 
     def _draw(self, job: Job, start: StartingPoint) -> tuple[Network, list[Epoch]]:
         method = parse_method(start.recipe.method)
-        further = method.length(parse_remaining(job.remaining)) if hasattr(method, "length") else 0
+        further = getattr(method, "extra_epochs", lambda remaining: 0)(parse_remaining(job.remaining))
         with self.progress.stage(f"draw {job.name}", start.recipe.epochs + further, "epoch") as stage:
             return method(self._search(job, start, partial(_advance, stage)))
 
@@ -145,8 +145,8 @@ class Builder:
                 start.recipe,
                 ticket=start.ticket,
                 device=self.device,
-                watch=partial(_advance, stage),
-                diary=resume_path(job.path),
+                on_epoch=partial(_advance, stage),
+                resume_file=resume_path(job.path),
             )
 
     def _starting_point(self, job: Job) -> StartingPoint:

@@ -85,7 +85,7 @@ def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Made:
     for job in jobs:
         builder.check(job)
     builder.report_images()
-    with Store(out).alone():
+    with Store(out).lock():
         run_log.begin(out, [job.path for job in jobs])
         built = make_all(jobs, builder, options.workers, lambda fault: run_log.add(out, "fault", fault))
         networks = [(job.name, built.made[job.path]) for job in jobs if job.path in built.made]

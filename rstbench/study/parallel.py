@@ -18,11 +18,11 @@ from .jobs import Job
 
 @dataclass
 class BuildResult:
-    """made: networks by file; faults: what could not be made, by file; on_fault: called with each at once."""
+    """on_fault: called with each fault at once; made: networks by file; faults: what could not be made."""
 
+    on_fault: Callable[[str], None]
     made: dict[Path, Network] = field(default_factory=dict)
     faults: dict[Path, ModelFault] = field(default_factory=dict)
-    on_fault: Callable[[str], None] = lambda message: None
 
     def fail(self, job: Job, reason: object) -> None:
         self.faults[job.path] = ModelFault(f"{job.name}: {reason}")
@@ -30,17 +30,14 @@ class BuildResult:
 
 
 def make_all(
-    jobs: Sequence[Job],
-    builder: Builder,
-    workers: int = 1,
-    on_fault: Callable[[str], None] = lambda message: None,
+    jobs: Sequence[Job], builder: Builder, workers: int, on_fault: Callable[[str], None]
 ) -> BuildResult:
     """Make the jobs, which come in an order in which each finds what it needs, `workers` at a time.
 
     Each worker has its share of the threads. Raises BadRequest; what fails while learning is in the
     result, with everything that would begin from it.
     """
-    result = BuildResult(on_fault=on_fault)
+    result = BuildResult(on_fault)
     missing = [job for job in jobs if not job.path.exists()]
     if workers > 1 and missing:
         _make_in_processes(missing, builder, workers, result)

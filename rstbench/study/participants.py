@@ -12,7 +12,7 @@ from ..models.sources.native import checkpoint_entry, ticket_entry
 from ..models.wrapper import EvalModel, load_reference, named_apart, wrap_switch
 from ..progress import Progress
 from ..tickets.ticket import Ticket
-from ..training.costs import FILE, read_costs
+from ..training.costs import COSTS_FILE, read_costs
 from .build import Builder, Network
 from .jobs import Job
 from .parallel import BuildResult
@@ -125,7 +125,7 @@ def _wrap(network: Network, job: Job, suffix: str) -> EvalModel:
     wrap = ticket_entry if isinstance(network, Ticket) else checkpoint_entry
     model = wrap(network, job.name + suffix)  # type: ignore[arg-type]
     card = replace(model.card, family=job.family, ratio=job.ratio)
-    cost = read_costs(job.path.parent / FILE).get(job.path.stem)
+    cost = read_costs(job.path.parent / COSTS_FILE).get(job.path.stem)
     if cost and not cost.resumed:
         card = replace(card, made_seconds=cost.seconds, made_mib=cost.peak_mib)
     return replace(model, card=card)

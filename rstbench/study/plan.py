@@ -104,8 +104,7 @@ class Study:
                 plain[kind] = [_table_as_toml(table, kind) for table in tables]
         if self.models:
             plain["model"] = [
-                {"name": m.name, "ref": str(m.reference)} if m.name else {"ref": str(m.reference)}
-                for m in self.models
+                ({"name": m.name} if m.name else {}) | {"ref": str(m.reference)} for m in self.models
             ]
         return plain
 

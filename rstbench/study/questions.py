@@ -112,7 +112,7 @@ def make_manifest(
             "versions": versions(),
         },
         images=images,
-        cards=cards,
+        models=cards,
         rows=tuple(
             Row(model.digest, str(threat), participants.seed, attacks)
             for participants in by_seed
@@ -122,13 +122,7 @@ def make_manifest(
             for attacks in [tuple(map(str, attacks_on(model, study, threat)))]
             if rows
         ),
-        groups=tuple(
-            dict.fromkeys(
-                tuple(member.digest for member in group)
-                for participants in by_seed
-                for group in participants.groups
-            )
-        ),
+        groups=tuple(dict.fromkeys(tuple(m.digest for m in group) for p in by_seed for group in p.groups)),
         keys=tuple(sorted({trial.key for trial in trials_of(questions, setting)})),
         labels=tuple(setting.data.labels[:images].tolist()),
     )

@@ -66,7 +66,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
     """Return a study from plain values. Raises BadRequest for unknown keys and values of the wrong kind."""
     _only(plain, KEYS, where)
     data = DataReference.parse(_typed(plain, "data", str, where))
-    threat_texts = _texts(plain, "threats", where)
+    threat_texts = _list(plain, "threats", where, kind=str, wanted="wants a list of texts")
     threats = tuple(dict.fromkeys(map(Threat.parse, threat_texts)))
     # Networks learn from the same data set, within the first threat, in the words of the study.
     common = {"data": str(data.all_of(data.split.removeprefix("test")))}
@@ -197,22 +197,19 @@ def _typed(plain: Mapping[str, Any], key: str, kind: type, where: str, default: 
     return value
 
 
-def _list(plain: Mapping[str, Any], key: str, where: str, default: list[Any]) -> list[Any]:
-    value = plain.get(key, default)
-    if not isinstance(value, list):
-        raise BadRequest(f"{where}: {key} wants a list, got {value!r}")
+def _list(
+    plain: Mapping[str, Any],
+    key: str,
+    where: str,
+    default: Sequence[Any] = (),
+    kind: type = object,
+    wanted: str = "wants a list",
+) -> list[Any]:
+    value = plain.get(key, list(default))
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        raise BadRequest(f"{where}: {key} {wanted}, got {value!r}")
     return value
 
 
 def _tables(plain: Mapping[str, Any], key: str, where: str) -> list[Mapping[str, Any]]:
-    value = plain.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-        raise BadRequest(f"{where}: {key} is a list of tables; write [[{key}]]")
-    return value
-
-
-def _texts(plain: Mapping[str, Any], key: str, where: str) -> list[str]:
-    value = plain.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise BadRequest(f"{where}: {key} wants a list of texts, got {value!r}")
-    return value
+    return _list(plain, key, where, kind=Mapping, wanted=f"is a list of tables; write [[{key}]]")

@@ -76,7 +76,7 @@ def run_study(
         _check(job, setting, builder)
     builder.report_images(setting.data.first(images))
     store = Store(options.out)
-    with store.alone():
+    with store.lock():
         refuse_other_kind(options.out, rows=True)
         Examples.read(options.out)  # a damaged file is found before any work
         by_seed = _make_participants(study, jobs, given, builder, options)

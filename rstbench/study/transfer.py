@@ -53,7 +53,7 @@ def run_transfer(
         for model in distinct
     ]
     store = Store(options.out)
-    with store.alone():
+    with store.lock():
         refuse_other_kind(options.out, rows=False)
         run_log.begin(options.out, [])
         make_manifest(study, setting, images, [participants], questions, rows=False).save(options.out)

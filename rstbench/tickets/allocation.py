@@ -1,7 +1,9 @@
-"""What is kept together, and how many of each layer: patterns, ratios per layer, exceptions.
+"""Allocate the kept weights to the layers: sparsity patterns, ratios per layer, dense layers.
 
 A `LayerBudget` is one layer's share of a ticket: the shape of its scores and the number of units it keeps. A
-unit is what one score decides on: a weight, a kernel row, a kernel, or a filter.
+unit is what one score decides on: a weight, a kernel row, a kernel, or a filter. To add a pattern, add the
+shape of its scores to `score_shape`; to add an allocation, add its ratios to `layer_counts`; and add the name
+of either to `FORMS` in `training.recipe`.
 """
 
 from __future__ import annotations
@@ -22,57 +24,68 @@ from .mask import kept_count
 
 @dataclass(frozen=True)
 class LayerBudget:
-    """shape: of the weight; units: of its scores, broadcastable to it; kept: units that stay; group: M of
-    an N:M pattern along the flattened input, 0 for none; floor: every output keeps a weight."""
+    """Say how many units of one layer stay.
+
+    shape: of the weight; score_shape: of its scores, broadcastable to the weight; kept: number of units that
+    stay; group_size: M of an N:M pattern along the flattened input, 0 for none; floor: every output keeps a
+    weight.
+    """
 
     shape: tuple[int, ...]
-    units: tuple[int, ...]
+    score_shape: tuple[int, ...]
     kept: int
-    group: int = 0
+    group_size: int = 0
     floor: bool = False
 
     @property
     def weights(self) -> int:
+        """Return the number of weights of the layer."""
         return math.prod(self.shape)
 
     @property
     def kept_weights(self) -> int:
-        """How many weights stay."""
-        return self.kept * (self.weights // math.prod(self.units))
+        """Return the number of weights that stay."""
+        return self.kept * (self.weights // math.prod(self.score_shape))
 
     def select(self, scores: Tensor) -> Tensor:
-        """Boolean mask of the units of largest |score|, of the scores' shape; exactly `kept` of them."""
+        """Return a boolean mask of the units of largest |score|, of the scores' shape; exactly `kept`."""
         magnitude = scores.detach().abs()
-        if self.group:
-            keep = self.kept * self.group // self.weights
-            groups = magnitude.reshape(-1, self.group)
+        if self.group_size:
+            kept_per_group = self.kept * self.group_size // self.weights
+            groups = magnitude.reshape(-1, self.group_size)
             mask = torch.zeros(groups.shape, dtype=torch.bool, device=scores.device)
-            return mask.scatter_(1, groups.topk(keep, 1, sorted=False).indices, True).view(scores.shape)
+            indices = groups.topk(kept_per_group, 1, sorted=False).indices
+            return mask.scatter_(1, indices, True).view(scores.shape)
         flat = magnitude.flatten()
         if self.floor:
             # The best of each output comes first whatever its score.
             rows = magnitude.reshape(len(magnitude), -1).clone()
             rows.scatter_(1, rows.argmax(1, keepdim=True), torch.inf)
             flat = rows.flatten()
-        mask = torch.zeros(flat.shape, dtype=torch.bool, device=scores.device)
-        mask[flat.topk(self.kept, sorted=False).indices] = True
-        return mask.view(scores.shape)
+        return top_mask(flat, self.kept).view(scores.shape)
 
     def weight_mask(self, scores: Tensor) -> Tensor:
-        """The mask of the weight, its shape."""
+        """Return the mask of the weight, of its shape."""
         return self.select(scores).expand(self.shape).contiguous()
+
+
+def top_mask(scores: Tensor, kept: int) -> Tensor:
+    """Return a boolean mask of the `kept` largest of flat scores."""
+    mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    mask[scores.topk(kept, sorted=False).indices] = True
+    return mask
 
 
 def allocate(
     shapes: Mapping[str, Sequence[int]], remaining: Fraction, recipe: Recipe
 ) -> dict[str, LayerBudget]:
-    """The slot of every layer that is not dense, by weight name, in the network's order.
+    """Return the budget of every layer that is not dense, by weight name, in the network's order.
 
     Raises BadRequest for a pattern and a ratio or layer that do not go together.
     """
     pattern, dense = recipe.pattern, dense_layers(list(shapes), recipe)
-    chosen = {name: tuple(shape) for name, shape in shapes.items() if name not in dense}
-    if not chosen:
+    sparse = {name: tuple(shape) for name, shape in shapes.items() if name not in dense}
+    if not sparse:
         raise BadRequest("every layer is dense: there is nothing to choose")
     if recipe.allocation == "global" and (recipe.floor or recipe.scale):
         setting = "floor" if recipe.floor else "scale"
@@ -80,53 +93,51 @@ def allocate(
     if pattern == "filter" and recipe.floor:
         raise BadRequest("floor keeps a weight of every output, pattern filter drops whole outputs")
     if match := re.fullmatch(r"(\d+):(\d+)", pattern):
-        return _n_of_m(chosen, int(match[1]), int(match[2]), remaining, recipe)
+        return _n_m_budgets(sparse, int(match[1]), int(match[2]), remaining, recipe)
     if pattern not in FORMS["pattern"][:-1]:
         raise unknown("pattern", pattern, FORMS["pattern"])
     last = list(shapes)[-1]
-    if pattern == "filter" and last in chosen:
+    if pattern == "filter" and last in sparse:
         raise BadRequest("pattern filter would delete classes from the last layer; add dense = 'last'")
-    units = {name: unit_shape(shape, pattern) for name, shape in chosen.items()}
-    sizes = {name: math.prod(shape) for name, shape in units.items()}
+    score_shapes = {name: score_shape(shape, pattern) for name, shape in sparse.items()}
+    sizes = {name: math.prod(shape) for name, shape in score_shapes.items()}
     kept = layer_counts(sizes, remaining, recipe)
+    floors = {name: shape[0] if recipe.floor else 1 for name, shape in sparse.items()}
     return {
-        name: LayerBudget(
-            shape, units[name], max(kept[name], shape[0] if recipe.floor else 1), floor=recipe.floor
-        )
-        for name, shape in chosen.items()
+        name: LayerBudget(shape, score_shapes[name], max(kept[name], floors[name]), floor=recipe.floor)
+        for name, shape in sparse.items()
     }
 
 
 def dense_layers(names: Sequence[str], recipe: Recipe) -> list[str]:
-    """The layers that keep all their weights by choice."""
-    picked = {"first": names[0], "last": names[-1]}
-    return [picked[place] for place in filter(None, recipe.dense.split("+"))]
+    """Return the layers that keep all their weights by the recipe's choice."""
+    ends = {"first": names[0], "last": names[-1]}
+    return [ends[end] for end in recipe.dense.split("+") if end]
 
 
-def unit_shape(shape: Sequence[int], pattern: str) -> tuple[int, ...]:
-    """The shape of the scores of a weight (out, in, height, width) or (out, in).
+def score_shape(shape: Sequence[int], pattern: str) -> tuple[int, ...]:
+    """Return the shape of the scores of a weight (out, in, height, width) or (out, in).
 
     On linear layers and 1x1 kernels a row or a kernel is one weight.
     """
     kept_dims = {"element": 4, "row": 3, "kernel": 2, "filter": 1}[pattern]
-    return tuple(size if place < kept_dims else 1 for place, size in enumerate(shape))
+    return tuple(size if dim < kept_dims else 1 for dim, size in enumerate(shape))
 
 
 def layer_counts(sizes: Mapping[str, int], remaining: Fraction, recipe: Recipe) -> dict[str, int]:
-    """Units to keep in each layer; at least one. For 'global' the uniform counts, to start from."""
+    """Return the number of units to keep in each layer; at least one. For 'global' the uniform counts, to
+    start from. Raises BadRequest for unknown allocations."""
     kind, _, exponent = recipe.allocation.partition(":")
+    ratios: Mapping[str, Fraction | float] = dict.fromkeys(sizes, remaining)
     if kind == "p":
         ratios = p_rule(sizes, remaining, p_exponent(exponent))
-        if recipe.kept_count == "authors":
-            return {name: max(1, size - int((1 - ratios[name]) * size)) for name, size in sizes.items()}
-        return {name: max(1, min(size, round(ratios[name] * size))) for name, size in sizes.items()}
-    if recipe.allocation not in ("uniform", "global"):
+    elif recipe.allocation not in ("uniform", "global"):
         raise unknown("allocation", recipe.allocation, FORMS["allocation"])
-    return {name: max(1, kept_count(remaining, size, recipe.kept_count)) for name, size in sizes.items()}
+    return {name: kept_count(ratios[name], size, recipe.kept_count) for name, size in sizes.items()}
 
 
 def p_rule(sizes: Mapping[str, int], remaining: Fraction, p: float) -> dict[str, float]:
-    """Ratios c n^(p-1), capped at 1 from the smallest layer up, that keep `remaining` of all.
+    """Return ratios c n^(p-1), capped at 1 from the smallest layer up, that keep `remaining` of all.
 
     p = 1 is uniform, p = 0 keeps equally many in each layer. Source: Liu et al., "Robust Binary Models by
     Pruning Randomly-initialized Networks", NeurIPS 2022.
@@ -146,12 +157,11 @@ def p_rule(sizes: Mapping[str, int], remaining: Fraction, p: float) -> dict[str,
 
 
 def global_counts(scores: Mapping[str, Tensor], total: int) -> dict[str, int]:
-    """How many of each layer are among the `total` largest |scores| of all layers; at least one each."""
+    """Count how many of each layer are among the `total` largest |scores| of all; at least one each."""
     sizes = [score.numel() for score in scores.values()]
     flat = torch.cat([score.detach().abs().flatten() for score in scores.values()])
-    chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
-    chosen[flat.topk(total, sorted=False).indices] = True
-    counts = {n: int(part.sum()) for n, part in zip(scores, chosen.split(sizes), strict=True)}
+    masks = top_mask(flat, total).split(sizes)
+    counts = {name: int(mask.sum()) for name, mask in zip(scores, masks, strict=True)}
     # Layers raised to one are paid for by the largest of the others.
     for empty in [name for name, count in counts.items() if count == 0]:
         counts[max(counts, key=lambda name: counts[name])] -= 1
@@ -159,13 +169,15 @@ def global_counts(scores: Mapping[str, Tensor], total: int) -> dict[str, int]:
     return counts
 
 
-def share_out(slots: Mapping[str, LayerBudget], scores: Mapping[str, Tensor]) -> dict[str, LayerBudget]:
-    """The slots with all kept units shared among the layers by these scores, as allocation 'global' does."""
-    counts = global_counts(scores, sum(slot.kept for slot in slots.values()))
-    return {name: replace(slot, kept=counts[name]) for name, slot in slots.items()}
+def allocate_globally(
+    budgets: Mapping[str, LayerBudget], scores: Mapping[str, Tensor]
+) -> dict[str, LayerBudget]:
+    """Return the budgets with all kept units allocated anew by these scores, as allocation 'global' does."""
+    counts = global_counts(scores, sum(budget.kept for budget in budgets.values()))
+    return {name: replace(budget, kept=counts[name]) for name, budget in budgets.items()}
 
 
-def _n_of_m(
+def _n_m_budgets(
     shapes: Mapping[str, tuple[int, ...]], n: int, m: int, remaining: Fraction, recipe: Recipe
 ) -> dict[str, LayerBudget]:
     if not 0 < n <= m:
@@ -175,20 +187,19 @@ def _n_of_m(
             f"pattern {recipe.pattern} keeps {n}/{m}, which no decimal writes; M is 2, 4, 5, 8, …"
         )
     if remaining != Fraction(n, m):
-        fixed = float(Fraction(n, m))
-        raise BadRequest(f"pattern {recipe.pattern} keeps {fixed:g} of the weights, got {float(remaining):g}")
+        raise BadRequest(f"pattern {recipe.pattern} keeps {n / m:g} of the weights, got {float(remaining):g}")
     if recipe.allocation != "uniform" or recipe.floor:
         raise BadRequest(
             f"pattern {recipe.pattern} fixes the ratio of every layer; allocation must be uniform"
         )
-    fitting = {name: shape for name, shape in shapes.items() if math.prod(shape[1:]) % m == 0}
-    if not fitting:
+    divisible = {name: shape for name, shape in shapes.items() if math.prod(shape[1:]) % m == 0}
+    if not divisible:
         raise BadRequest(f"no layer has a multiple of {m} inputs: pattern {recipe.pattern} keeps all dense")
-    return {name: LayerBudget(s, s, math.prod(s) * n // m, group=m) for name, s in fitting.items()}
+    return {name: LayerBudget(s, s, math.prod(s) * n // m, group_size=m) for name, s in divisible.items()}
 
 
 def p_exponent(text: str) -> float:
-    """The exponent of the p-rule. Raises BadRequest outside [0, 1]."""
+    """Return the exponent of the p-rule. Raises BadRequest outside [0, 1]."""
     try:
         exponent = float(text)
     except ValueError:

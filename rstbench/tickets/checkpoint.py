@@ -1,8 +1,7 @@
-"""Training weights: dense baselines, natural or adversarial, and tickets with their mask fixed."""
+"""Train weights: dense baselines, natural or adversarial, and tickets under their fixed masks."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadFile, BadRequest
-from ..files import write_whole
 from ..networks.network import NetworkSpec, build, prunable
 from ..training.epochs import Epoch, EpochCallback, TrainSplit, fit, kept_epoch
 from ..training.recipe import Recipe
-from .init import random_weights, weights_digest
-from .mask import fix, masked, originals
-from .ticket import Ticket, read_safetensors, scaled_weights
+from .init import random_weights
+from .mask import apply_masks, register_masks, unparametrized_state
+from .safetensors_io import read_safetensors, write_safetensors
+from .ticket import Ticket, scale_weights
 
 FORMAT = "rstbench-checkpoint-1"
 
@@ -36,18 +35,14 @@ class Checkpoint:
     facts: Mapping[str, Any]
 
     def module(self) -> nn.Module:
-        """The network, torch classes only, parameters frozen and contiguous, eval mode."""
+        """Return the network: torch classes only, parameters frozen and contiguous, eval mode."""
         net = build(self.spec)
         net.load_state_dict(self.state)
         return net.requires_grad_(False).eval()
 
     def save(self, path: Path) -> None:
-        """Writes the file whole or not at all."""
-        from safetensors.torch import save
-
+        """Write the file whole or not at all."""
         about = {
-            "format": FORMAT,
-            "content": weights_digest(self.state),
             "recipe": asdict(self.recipe),
             "spec": self.spec.plain(),
             "remaining": self.remaining,
@@ -55,17 +50,16 @@ class Checkpoint:
             "total_weights": self.total_weights,
             "facts": dict(self.facts),
         }
-        write_whole(path, save(dict(self.state), {"rstbench": json.dumps(about, sort_keys=True)}))
+        write_safetensors(path, FORMAT, about, self.state)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
-        """Reads a checkpoint of this tool. Raises BadFile for anything else."""
+        """Read a checkpoint of this tool. Raises BadFile for anything else."""
         about, state = read_safetensors(path, FORMAT, "checkpoint")
         try:
-            plain = about["spec"]
             checkpoint = cls(
                 Recipe.of(about["recipe"]),
-                NetworkSpec(**{**plain, "shape": tuple(plain["shape"])}),
+                NetworkSpec.of(about["spec"]),
                 about["remaining"],
                 state,
                 about["kept_weights"],
@@ -80,15 +74,15 @@ class Checkpoint:
 
 def train(
     spec: NetworkSpec,
-    lesson: TrainSplit,
+    split: TrainSplit,
     recipe: Recipe,
     *,
     ticket: Ticket | None = None,
     device: str | torch.device = "cpu",
-    watch: EpochCallback = lambda epoch: None,
-    diary: Path | None = None,
+    on_epoch: EpochCallback = lambda epoch: None,
+    resume_file: Path | None = None,
 ) -> tuple[Checkpoint, list[Epoch]]:
-    """Trains all weights of a random network, or those a ticket keeps, its mask fixed.
+    """Train all weights of a random network, or those a ticket keeps, under its fixed masks.
 
     With a ticket, recipe.weights says what its weights begin as: 'inherit' (as they are), 'reinit'
     (fresh ones of the same initialisation, scaled where the ticket's are), 'reinit-kaiming' (Kaiming normal,
@@ -96,37 +90,31 @@ def train(
     Raises ModelFault where the loss diverges.
     """
     net = build(spec)
-    state = net.state_dict() | _start(net, recipe, ticket) | (dict(ticket.buffers) if ticket else {})
-    net.load_state_dict(state)
+    buffers = ticket.buffers if ticket else {}
+    net.load_state_dict({**net.state_dict(), **_initial_weights(net, recipe, ticket), **buffers})
     net.to(device)
-    if ticket:
-        fix(net, ticket.masks)
-    learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    history = fit(net, learnt, lesson, recipe, watch, diary=diary)
+    masks = ticket.masks if ticket else {}
+    register_masks(net, masks)
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    history = fit(net, parameters, split, recipe, on_epoch, resume_file=resume_file)
     total = sum(weight.numel() for weight in prunable(net).values())
     checkpoint = Checkpoint(
         recipe=recipe,
         spec=spec,
         remaining=ticket.remaining if ticket else "1",
-        state=_plain_state(net, spec, ticket),
+        state=apply_masks(unparametrized_state(net, spec), masks),
         kept_weights=ticket.kept_weights if ticket else total,
         total_weights=total,
-        facts={"kept_epoch": asdict(kept_epoch(history, recipe)), "on_test": lesson.on_test},
+        facts={"kept_epoch": asdict(kept_epoch(history, recipe)), "on_test": split.on_test},
     )
     return checkpoint, history
 
 
-def _start(net: nn.Module, recipe: Recipe, ticket: Ticket | None) -> dict[str, Tensor]:
+def _initial_weights(net: nn.Module, recipe: Recipe, ticket: Ticket | None) -> dict[str, Tensor]:
     if ticket and recipe.weights == "inherit":
-        return scaled_weights(ticket.random_network(), ticket.recipe, ticket.remaining)
+        return scale_weights(ticket.random_network(), ticket.recipe, ticket.remaining)
     kind = "kaiming_normal" if recipe.weights == "reinit-kaiming" else recipe.init
     # A reinitialised ticket must not find its own weights again under the same seed.
     seed = recipe.seed + 1_000 if ticket else recipe.seed
-    fresh = random_weights(prunable(net), kind, seed)
-    return scaled_weights(fresh, ticket.recipe, ticket.remaining) if ticket else fresh
-
-
-def _plain_state(net: nn.Module, spec: NetworkSpec, ticket: Ticket | None) -> dict[str, Tensor]:
-    """The state dict of the plain network: masks applied, no trace of the parametrization."""
-    state, masks = originals(net, spec), ticket.masks if ticket else {}
-    return {name: masked(w, masks[name]) if name in masks else w for name, w in state.items()}
+    weights = random_weights(prunable(net), kind, seed)
+    return scale_weights(weights, ticket.recipe, ticket.remaining) if ticket else weights

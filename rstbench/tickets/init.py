@@ -1,41 +1,42 @@
-"""How the weights of a random network are drawn: from one seed, on the CPU, from no global state.
+"""Draw the weights of a random network from one seed, on the CPU, from no global state.
 
-fan_in is that of the layer, the gain that of ReLU (sqrt 2), for the classifier too, as in the code
-of the RST paper.
+The initialisations are the lines of `INITS` in `networks.choices`, a distribution and a scale each: add one
+there. A distribution that is not in `DISTRIBUTIONS` is added here.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor
 
 from ..errors import unknown
+from ..networks.choices import INITS
 
-Init = Callable[[Tensor, Generator], Tensor]
+Distribution = Callable[[Sequence[int], Generator], Tensor]
 
 
 def random_weights(like: Mapping[str, Tensor], kind: str, seed: int) -> dict[str, Tensor]:
-    """Fresh weights of the shapes of `like`, in its order, from one generator. float32, CPU.
+    """Draw float32 weights of the shapes of `like`, in its order, from one generator.
 
     Raises BadRequest for a kind that is none of `INITS`.
     """
     if kind not in INITS:
         raise unknown("initialisation", kind, INITS)
-    generator = Generator().manual_seed(seed)
-    return {name: INITS[kind](weight, generator) for name, weight in like.items()}
+    init, generator = INITS[kind], Generator().manual_seed(seed)
+    distribution = DISTRIBUTIONS[init.distribution]
+    return {name: distribution(w.shape, generator) * init.scale(*fans(w)) for name, w in like.items()}
 
 
 def seed_is_enough(kind: str) -> bool:
-    """Whether a seed gives the same bits on every machine: signs do, normal and uniform do not."""
-    return kind in ("signed_constant", "binary")
+    """Return whether a seed gives the same bits on every machine: signs do, normal and uniform do not."""
+    return INITS[kind].distribution == "signs"
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """sha256 over names, types, shapes and bytes, in the order of the names."""
+    """Return the sha256 over names, types, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         weight = weights[name].detach().cpu().contiguous()
@@ -44,37 +45,21 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def fan_in(weight: Tensor) -> int:
-    """Inputs of one output of a (out, in, …) weight."""
-    return weight[0].numel()
+def fans(weight: Tensor) -> tuple[int, int]:
+    """Return fan in and fan out of an (out, in, …) weight."""
+    return weight[0].numel(), weight.shape[0] * weight[0, 0].numel()
 
 
-def _signs(weight: Tensor, generator: Generator) -> Tensor:
-    return torch.randint(0, 2, weight.shape, generator=generator).float() * 2 - 1
+def _signs(shape: Sequence[int], generator: Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator).float() * 2 - 1
 
 
-def _signed_constant(weight: Tensor, generator: Generator) -> Tensor:
-    return _signs(weight, generator) * math.sqrt(2 / fan_in(weight))
+def _normal(shape: Sequence[int], generator: Generator) -> Tensor:
+    return torch.randn(shape, generator=generator)
 
 
-def _kaiming_normal(weight: Tensor, generator: Generator) -> Tensor:
-    return torch.randn(weight.shape, generator=generator) * math.sqrt(2 / fan_in(weight))
+def _uniform(shape: Sequence[int], generator: Generator) -> Tensor:
+    return 2 * torch.rand(shape, generator=generator) - 1
 
 
-def _kaiming_uniform(weight: Tensor, generator: Generator) -> Tensor:
-    bound = math.sqrt(6 / fan_in(weight))
-    return (2 * torch.rand(weight.shape, generator=generator) - 1) * bound
-
-
-def _xavier_normal(weight: Tensor, generator: Generator) -> Tensor:
-    fan_out = weight.shape[0] * weight[0, 0].numel()
-    return torch.randn(weight.shape, generator=generator) * math.sqrt(2 / (fan_in(weight) + fan_out))
-
-
-INITS: dict[str, Init] = {
-    "signed_constant": _signed_constant,
-    "kaiming_normal": _kaiming_normal,
-    "kaiming_uniform": _kaiming_uniform,
-    "xavier_normal": _xavier_normal,
-    "binary": _signs,
-}
+DISTRIBUTIONS: dict[str, Distribution] = {"signs": _signs, "normal": _normal, "uniform": _uniform}

@@ -1,7 +1,8 @@
-"""Which weights a ticket keeps: edge-popup as a parametrization of ordinary layers.
+"""Masks over the weights of ordinary layers: edge-popup scores, fixed masks, and how many weights are kept.
 
-Each prunable weight gets a score of its own shape. The forward pass uses the weights whose scores
-are largest in magnitude; the backward pass treats the mask as |score| (Ramanujan et al., CVPR 2020).
+Each prunable weight gets a score of its own shape. The forward pass uses the weights of the largest |score|;
+the backward pass treats the mask as |score| (Ramanujan et al., CVPR 2020). To change how a kept count is
+rounded, edit `kept_count`; the names of its rules are in `CHOICES` of `training.recipe`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..networks.network import NetworkSpec, build
 
 
 def parse_remaining(text: str | float) -> Fraction:
-    """The kept fraction as the exact decimal that was written: '0.1' is 1/10."""
+    """Return the remaining ratio as the exact decimal that was written: '0.1' is 1/10. Raises BadRequest."""
     try:
         remaining = Fraction(Decimal(str(text).strip()))
     except (ArithmeticError, ValueError):  # no number, or one that is not finite
@@ -31,21 +32,25 @@ def parse_remaining(text: str | float) -> Fraction:
     return remaining
 
 
-def kept_count(remaining: Fraction, weights: int, rule: str = "ceil") -> int:
-    """How many of `weights` weights stay.
+def kept_count(remaining: Fraction | float, weights: int, rule: str = "ceil") -> int:
+    """Return how many of `weights` weights a layer keeps: at least one, at most all.
 
-    'ceil' is ceil(k n) exactly. 'authors' is n - int((1 - k) n) in floating point, as in the RST
-    code: one more where (1 - k) n falls just below a whole number (4,609 of 5,120 for k = 0.9).
+    'ceil' is ceil(k n) for an exact ratio, and the nearest count for a float, as the p-rule gives.
+    'authors' is n - int((1 - k) n) in floating point, as in the RST code: one more where (1 - k) n falls
+    just below a whole number (4,609 of 5,120 for k = 0.9).
     """
     if rule == "authors":
-        return weights - int((1 - float(remaining)) * weights)
-    if rule != "ceil":
+        count = weights - int((1 - float(remaining)) * weights)
+    elif rule == "ceil":
+        exact = isinstance(remaining, Fraction)
+        count = math.ceil(remaining * weights) if exact else round(remaining * weights)
+    else:
         raise BadRequest(f"kept-count must be 'ceil' or 'authors', got {rule!r}")
-    return math.ceil(remaining * weights)
+    return max(1, min(weights, count))
 
 
 def straight_through(mask: Tensor, scores: Tensor) -> Tensor:
-    """The mask as 0.0 and 1.0 exactly, with the gradient of |scores|.
+    """Return the mask as exactly 0.0 and 1.0, with the gradient of |scores| (straight-through estimator).
 
     The gradient of a score is g * sign(score), g being the gradient of its mask entry, for kept and
     dropped entries alike. Source: Ramanujan et al. 2020, "What's Hidden in a Randomly Weighted
@@ -57,19 +62,19 @@ def straight_through(mask: Tensor, scores: Tensor) -> Tensor:
 
 
 class Selector(Protocol):
-    """Decides which units stay."""
+    """Choose the scores that stay, see `LayerBudget`."""
 
     def select(self, scores: Tensor) -> Tensor:
-        """A boolean mask of the scores' shape."""
+        """Return a boolean mask of the scores' shape."""
 
     def weight_mask(self, scores: Tensor) -> Tensor:
-        """The same, spread over the weight."""
+        """Return the same mask, expanded to the weight's shape."""
 
 
-class Popup(nn.Module):
-    """Parametrization of a frozen weight by its scores, the only parameter.
+class EdgePopup(nn.Module):
+    """Parametrize a frozen weight by its edge-popup scores, the only parameter.
 
-    selector says which stay; the mask is spread over the weight where one score decides on several.
+    The mask is broadcast over the weight where one score decides on several.
     """
 
     def __init__(self, scores: Tensor, selector: Selector) -> None:
@@ -81,8 +86,8 @@ class Popup(nn.Module):
         return weight * straight_through(self.selector.select(self.scores), self.scores)
 
 
-class Fixed(nn.Module):
-    """Parametrization of a learnt weight by a mask that stays."""
+class FixedMask(nn.Module):
+    """Parametrize a trained weight by a mask that does not change."""
 
     mask: Tensor
 
@@ -91,58 +96,63 @@ class Fixed(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return masked(weight, self.mask)
+        return apply_mask(weight, self.mask)
 
 
-def masked(weight: Tensor, mask: Tensor) -> Tensor:
-    """The weight where the mask is true, else +0.0 (`weight * mask` would leave -0.0 behind)."""
+def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
+    """Return the weight where the mask is true, else +0.0 (`weight * mask` would leave -0.0 behind)."""
     return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
 
+def apply_masks(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a state dict, masked where a mask is given."""
+    return {name: apply_mask(t, masks[name]) if name in masks else t for name, t in state.items()}
+
+
 def random_scores(shape: Sequence[int], generator: Generator) -> Tensor:
-    """The published start: U(-b, b) with b = 1/sqrt(fan in) of the scores (kaiming_uniform, a = sqrt 5);
-    N(0, 1) where each filter has one score."""
-    inputs = math.prod(shape[1:])
-    if inputs == 1:
+    """Draw the published initial scores: U(-b, b), b = 1/sqrt(fan in of the scores) (kaiming_uniform,
+    a = sqrt 5); N(0, 1) where each filter has one score."""
+    fan_in = math.prod(shape[1:])
+    if fan_in == 1:
         return torch.randn(tuple(shape), generator=generator)
-    return (2 * torch.rand(tuple(shape), generator=generator) - 1) / math.sqrt(inputs)
+    return (2 * torch.rand(tuple(shape), generator=generator) - 1) / math.sqrt(fan_in)
 
 
-def put_scores(
+def register_scores(
     net: nn.Module, selectors: Mapping[str, Selector], scores: Mapping[str, Tensor]
-) -> dict[str, Popup]:
-    """Freezes a network and puts scores on the weights named in `selectors`; returns the parametrizations.
+) -> dict[str, EdgePopup]:
+    """Freeze a network, parametrize the weights named in `selectors` by scores, return the parametrizations.
 
-    The module belongs to the search from now on: they are never taken off, a ticket is exported into a
-    fresh network.
+    They are never removed: a ticket is exported into a fresh network.
     """
     net.requires_grad_(False)
-    popups: dict[str, Popup] = {}
+    parametrizations: dict[str, EdgePopup] = {}
     for name, selector in selectors.items():
-        layer, weight = _owner(net, name)
-        popups[name] = Popup(scores[name].to(weight), selector)
-        parametrize.register_parametrization(layer, "weight", popups[name])
-    return popups
+        layer, weight = _layer_and_weight(net, name)
+        parametrizations[name] = EdgePopup(scores[name].to(weight), selector)
+        parametrize.register_parametrization(layer, "weight", parametrizations[name])
+    return parametrizations
 
 
-def fix(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Puts fixed masks on the weights of a network that is about to be trained."""
+def register_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Parametrize the weights of a network that is about to be trained by fixed masks."""
     for name, mask in masks.items():
-        layer, weight = _owner(net, name)
-        parametrize.register_parametrization(layer, "weight", Fixed(mask.to(weight.device)))
+        layer, weight = _layer_and_weight(net, name)
+        parametrize.register_parametrization(layer, "weight", FixedMask(mask.to(weight.device)))
 
 
-def originals(net: nn.Module, spec: NetworkSpec) -> dict[str, Tensor]:
-    """The state of a network under parametrizations, by the plain network's names, on the CPU: parameters as
-    they are learnt, before any mask."""
-    found, state = net.state_dict(), {}
+def unparametrized_state(net: nn.Module, spec: NetworkSpec) -> dict[str, Tensor]:
+    """Return the state dict of a parametrized network under the plain network's names, on the CPU, with
+    parameters as they are trained: before any mask."""
+    parametrized, state = net.state_dict(), {}
     for name in build(spec).state_dict():
         layer, _, leaf = name.rpartition(".")
-        inner = f"{layer}.parametrizations.{leaf}.original".lstrip(".")
-        state[name] = found[inner if inner in found else name].detach().cpu().contiguous().clone()
+        original = f"{layer}.parametrizations.{leaf}.original".lstrip(".")
+        tensor = parametrized[original if original in parametrized else name]
+        state[name] = tensor.detach().cpu().contiguous().clone()
     return state
 
 
-def _owner(net: nn.Module, name: str) -> tuple[nn.Module, Tensor]:
+def _layer_and_weight(net: nn.Module, name: str) -> tuple[nn.Module, Tensor]:
     layer = net.get_submodule(name.removesuffix("weight").removesuffix("."))
     return layer, net.get_parameter(name)

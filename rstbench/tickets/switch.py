@@ -1,7 +1,8 @@
-"""R2S, the random switch: each image is answered by one of several tickets, drawn at random.
+"""Switch at random between networks (R2S): each image is answered by one member, drawn at random.
 
-Source: Fu et al., NeurIPS 2021. Drawn afresh for each image or batch from the switch's own generator. Whoever
-measures it should not sample: `members` and `weights` allow exact expectations.
+Source: Fu et al., NeurIPS 2021. The member is drawn anew for each image or batch (`per`) from the switch's
+own generator; how it is drawn is in `Switch.forward`. Evaluations do not sample: `members` and `weights` give
+exact expectations.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from torch.func import functional_call
 
 from ..errors import BadRequest
 from ..networks.network import build
-from .mask import masked
-from .ticket import Ticket, scaled_weights
+from .mask import apply_masks
+from .ticket import Ticket, scale_weights
 
 
 class Switch(nn.Module):
@@ -54,16 +55,17 @@ class Switch(nn.Module):
         super().__init__()
         if len(members) < 2:
             raise BadRequest(f"a switch needs at least two members, got {len(members)}")
-        chosen = [1 / len(members)] * len(members) if weights is None else [float(w) for w in weights]
-        if len(chosen) != len(members) or not min(chosen) >= 0 or not abs(sum(chosen) - 1) <= 1e-6:
+        probabilities = [1 / len(members)] * len(members) if weights is None else [float(w) for w in weights]
+        valid = len(probabilities) == len(members) and min(probabilities) >= 0
+        if not valid or not abs(sum(probabilities) - 1) <= 1e-6:
             raise BadRequest(
-                f"a switch of {len(members)} wants as many probabilities that add to 1, got {chosen}"
+                f"a switch of {len(members)} wants as many probabilities that add to 1, got {probabilities}"
             )
         if per not in ("image", "batch"):
             raise BadRequest(f"a switch draws per image or per batch, got {per!r}")
         self.per = per
         self.members = nn.ModuleList(members)
-        self.weights = tuple(chosen)
+        self.weights = tuple(probabilities)
         self.generator = Generator().manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,13 +84,12 @@ class Switch(nn.Module):
         drawn = torch.multinomial(
             torch.tensor(self.weights), draws, replacement=True, generator=self.generator
         ).expand(len(x))
-        answers = {
-            int(index): self.members[index](x[(drawn == index).to(x.device)]) for index in set(drawn.tolist())
-        }
+        images = {int(index): (drawn == index).to(x.device) for index in set(drawn.tolist())}
+        answers = {index: self.members[index](x[mask]) for index, mask in images.items()}
         first = next(iter(answers.values()))
         logits: Tensor = first.new_zeros(len(x), first.shape[1])
         for index, answer in answers.items():
-            logits[(drawn == index).to(x.device)] = answer
+            logits[images[index]] = answer
         return logits
 
 
@@ -131,22 +132,24 @@ def shared_switch(
 
 
 class _Masked(nn.Module):
-    """A ticket over a network that it shares with others."""
+    """Apply a ticket's masks to a network that other tickets share.
+
+    The name of the class and of its attributes are part of the digests of models: they do not change.
+    """
 
     def __init__(self, net: nn.Module, ticket: Ticket) -> None:
         super().__init__()
         self.net = net
         self.recipe, self.remaining = ticket.recipe, ticket.remaining
         self.own = dict.fromkeys([*ticket.masks, *ticket.buffers], "")
-        for place, (name, tensor) in enumerate([*ticket.masks.items(), *ticket.buffers.items()]):
-            self.own[name] = f"own{place}"  # names of buffers hold no dots
+        for index, (name, tensor) in enumerate([*ticket.masks.items(), *ticket.buffers.items()]):
+            self.own[name] = f"own{index}"  # names of buffers hold no dots
             self.register_buffer(self.own[name], tensor.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        own = {name: getattr(self, place) for name, place in self.own.items()}
+        own = {name: getattr(self, attribute) for name, attribute in self.own.items()}
         masks = {name: tensor for name, tensor in own.items() if tensor.dtype == torch.bool}
-        random = {name: self.net.get_parameter(name) for name in masks}
-        used = scaled_weights(random, self.recipe, self.remaining)
-        weights = {name: masked(used[name], mask) for name, mask in masks.items()}
+        random_weights = {name: self.net.get_parameter(name) for name in masks}
+        weights = apply_masks(scale_weights(random_weights, self.recipe, self.remaining), masks)
         logits: Tensor = functional_call(self.net, {**own, **weights}, (x,))
         return logits

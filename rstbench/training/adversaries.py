@@ -1,13 +1,15 @@
-"""The adversaries inside a search or a training: weaker and cheaper than the ones that measure.
+"""Attack the network inside a search or a training: weaker and cheaper than the attacks that measure.
 
 An adversary turns a batch into losses, one for each optimiser step. Gradients for images are taken for
 the images alone. Attacks work in pixel space; the network stays in train mode while they run, as in the
-RST paper, unless the recipe says `attack_bn = "eval"`.
+RST paper, unless the recipe says `attack_bn = "eval"`. They share `Threat.ascend` with `attacks.PGD`, but
+not its loop: that one keeps each image's best iterate, on a network in eval mode.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,8 +30,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) to a number
 
 @dataclass(frozen=True)
 class Batch:
-    """net: the network under search; x, y: clean images and labels; loss: what is minimised;
-    attack_bn: mode of batch norm while images are crafted."""
+    """Hold what an adversary works on.
+
+    net: the network under search; x, y: clean images and labels; loss: what is minimised; attack_bn: mode of
+    batch norm while images are crafted.
+    """
 
     net: nn.Module
     x: Tensor
@@ -40,77 +45,93 @@ class Batch:
     attack_bn: str = "train"
 
     @contextmanager
-    def attacked(self) -> Iterator[None]:
-        """The network in the mode that attacks see."""
+    def attack_mode(self) -> Iterator[None]:
+        """Put the network in the mode that attacks see."""
         training = self.net.training
         self.net.train(training and self.attack_bn == "train")
         yield
         self.net.train(training)
 
+    def ascend(self, adv: Tensor, steps: int, step: float, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """Take `steps` steps of `step` * eps up a loss of the logits, from the images `adv`."""
+        for _ in range(steps):
+            adv = adv.detach().requires_grad_(True)
+            gradient = torch.autograd.grad(loss(self.net(adv)), adv)[0]
+            size = step * float(self.threat.eps)
+            adv = self.threat.ascend(self.x, adv.detach(), gradient, size).detach()
+        return adv
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Return the batch mean that attacks raise, without label smoothing."""
+        return cross_entropy(logits, self.y)
+
 
 class Adversary(Protocol):
-    """Yields a differentiable loss for each optimiser step on a batch."""
+    """Yield a differentiable loss for each optimiser step on a batch."""
 
     def losses(self, batch: Batch) -> Iterator[Tensor]: ...
 
 
-@dataclass(frozen=True)
-class NoAdversary:
-    """`none`: the clean images."""
+class ImageAdversary(ABC):
+    """Craft images that do not depend on what is trained on them, and give the loss on these."""
+
+    @abstractmethod
+    def perturb(self, batch: Batch) -> Tensor:
+        """Return adversarial images against the network in its present mode."""
 
     def craft(self, batch: Batch) -> Tensor:
-        return batch.x
+        """Return adversarial images against the network in the mode that attacks see."""
+        with batch.attack_mode():
+            return self.perturb(batch)
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
-        yield batch.loss(batch.net(batch.x), batch.y)
+        yield batch.loss(batch.net(self.craft(batch)), batch.y)
 
 
 @dataclass(frozen=True)
-class InnerPGD:
+class NoAdversary(ImageAdversary):
+    """`none`: the clean images."""
+
+    def perturb(self, batch: Batch) -> Tensor:
+        return batch.x
+
+
+@dataclass(frozen=True)
+class InnerPGD(ImageAdversary):
     """`pgd:steps=7,step=1/4`: the last iterate of steps of `step` * eps from a random start, batch-mean
     cross-entropy (Madry et al., ICLR 2018)."""
 
     steps: int = 7
     step: Fraction = Fraction(1, 4)
 
-    def craft(self, batch: Batch) -> Tensor:
-        adv = batch.threat.sample(batch.x, batch.generator)
-        for _ in range(self.steps):
-            adv = _ascend(batch, adv, float(self.step))
-        return adv
-
-    def losses(self, batch: Batch) -> Iterator[Tensor]:
-        yield batch.loss(batch.net(crafted(self, batch)), batch.y)
+    def perturb(self, batch: Batch) -> Tensor:
+        start = batch.threat.sample(batch.x, batch.generator)
+        return batch.ascend(start, self.steps, float(self.step), batch.cross_entropy)
 
 
 @dataclass(frozen=True)
-class FGSM:
+class FGSM(ImageAdversary):
     """`fgsm`: one step of eps from the clean image (Goodfellow et al., ICLR 2015)."""
 
-    def craft(self, batch: Batch) -> Tensor:
-        return _ascend(batch, batch.x, 1.0)
-
-    def losses(self, batch: Batch) -> Iterator[Tensor]:
-        yield batch.loss(batch.net(crafted(self, batch)), batch.y)
+    def perturb(self, batch: Batch) -> Tensor:
+        return batch.ascend(batch.x, 1, 1.0, batch.cross_entropy)
 
 
 @dataclass(frozen=True)
-class FGSMRS:
+class FGSMRS(ImageAdversary):
     """`fgsm-rs`: one step of 1.25 eps from a random start (Wong et al., ICLR 2020)."""
 
     step: Fraction = Fraction(5, 4)
 
-    def craft(self, batch: Batch) -> Tensor:
-        return _ascend(batch, batch.threat.sample(batch.x, batch.generator), float(self.step))
-
-    def losses(self, batch: Batch) -> Iterator[Tensor]:
-        yield batch.loss(batch.net(crafted(self, batch)), batch.y)
+    def perturb(self, batch: Batch) -> Tensor:
+        start = batch.threat.sample(batch.x, batch.generator)
+        return batch.ascend(start, 1, float(self.step), batch.cross_entropy)
 
 
 @dataclass
 class Free:
     """`free:m=4`: each batch is replayed m times; one backward pass moves both the perturbation, by eps,
-    and what is learnt. The perturbation is kept from batch to batch (Shafahi et al., NeurIPS 2019)."""
+    and what is trained. The perturbation is kept from batch to batch (Shafahi et al., NeurIPS 2019)."""
 
     m: int = 4
     noise: Tensor | None = field(default=None, init=False, repr=False, compare=False)
@@ -124,35 +145,32 @@ class Free:
             loss = batch.loss(batch.net(adv), batch.y)
             gradient = torch.autograd.grad(loss, adv, retain_graph=True)[0]
             yield loss
-            moved = batch.threat.step(adv.detach(), gradient, float(batch.threat.eps))
-            noise = batch.threat.project(batch.x, moved) - batch.x
+            noise = batch.threat.ascend(batch.x, adv.detach(), gradient, float(batch.threat.eps)) - batch.x
         self.noise = noise.detach()
 
 
 @dataclass(frozen=True)
 class Trades:
     """`trades:beta=6,steps=10,step=1/4`: loss on clean images plus beta times the divergence between the
-    answers to clean and adversarial ones, which the attack maximises (Zhang et al., ICML 2019)."""
+    predictions on clean and adversarial ones, which the attack maximises (Zhang et al., ICML 2019)."""
 
     beta: float = 6.0
     steps: int = 10
     step: Fraction = Fraction(1, 4)
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
-        with batch.attacked():
+        with batch.attack_mode():
             # Not under no_grad: the first pass of a step fills the cache of masked weights.
             clean = softmax(batch.net(batch.x), 1).detach()
             noise = torch.randn(batch.x.shape, generator=batch.generator).to(batch.x)
             adv = batch.threat.project(batch.x, batch.x + 1e-3 * noise)
-            for _ in range(self.steps):
-                adv = adv.detach().requires_grad_(True)
-                gradient = torch.autograd.grad(_divergence(batch.net(adv), clean), adv)[0]
-                adv = _moved(batch, adv, gradient, float(self.step))
+            adv = batch.ascend(adv, self.steps, float(self.step), lambda logits: _kl(logits, clean))
         logits = batch.net(batch.x)
         # One sum, one backward pass: the masks' graph exists once a step.
-        yield batch.loss(logits, batch.y) + self.beta * _divergence(batch.net(adv), softmax(logits, 1))
+        yield batch.loss(logits, batch.y) + self.beta * _kl(batch.net(adv), softmax(logits, 1))
 
 
+# To add an adversary, add its class here and its form to `FORMS` in `recipe`.
 ADVERSARIES: dict[str, type] = {
     "none": NoAdversary,
     "fgsm": FGSM,
@@ -164,7 +182,7 @@ ADVERSARIES: dict[str, type] = {
 
 
 def parse_adversary(text: str) -> Adversary:
-    """`none`, `fgsm`, `fgsm-rs`, `pgd:steps=7`, `free:m=4`, `trades:beta=6`. Raises BadRequest."""
+    """Parse `none`, `fgsm`, `fgsm-rs`, `pgd:steps=7`, `free:m=4` or `trades:beta=6`. Raises BadRequest."""
     name, _, options = text.partition(":")
     if name not in ADVERSARIES:
         raise unknown("inner adversary", name, ADVERSARIES)
@@ -177,36 +195,14 @@ def parse_adversary(text: str) -> Adversary:
     return adversary
 
 
-Crafting = NoAdversary | InnerPGD | FGSM | FGSMRS
-
-
-def can_craft(adversary: Adversary) -> Crafting:
-    """An adversary whose images do not depend on what is learnt from them. Raises BadRequest for others."""
-    if not isinstance(adversary, Crafting):
+def require_image_adversary(adversary: Adversary) -> ImageAdversary:
+    """Return an adversary that crafts its images first. Raises BadRequest for others."""
+    if not isinstance(adversary, ImageAdversary):
         name = next(name for name, kind in ADVERSARIES.items() if isinstance(adversary, kind))
         raise BadRequest(f"images can be crafted by none, fgsm, fgsm-rs and pgd, got {name}")
     return adversary
 
 
-def crafted(adversary: Adversary, batch: Batch) -> Tensor:
-    """Images crafted in the mode that attacks see. Raises BadRequest as `can_craft`."""
-    crafting = can_craft(adversary)
-    with batch.attacked():
-        return crafting.craft(batch)
-
-
-def _ascend(batch: Batch, adv: Tensor, step: float) -> Tensor:
-    """One step of `step` * eps up the cross-entropy."""
-    adv = adv.detach().requires_grad_(True)
-    gradient = torch.autograd.grad(cross_entropy(batch.net(adv), batch.y), adv)[0]
-    return _moved(batch, adv, gradient, step)
-
-
-def _moved(batch: Batch, adv: Tensor, gradient: Tensor, step: float) -> Tensor:
-    size = step * float(batch.threat.eps)
-    return batch.threat.project(batch.x, batch.threat.step(adv.detach(), gradient, size)).detach()
-
-
-def _divergence(logits: Tensor, target: Tensor) -> Tensor:
-    """Batch mean of KL(target || softmax(logits))."""
+def _kl(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the batch mean of KL(target || softmax(logits))."""
     return kl_div(log_softmax(logits, 1), target, reduction="batchmean")

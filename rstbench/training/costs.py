@@ -1,6 +1,6 @@
-"""What making a network costs: seconds and peak memory, in `costs.jsonl` beside what was made.
+"""Measure what making a network costs: seconds and peak memory, in `costs.jsonl` beside its file.
 
-Not in the made file itself, whose bytes depend on what it is and not on how long that took.
+Not in the file itself, whose bytes do not depend on how long it took to make.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from pathlib import Path
 
 import torch
 
-FILE = "costs.jsonl"
+COSTS_FILE = "costs.jsonl"
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: wall clock; peak_mib: memory above that at the start, of the process or, on a GPU, of
-    tensors; None where it cannot be told. resumed: part of the work was done before, and is not in it."""
+    """Hold the cost of one network.
+
+    seconds: wall clock; peak_mib: peak memory above that at the start, of the process or, on a GPU, of
+    tensors, None where it is unknown; resumed: part of the work was done before, and is not counted.
+    """
 
     name: str
     seconds: float
@@ -36,8 +39,8 @@ class Cost:
 
 
 @contextmanager
-def metered(path: Path, name: str, device: torch.device, *, resumed: bool) -> Iterator[None]:
-    """Adds a line to `path` with the cost of what happens meanwhile, unless it fails."""
+def record_cost(path: Path, name: str, device: torch.device, *, resumed: bool) -> Iterator[None]:
+    """Add a line to `path` with the cost of the `with` block, unless it fails."""
     _warm_up(device)
     before, began = _reset_peak(device), time.perf_counter()
     yield
@@ -50,43 +53,43 @@ def metered(path: Path, name: str, device: torch.device, *, resumed: bool) -> It
 
 
 def read_costs(path: Path) -> dict[str, Cost]:
-    """The last whole line of each name; {} where there is no file."""
+    """Return the last whole line of each name; {} where there is no file."""
     if not path.exists():
         return {}
-    found = {}
+    costs = {}
     for line in path.read_text().splitlines():
         try:
             cost = Cost(**json.loads(line))
         except (ValueError, TypeError):
-            continue  # torn by a kill: a cost that is not known
-        found[cost.name] = cost
-    return found
+            continue  # a line cut by a kill: its cost is unknown
+        costs[cost.name] = cost
+    return costs
 
 
 @cache
 def _warm_up(device: torch.device) -> None:
-    """What torch loads at its first convolution and step is no cost of whoever comes first."""
+    """Load what torch loads at its first convolution and step, which is no cost of the first network."""
     net = torch.nn.Conv2d(1, 4, 3).to(device)
     net(torch.zeros(2, 1, 8, 8, device=device)).sum().backward()
     torch.optim.SGD(net.parameters(), 0.1).step()
 
 
 def _reset_peak(device: torch.device) -> float | None:
-    """Bytes in use now, from where peaks count."""
+    """Forget the peak so far; return the bytes in use, above which the next peak counts."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return float(torch.cuda.memory_allocated(device))
-    _give_back()
+    _release_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: forgets the peak so far
     except OSError:
         return None
-    return _status("VmRSS")
+    return _status_bytes("VmRSS")
 
 
-def _give_back() -> None:
-    """Memory that earlier work of this process has freed goes back to the system, where glibc can do that:
-    kept for later use, it would hide what comes."""
+def _release_memory() -> None:
+    """Return freed memory of this process to the system, where glibc can: kept for later use, it would hide
+    the next peak."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
@@ -96,10 +99,10 @@ def _give_back() -> None:
 def _peak(device: torch.device) -> float | None:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    return _status("VmHWM")
+    return _status_bytes("VmHWM")
 
 
-def _status(key: str) -> float | None:
+def _status_bytes(key: str) -> float | None:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

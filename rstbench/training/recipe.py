@@ -1,4 +1,4 @@
-"""How something was made: every setting that decides a ticket or a trained network. No torch."""
+"""Define recipes: every setting that decides a ticket or a trained network. No torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from fractions import Fraction
 from typing import Any
 
 from ..errors import BadRequest, unknown
-from ..networks.choices import NORMS
+from ..networks.choices import INITS, NORMS
 
 CHOICES = {
-    "init": ("signed_constant", "kaiming_normal", "kaiming_uniform", "xavier_normal", "binary"),
+    "init": tuple(INITS),
     "norm": NORMS,
     "dense": ("", "first", "last", "first+last"),
     "weights": ("", "inherit", "reinit", "reinit-kaiming"),
@@ -22,7 +22,7 @@ CHOICES = {
     "precision": ("float32", "bf16"),
     "kept_count": ("ceil", "authors"),
 }
-# Settings that take a name with figures in it, each form once.
+# Settings whose names may hold numbers, an example of each form.
 FORMS = {
     "pattern": ("element", "row", "kernel", "filter", "N:M"),
     "allocation": ("uniform", "p:0.1", "global"),
@@ -41,19 +41,18 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a search over scores or of a training of weights, as stored in the files.
+    """Hold the settings of a search over scores or of a training of weights, as stored in the files.
 
     last_norm: batch norm on the logits; normalize: a first layer for the pixels, such as 'cifar10'; data:
-    'cifar10:train'; threat: 'Linf:8/255'; adversary: see `tickets.adversary`; pattern, allocation, dense,
-    floor, kept_count: see `tickets.pattern`; scale: the random weights are scaled as if the kept fraction
-    were the fan in (by 1/sqrt(k)); schedule of the learning rate over all steps: 'piecewise' (times 0.1 at
-    each of `drops`), 'cosine', 'one-cycle' or 'constant';
-    weight_decay acts on what is learnt, scores or weights; attack_bn: mode of batch norm while the inner
-    attack runs ('train' as in the paper, or
-    'eval'); precision: 'bf16' computes the network in mixed precision; channels_last: memory order of the
-    network; select: the epoch kept is the best on held-out training images ('validation'), the last, or,
-    to repeat the paper, the best on the test set ('test'). weights: what the weights of a ticket begin
-    its training as; origin: digest of the ticket or model that a training or a drawing began from.
+    'cifar10:train'; threat: 'Linf:8/255'; adversary: see `training.adversaries`; pattern, allocation, dense,
+    floor, kept_count: see `tickets.allocation`; scale: the random weights are scaled as if the kept fraction
+    were the fan in (by 1/sqrt(k)); schedule: of the learning rate over all steps, 'piecewise' (times 0.1 at
+    each of `drops`), 'cosine', 'one-cycle' or 'constant'; weight_decay: on what is trained, scores or
+    weights; attack_bn: mode of batch norm while the inner attack runs, 'train' as in the paper, or 'eval';
+    precision: 'bf16' computes the network in mixed precision; channels_last: memory order of the network;
+    select: the epoch kept is the best on held-out training images ('validation'), the last, or, to repeat the
+    paper, the best on the test set ('test'); weights: what the weights of a ticket begin its training as;
+    origin: digest of the ticket or model that a training or a drawing began from.
     """
 
     network: str = "conv4"
@@ -102,7 +101,7 @@ class Recipe:
                 raise unknown(name.replace("_", "-"), getattr(self, name), allowed)
         if not 0 <= self.label_smoothing < 1:
             raise BadRequest(f"label-smoothing is at least 0 and below 1, got {self.label_smoothing:g}")
-        self.drop_points()
+        self.milestones()
         for name in ("epochs", "batch", "lr", "width"):
             if not 0 < getattr(self, name) < math.inf:
                 raise BadRequest(f"{name} must be positive and finite, got {getattr(self, name)}")
@@ -114,8 +113,8 @@ class Recipe:
         if self.batch < 2:
             raise BadRequest(f"batch must be at least 2 for batch norm, got {self.batch}")
 
-    def drop_points(self) -> tuple[Fraction, ...]:
-        """The parts of all steps after which a piecewise rate drops. Raises BadRequest."""
+    def milestones(self) -> tuple[Fraction, ...]:
+        """Return the fractions of all steps after which a piecewise rate drops. Raises BadRequest."""
         try:
             points = tuple(Fraction(part) for part in self.drops.split("+"))
         except (ValueError, ZeroDivisionError):
@@ -126,11 +125,10 @@ class Recipe:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Recipe:
-        """A recipe read back from a file; keys it does not know are of a later version: refused."""
-        known = {f.name for f in fields(cls)}
-        strange = sorted(set(plain) - known)
-        if strange:
-            raise BadRequest(f"the recipe has settings this version does not know: {', '.join(strange)}")
+        """Return a recipe read from a file. Raises BadRequest for keys of a later version."""
+        unknown_keys = sorted(set(plain) - {f.name for f in fields(cls)})
+        if unknown_keys:
+            raise BadRequest(f"the recipe has settings this version does not know: {', '.join(unknown_keys)}")
         return cls(**plain)
 
 
@@ -152,7 +150,7 @@ NAMED: dict[str, dict[str, Any]] = {
 }
 
 
-# What suits a data set where nothing is said: handwriting must not be mirrored.
+# Defaults for a data set: handwriting must not be mirrored.
 BY_DATA: dict[str, dict[str, Any]] = {
     "digits": {"recipe": "digits", "threat": "Linf:0.1"},
     "mnist": {"recipe": "fast", "threat": "Linf:0.3", "augment": "none"},
@@ -162,7 +160,7 @@ BY_DATA: dict[str, dict[str, Any]] = {
 }
 
 
-# What a method is published with. Where no scores are learnt, one pass sets the statistics of norm layers.
+# Defaults for a method, as it was published. Without learnt scores one pass calibrates batch norm.
 BY_METHOD: dict[str, dict[str, Any]] = {
     "random": {"epochs": 1},
     "magnitude": {"epochs": 1},
@@ -175,18 +173,18 @@ BY_METHOD: dict[str, dict[str, Any]] = {
 
 
 def recipe_for(settings: dict[str, Any]) -> Recipe:
-    """A recipe from what a user wrote: over what suits the method and the data, over the named recipe.
+    """Return the recipe of a user's settings, laid over the defaults of method and data, over the named one.
 
     Raises BadRequest for unknown names and values of the wrong kind.
     """
     source = str(settings.get("data", Recipe.data)).partition(":")[0]
     method = str(settings.get("method", Recipe.method)).partition(":")[0]
-    chosen = {**BY_DATA.get(source, {}), **BY_METHOD.get(method, {}), **settings}
-    return make_recipe(chosen.pop("recipe", Recipe.recipe), chosen)
+    merged = {**BY_DATA.get(source, {}), **BY_METHOD.get(method, {}), **settings}
+    return make_recipe(merged.pop("recipe", Recipe.recipe), merged)
 
 
 def make_recipe(name: str, settings: dict[str, Any]) -> Recipe:
-    """The named recipe with `settings` laid over it. Raises BadRequest for unknown names."""
+    """Return the named recipe with `settings` laid over it. Raises BadRequest for unknown names."""
     if str(name) not in NAMED:
         raise unknown("recipe", str(name), NAMED)
     return Recipe(**{"recipe": name, **NAMED[name], **settings})

@@ -1,10 +1,12 @@
-"""Unfinished work on disk: what a search needs to go on after a kill, in one file per search."""
+"""Keep unfinished work on disk: what a search or a training resumes from after a kill, one file each."""
 
 from __future__ import annotations
 
 import io
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,21 +17,33 @@ from ..errors import BadFile
 from ..files import write_whole
 from .recipe import Recipe
 
+_DAMAGE = (
+    AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError
+)  # fmt: skip
 
-def save(diary: Path, recipe: Recipe, state: dict[str, Any]) -> None:
-    """Writes tensors, numbers and lists, whole or not at all."""
+
+def save(path: Path, recipe: Recipe, state: dict[str, Any]) -> None:
+    """Write tensors, numbers and lists, whole or not at all."""
     buffer = io.BytesIO()
-    torch.save({**state, "recipe": json.dumps(asdict(recipe), sort_keys=True)}, buffer)
-    write_whole(diary, buffer.getvalue())
+    torch.save({**state, "recipe": _recipe_text(recipe)}, buffer)
+    write_whole(path, buffer.getvalue())
 
 
-def load(diary: Path, recipe: Recipe, device: str | torch.device) -> dict[str, Any]:
-    """What `save` wrote for this recipe. Raises BadFile for another recipe's, or a damaged file."""
+@contextmanager
+def restoring(path: Path, recipe: Recipe, device: str | torch.device) -> Iterator[dict[str, Any]]:
+    """Give what `save` wrote for this recipe to a `with` block that restores from it.
+
+    Raises BadFile for another recipe's file, for a damaged one, and where the block cannot restore from it.
+    """
     try:
-        state: dict[str, Any] = torch.load(diary, weights_only=True, map_location=device)
-        other = state["recipe"] != json.dumps(asdict(recipe), sort_keys=True)
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise BadFile(f"{diary} is damaged; delete it: {str(error).splitlines()[0]}") from error
-    if other:
-        raise BadFile(f"{diary} is the unfinished work of another recipe; delete it")
-    return state
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        if state["recipe"] != _recipe_text(recipe):
+            raise BadFile(f"{path} is the unfinished work of another recipe; delete it")
+        yield state
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise BadFile(f"{path} is damaged; delete it: {reason}") from error
+
+
+def _recipe_text(recipe: Recipe) -> str:
+    return json.dumps(asdict(recipe), sort_keys=True)

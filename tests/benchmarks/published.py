@@ -17,7 +17,7 @@ from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.threat import Threat
 from rstbench.tickets.allocation import LayerBudget, allocate
 from rstbench.tickets.init import random_weights
-from rstbench.tickets.mask import parse_remaining, put_scores, random_scores, straight_through
+from rstbench.tickets.mask import parse_remaining, random_scores, register_scores, straight_through
 from rstbench.tickets.methods.search import SCORES
 from rstbench.training.adversaries import Batch, InnerPGD
 from rstbench.training.recipe import Recipe
@@ -29,10 +29,10 @@ Step = Callable[[nn.Module, torch.optim.Optimizer, Tensor, Tensor], None]
 class Resorted(nn.Module):
     """The mask by a full sort of |scores|, computed anew at every use."""
 
-    def __init__(self, scores: Tensor, slot: LayerBudget) -> None:
+    def __init__(self, scores: Tensor, budget: LayerBudget) -> None:
         super().__init__()
         self.scores = nn.Parameter(scores)
-        self.dropped = slot.weights - slot.kept
+        self.dropped = budget.weights - budget.kept
 
     def forward(self, weight: Tensor) -> Tensor:
         order = self.scores.detach().abs().flatten().argsort()
@@ -49,16 +49,16 @@ def network(
     weights = random_weights(prunable(net), "signed_constant", seed)
     net.load_state_dict({**net.state_dict(), **weights})
     shapes = {key: weight.shape for key, weight in weights.items()}
-    slots = allocate(shapes, parse_remaining(remaining), Recipe(network=spec.name))
+    budgets = allocate(shapes, parse_remaining(remaining), Recipe(network=spec.name))
     generator = Generator().manual_seed(seed + SCORES)
-    scores = {key: random_scores(slot.units, generator) for key, slot in slots.items()}
+    scores = {key: random_scores(budget.score_shape, generator) for key, budget in budgets.items()}
     if not published:
-        popups = put_scores(net, slots, scores)
+        popups = register_scores(net, budgets, scores)
         return net.to(device).train(), [popup.scores for popup in popups.values()]
     net.requires_grad_(False)
-    for key, slot in slots.items():
+    for key, budget in budgets.items():
         layer = net.get_submodule(key.removesuffix(".weight"))
-        parametrize.register_parametrization(layer, "weight", Resorted(scores[key], slot))
+        parametrize.register_parametrization(layer, "weight", Resorted(scores[key], budget))
     return net.to(device).train(), [p for p in net.parameters() if p.requires_grad]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rstbench.attacks import AttackSpec
 from rstbench.data import load
 from rstbench.evaluation.evaluate import EvalSetting, Question, clean, run_questions
 from rstbench.evidence.store import Store
@@ -41,10 +42,11 @@ def measure(tickets, attack, device, folder):
     data = load("digits:test:100")
     setting, store = EvalSetting(data, 100, torch.device(device)), Store(folder)
     questions = [clean(entry) for entry in entries]
-    questions += [Question(entry, entries, attack, Threat.parse("Linf:0.1"), 0) for entry in entries]
+    spec = AttackSpec.parse(attack)
+    questions += [Question(entry, entries, spec, Threat.parse("Linf:0.1"), 0) for entry in entries]
     assert not run_questions(questions, setting, store)
     records = [store.read(trial.key) for q in questions for trial in q.trials(data, 100)]
-    assert all(device in tally.device for record in records for tally in record.tallies)
+    assert all(device in tally.device for record in records for tally in record.shards)
     return [record.bits.count("1") for record in records]
 
 

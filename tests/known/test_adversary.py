@@ -105,7 +105,7 @@ def test_masks_are_computed_once_a_step_and_weights_get_no_gradient(name, spec, 
     calls = []
     select = LayerBudget.select
     monkeypatch.setattr(
-        LayerBudget, "select", lambda slot, scores: calls.append(slot) or select(slot, scores)
+        LayerBudget, "select", lambda budget, scores: calls.append(budget) or select(budget, scores)
     )
     recipe = recipe_for({**SMALL, "adversary": name, "epochs": 1})
     edge_popup(Search(spec, weights, "0.3", lesson, recipe))
@@ -127,7 +127,7 @@ def test_named_recipes():
     imagenet = make_recipe("paper-imagenet", {})
     assert (imagenet.epochs, imagenet.lr, imagenet.momentum) == (90, 0.256, 0.875)
     assert imagenet.weight_decay == pytest.approx(3.05e-5, rel=1e-2)
-    assert [float(point) for point in imagenet.drop_points()] == pytest.approx([1 / 3, 2 / 3])
+    assert [float(point) for point in imagenet.milestones()] == pytest.approx([1 / 3, 2 / 3])
 
 
 def test_mixed_precision_and_channels_last_draw(spec, weights, lesson):
@@ -142,7 +142,7 @@ def test_mixed_precision_and_channels_last_draw(spec, weights, lesson):
 def test_interrupted_after_an_epoch_it_ends_the_same(spec, weights, lesson, tmp_path, adversary, after):
     recipe = recipe_for({**SMALL, "epochs": 4, "adversary": adversary})
     whole, history = edge_popup(Search(spec, weights, "0.3", lesson, recipe))
-    diary = tmp_path / "x.unfinished"
+    resume_file = tmp_path / "x.unfinished"
 
     class Stop(Exception):
         pass
@@ -152,31 +152,31 @@ def test_interrupted_after_an_epoch_it_ends_the_same(spec, weights, lesson, tmp_
             raise Stop
 
     with pytest.raises(Stop):
-        edge_popup(Search(spec, weights, "0.3", lesson, recipe, watch=stop, diary=diary))
-    assert diary.exists()
+        edge_popup(Search(spec, weights, "0.3", lesson, recipe, on_epoch=stop, resume_file=resume_file))
+    assert resume_file.exists()
     rows = []
     again, history_again = edge_popup(
-        Search(spec, weights, "0.3", lesson, recipe, watch=rows.append, diary=diary)
+        Search(spec, weights, "0.3", lesson, recipe, on_epoch=rows.append, resume_file=resume_file)
     )
     assert again.digest == whole.digest
     assert history_again == history == rows
-    assert not diary.exists()
+    assert not resume_file.exists()
 
 
 def test_unfinished_work_of_another_recipe_is_refused(spec, weights, lesson, tmp_path):
-    diary = tmp_path / "x.unfinished"
+    resume_file = tmp_path / "x.unfinished"
 
     def stop(row):
         raise KeyboardInterrupt
 
     recipe = recipe_for(SMALL)
     with pytest.raises(KeyboardInterrupt):
-        edge_popup(Search(spec, weights, "0.3", lesson, recipe, watch=stop, diary=diary))
+        edge_popup(Search(spec, weights, "0.3", lesson, recipe, on_epoch=stop, resume_file=resume_file))
     with pytest.raises(BadFile, match="another recipe"):
-        edge_popup(Search(spec, weights, "0.3", lesson, replace(recipe, seed=1), diary=diary))
-    diary.write_bytes(diary.read_bytes()[:100])
+        edge_popup(Search(spec, weights, "0.3", lesson, replace(recipe, seed=1), resume_file=resume_file))
+    resume_file.write_bytes(resume_file.read_bytes()[:100])
     with pytest.raises(BadFile, match="damaged"):
-        edge_popup(Search(spec, weights, "0.3", lesson, recipe, diary=diary))
+        edge_popup(Search(spec, weights, "0.3", lesson, recipe, resume_file=resume_file))
 
 
 def test_a_killed_drawing_continues_to_the_same_ticket(tmp_path):
@@ -192,19 +192,19 @@ def test_a_killed_drawing_continues_to_the_same_ticket(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run(command(whole), env=environment, check=True, capture_output=True)
     process = subprocess.Popen(command(cut), env=environment, stdout=subprocess.DEVNULL)
-    diary = cut / ".conv2-0.3.unfinished"
+    resume_file = cut / ".conv2-0.3.unfinished"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not diary.exists():
+    while time.monotonic() < deadline and process.poll() is None and not resume_file.exists():
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    assert diary.exists()
+    assert resume_file.exists()
     assert not (cut / "conv2-0.3.safetensors").exists()
     subprocess.run(command(cut), env=environment, check=True, capture_output=True)
     name = "conv2-0.3.safetensors"
     assert (cut / name).read_bytes() == (whole / name).read_bytes()
     assert (cut / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
-    assert not diary.exists()
+    assert not resume_file.exists()
     assert Ticket.load(cut / name)
 
 

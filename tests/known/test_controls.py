@@ -14,7 +14,7 @@ from rstbench.networks.network import NetworkSpec, build, count, narrowed, pruna
 from rstbench.tickets.allocation import allocate
 from rstbench.tickets.checkpoint import train
 from rstbench.tickets.init import random_weights, weights_digest
-from rstbench.tickets.mask import parse_remaining, put_scores, random_scores
+from rstbench.tickets.mask import parse_remaining, random_scores, register_scores
 from rstbench.tickets.methods.edge_popup import edge_popup
 from rstbench.tickets.methods.saliency import random
 from rstbench.tickets.methods.search import SCORES, Search
@@ -51,11 +51,11 @@ def test_a_random_ticket_is_the_start_of_a_search(spec, weights, lesson):
     recipe = recipe_for({**SMALL, "method": "random"} | {"epochs": 1})
     ticket, history = random(Search(spec, weights, "0.3", lesson, recipe))
     net = build(spec)
-    slots = allocate({name: w.shape for name, w in prunable(net).items()}, parse_remaining("0.3"), recipe)
+    budgets = allocate({name: w.shape for name, w in prunable(net).items()}, parse_remaining("0.3"), recipe)
     generator = torch.Generator().manual_seed(recipe.seed + SCORES)
-    scores = {name: random_scores(slot.units, generator) for name, slot in slots.items()}
+    scores = {name: random_scores(budget.score_shape, generator) for name, budget in budgets.items()}
     net.load_state_dict({**net.state_dict(), **weights})
-    put_scores(net, slots, scores)
+    register_scores(net, budgets, scores)
     net.load_state_dict({**net.state_dict(), **ticket.buffers})
     with cached(), torch.no_grad():
         assert net.eval()(images()).equal(ticket.module()(images()))
@@ -83,7 +83,9 @@ def test_a_ticket_among_trained_weights_keeps_them(lesson, norm, tmp_path):
     names = prunable(build(spec))
     weights = {name: checkpoint.state[name] for name in names}
     rest = {name: tensor for name, tensor in checkpoint.state.items() if name not in names}
-    found, _ = edge_popup(Search(spec, weights, "0.4", lesson, replace(recipe, origin="abc"), start=rest))
+    found, _ = edge_popup(
+        Search(spec, weights, "0.4", lesson, replace(recipe, origin="abc"), initial_state=rest)
+    )
     found.save(tmp_path / "t.safetensors")
     ticket = Ticket.load(tmp_path / "t.safetensors")
     assert ticket.random_digest == weights_digest(weights)
@@ -102,7 +104,7 @@ def test_all_of_a_trained_network_is_that_network(lesson):
     recipe = recipe_for({**SMALL, "norm": "none", "epochs": 1, "lr": 0.01})
     checkpoint, _ = train(spec, lesson, recipe)
     ticket, _ = edge_popup(
-        Search(spec, checkpoint.state, "1", lesson, replace(recipe, origin="abc"), start={})
+        Search(spec, checkpoint.state, "1", lesson, replace(recipe, origin="abc"), initial_state={})
     )
     assert ticket.module()(images()).equal(checkpoint.module()(images()))
 

@@ -8,11 +8,11 @@ import pytest
 
 from rstbench.evidence.manifest import Row
 from rstbench.reports.figures.examples import amplification
-from rstbench.reports.figures.pareto import front, short_count
-from rstbench.reports.figures.points import eps, points
+from rstbench.reports.figures.pareto import short_count
+from rstbench.reports.figures.points import points
 from rstbench.reports.figures.ratios import families_of, grouped, levels_of
-from rstbench.reports.figures.style import LONGEST, apart, file_name, label
-from rstbench.reports.figures.switch import draw_ladder
+from rstbench.reports.figures.style import LONGEST, file_name, label, spread_out
+from rstbench.reports.figures.switch import draw_switch
 from rstbench.reports.report import write_report
 from rstbench.reports.tables import write
 from rstbench.reports.transfer import groups_of, matrix
@@ -63,15 +63,6 @@ def test_levels_are_the_most_robust_networks_without_a_ratio():
     assert found == [("y", 0.5), ("z", 0.4), ("x", 0.2)]
 
 
-def test_the_front_by_hand():
-    table = pd.DataFrame(
-        {"kept_weights": [30, 10, 20, 20, 40, 50], "worst": [0.5, 0.2, 0.4, 0.5, 0.6, 0.6]},
-        index=list("abcdef"),
-    )
-    # a is as robust as d with more weights, c is beaten by d, f by e.
-    assert list(front(table).index) == ["b", "d", "e"]
-
-
 @pytest.mark.parametrize(
     ("values", "moved"),
     [
@@ -84,7 +75,7 @@ def test_the_front_by_hand():
     ],
 )
 def test_labels_are_moved_as_little_as_may_be(values, moved):
-    found = apart(values, 1.0)
+    found = spread_out(values, 1.0)
     assert found == pytest.approx(moved, abs=1e-3)
     assert all(b - a >= 1 - 1e-9 for a, b in zip(sorted(found), sorted(found)[1:], strict=False))
 
@@ -102,7 +93,6 @@ def test_small_texts():
     assert file_name("../../x") == "..-..-x"
     assert label("x" * 40) == "x" * (LONGEST - 1) + "…"
     assert label("a\x00b\n") == "a\ufffdb\ufffd"
-    assert eps(T) == pytest.approx(8 / 255)
 
 
 def test_groups_of_models_that_judged_one_another():
@@ -119,7 +109,7 @@ def test_switches_of_the_same_members_are_told_apart():
     common |= {"rung": "minimum", "attack": "", "knows_switch": "true", "robust": 0.5}
     common |= {"robust_low": 0.4, "robust_high": 0.6}
     asked = pd.DataFrame([{**common, "weights": weights} for weights in ("0.5+0.5", "0.25+0.75", "0+1")])
-    found = list(draw_ladder(asked))
+    found = list(draw_switch(asked))
     weighted = "switch-weighted-Linf-8-255-seed0"
     assert [one.name for one in found] == ["switch-Linf-8-255-seed0", weighted, f"{weighted}-more"]
     assert [one.title for one in found[:2]] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 import rstbench
+from rstbench.evidence.pack import FILE as PACK
+from rstbench.evidence.packing import pack_folder
 from rstbench.models.identity import module_digest
 from rstbench.models.normalise import normalised
 from rstbench.models.sources.axis_order import Layout, Relaid
@@ -222,21 +225,39 @@ def test_a_copy_of_a_committed_study_asks_nothing_new(cli, tmp_path, board, requ
     if board.endswith("mnist"):
         environment["RSTBENCH_DATA"] = str(request.getfixturevalue("data_root"))
     shutil.copytree(BOARDS / board, tmp_path / "copy")
-    shards = {path.name: path.read_bytes() for path in (tmp_path / "copy" / "results").iterdir()}
     batch = tomllib.loads((BOARDS / board / "study.toml").read_text())["run"]["batch"]
     copy = tmp_path / "copy"
+    evidence = (copy / PACK).read_bytes()
     done = cli("evaluate", copy / "study.toml", "--out", copy, "--batch-size", batch, env=environment)
     assert done.returncode == 0, done.stderr
-    assert {path.name: path.read_bytes() for path in (tmp_path / "copy" / "results").iterdir()} == shards
+    assert not (copy / "results").exists()
+    assert (copy / PACK).read_bytes() == evidence
 
 
+@pytest.mark.parametrize("form", ["packed", "files", "packed again"])
 @pytest.mark.parametrize("study", sorted(BOARDS.glob("**/study.toml")), ids=lambda path: path.parent.name)
-def test_the_tables_of_a_committed_study_follow_from_its_evidence(study, tmp_path):
+def test_the_tables_of_a_committed_study_follow_from_its_evidence(study, form, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(study.parent, copy, ignore=shutil.ignore_patterns("*.png", "*.svg", "*.safetensors"))
     tables = {path.name: path.read_bytes() for path in copy.glob("*.csv")}
     assert "leaderboard.csv" in tables
     for path in copy.glob("*.csv"):
         path.unlink()
+    if form != "packed":
+        with zipfile.ZipFile(copy / PACK) as pack:
+            pack.extractall(copy / "results")
+        (copy / PACK).unlink()
+    if form == "packed again":
+        pack_folder(copy)
+        with zipfile.ZipFile(copy / PACK) as pack, zipfile.ZipFile(study.parent / PACK) as committed:
+            members = [[(m.filename, m.date_time, m.CRC) for m in f.infolist()] for f in (pack, committed)]
+        assert members[0] == members[1]
     write(Evidence.read(copy), copy)
     assert {path.name: path.read_bytes() for path in copy.glob("*.csv")} == tables
+
+
+def test_the_committed_studies_are_small():
+    assert not list(BOARDS.glob("**/results/*.jsonl"))
+    for study in BOARDS.glob("**/study.toml"):
+        committed = [path for path in study.parent.rglob("*") if path.is_file() and path.suffix != ".png"]
+        assert sum(path.stat().st_size for path in committed) < 4_000_000, study

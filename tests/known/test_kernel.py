@@ -12,7 +12,7 @@ from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.methods import awt
 from rstbench.tickets.methods.awt import AWT, AWTMoved
-from rstbench.tickets.methods.memory import activations, free_memory
+from rstbench.tickets.methods.memory import count_activations, free_memory
 from rstbench.tickets.methods.search import Search, parse_method
 from rstbench.tickets.methods.tangent_kernel import kernel_distances, kernel_times, tangent_kernel
 from rstbench.tickets.ticket import Ticket
@@ -111,7 +111,7 @@ def transfer(spec, weights, lesson):
     def make(remaining, adversary="pgd:steps=2", **options):
         recipe = recipe_for({**SMALL, "method": "awt", "adversary": adversary})
         search = Search(spec, weights, remaining, lesson, recipe)
-        return awt._Transfer(AWT(**{**QUICK, **options}), search)
+        return awt._TangentTransfer(AWT(**{**QUICK, **options}), search)
 
     return make
 
@@ -135,7 +135,7 @@ def test_full_density_leaves_both_distances_zero(transfer, lesson, kind):
 def test_the_distance_of_outputs_falls(transfer):
     run = transfer("0.3", weight=0.0, lr=1e-2, passes=12)
     while len(run.history) < 12:
-        run.one_pass()
+        run.run_pass()
     assert run.history[-1].loss < 0.75 * run.history[0].loss
 
 
@@ -150,7 +150,7 @@ def test_the_distance_of_kernels_falls(transfer, lesson):
 def test_dropped_weights_stay_and_kept_ones_move(transfer):
     run = transfer("0.3", passes=1, period=1000)
     before = {name: w.detach().clone() for name, w in run.student.items()}
-    run.one_pass()
+    run.run_pass()
     for name, mask in run.masks.items():
         moved = run.student[name].detach() != before[name]
         assert not moved[~mask].any()
@@ -174,17 +174,17 @@ def test_both_readings(spec, weights, lesson, tmp_path):
 def test_killed_and_continued(spec, weights, lesson, tmp_path):
     recipe = recipe_for({**SMALL, "method": "awt", "adversary": "pgd:steps=2"})
     whole, history = AWT(**QUICK)(Search(spec, weights, "0.3", lesson, recipe))
-    diary = tmp_path / ".d.unfinished"
+    resume_file = tmp_path / ".d.unfinished"
 
     def stop(row):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        AWT(**QUICK)(Search(spec, weights, "0.3", lesson, recipe, watch=stop, diary=diary))
-    assert diary.exists()
-    again, history_again = AWT(**QUICK)(Search(spec, weights, "0.3", lesson, recipe, diary=diary))
+        AWT(**QUICK)(Search(spec, weights, "0.3", lesson, recipe, on_epoch=stop, resume_file=resume_file))
+    assert resume_file.exists()
+    again, history_again = AWT(**QUICK)(Search(spec, weights, "0.3", lesson, recipe, resume_file=resume_file))
     assert (again.digest, history_again) == (whole.digest, history)
-    assert not diary.exists()
+    assert not resume_file.exists()
 
 
 def test_a_kernel_that_would_not_fit_is_refused_with_the_figure(checked, monkeypatch):
@@ -200,8 +200,8 @@ def test_a_kernel_that_would_not_fit_is_refused_with_the_figure(checked, monkeyp
 def test_what_a_network_holds():
     """6 maps of 8 x 8 three times over twice, a pool, a flatten, and the linear layers."""
     net = build(NetworkSpec("conv2", (1, 8, 8), 10, 0.1))
-    assert activations(net, (1, 8, 8)) == 6 * 64 * 6 + 2 * 96 + 6 * 26 + 10
-    assert activations(net, (1, 8, 8)) == activations(net, (1, 8, 8)), "no hook stays"
+    assert count_activations(net, (1, 8, 8)) == 6 * 64 * 6 + 2 * 96 + 6 * 26 + 10
+    assert count_activations(net, (1, 8, 8)) == count_activations(net, (1, 8, 8)), "no hook stays"
     assert 0 < free_memory(torch.device("cpu")) < 2**50
 
 
@@ -254,8 +254,8 @@ def test_the_loss_is_outputs_plus_mixed_kernel_plus_decay(transfer, lesson, kind
             weight.mul_(0.9)
     x, _ = lesson.train.at(slice(0, 8))
     adv = (x + 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
-    masked = {n: w.detach() * run.masks[n] if n in run.masks else w.detach() for n, w in run.student.items()}
-    outputs = (run.logits(masked, adv) - run.logits(run.teacher, adv)).square().mean()
+    sparse = {n: w.detach() * run.masks[n] if n in run.masks else w.detach() for n, w in run.student.items()}
+    outputs = (run.logits(sparse, adv) - run.logits(run.teacher, adv)).square().mean()
 
     def student(weights, images):
         return run.logits({n: w * run.masks[n] if n in run.masks else w for n, w in weights.items()}, images)
@@ -266,7 +266,7 @@ def test_the_loss_is_outputs_plus_mixed_kernel_plus_decay(transfer, lesson, kind
     if kind == "trace":
         difference = difference.diagonal(dim1=2, dim2=3).sum(-1)
     density = sum(int(m.sum()) for m in run.masks.values()) / sum(m.numel() for m in run.masks.values())
-    decay = 0.25 / density * sum(float(w.square().sum()) for w in masked.values())
+    decay = 0.25 / density * sum(float(w.square().sum()) for w in sparse.values())
     wanted = float(outputs) + 0.5 * float(difference.square().mean()) + decay
     found = sum(float(part.detach()) for part in run._distances(x, adv))
     assert found == pytest.approx(wanted, rel=1e-4)
@@ -291,6 +291,6 @@ def test_equal_magnitudes_are_not_chosen_among_by_their_place(lesson):
     spec = NetworkSpec("conv2", (1, 8, 8), 10, 1.0)
     weights = random_weights(prunable(build(spec)), "signed_constant", 0)
     recipe = recipe_for({**SMALL, "method": "awt", "adversary": "none"})
-    run = awt._Transfer(AWT(**QUICK), Search(spec, weights, "0.05", lesson, recipe))
+    run = awt._TangentTransfer(AWT(**QUICK), Search(spec, weights, "0.05", lesson, recipe))
     name = max(run.masks, key=lambda name: run.masks[name].numel())
     assert int(run.masks[name].flatten(1).sum(1).min()) > 0

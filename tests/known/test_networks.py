@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import torchvision
@@ -125,3 +127,18 @@ SMALL = [("conv6", (1, 4, 4)), ("vgg16", (1, 28, 28)), ("torchvision:resnet18", 
 def test_images_that_do_not_fit(name, shape):
     with pytest.raises(BadRequest, match=r"too small|3 channels"):
         build(NetworkSpec(name, shape, 10))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        NetworkSpec("conv2", CIFAR, 10),
+        NetworkSpec("preactresnet18", CIFAR, 7, 0.5, "affine", True, "cifar10", "last", "input"),
+    ],
+)
+def test_a_spec_is_read_back_from_its_file(spec):
+    plain = json.loads(json.dumps(spec.plain()))
+    assert NetworkSpec.of(plain) == spec
+    assert ("bias" in plain) == (spec.bias != "none")
+    with pytest.raises(TypeError):
+        NetworkSpec.of({**plain, "depth": 3})

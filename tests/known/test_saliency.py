@@ -15,10 +15,10 @@ from rstbench.tickets.methods.saliency import (
     Grasp,
     Magnitude,
     Snip,
-    balanced,
     connection_sensitivity,
     gradient_flow,
     random,
+    stratified,
 )
 from rstbench.tickets.methods.search import Search, parse_method
 from rstbench.training.epochs import batches
@@ -62,11 +62,11 @@ def test_removing_what_grasp_drops_first_costs_least_flow():
 
 
 def test_the_sample_is_balanced(lesson, generator):
-    x, y = balanced(lesson, generator, 5)
+    x, y = stratified(lesson, generator, 5)
     assert torch.bincount(y).tolist() == [5] * 10
     assert sorted(y[:10].tolist()) == list(range(10))
     assert x.shape == (50, 1, 8, 8)
-    x, y = balanced(lesson, generator, 4)
+    x, y = stratified(lesson, generator, 4)
     assert torch.bincount(y[:20]).tolist() == torch.bincount(y[20:]).tolist() == [2] * 10
 
 
@@ -82,7 +82,7 @@ def test_magnitude_keeps_the_largest(lesson):
     for name, mask in ticket.masks.items():
         weight = one.weights[name].abs()
         assert weight[mask].min() >= weight[~mask].max()
-        assert int(mask.sum()) == one.slots[name].kept
+        assert int(mask.sum()) == one.budgets[name].kept
     shared, _ = Magnitude()(search(lesson, method="magnitude", allocation="global"))
     everywhere = torch.cat([one.weights[name].abs()[mask] for name, mask in shared.masks.items()])
     dropped = torch.cat([one.weights[name].abs()[~mask] for name, mask in shared.masks.items()])
@@ -96,7 +96,7 @@ def test_saliencies_give_tickets_of_the_right_size(lesson, method, adversary):
     one = search(lesson, method=method, adversary=adversary)
     ticket, history = parse_method(method)(one)
     assert one.recipe.allocation == "global"
-    assert ticket.kept_weights == sum(slot.kept for slot in one.slots.values())
+    assert ticket.kept_weights == sum(budget.kept for budget in one.budgets.values())
     again, _ = parse_method(method)(search(lesson, method=method, adversary=adversary))
     assert again.digest == ticket.digest
     assert len(history) == 1
@@ -140,7 +140,7 @@ def test_hydra_scores_by_hand():
 def halves(one):
     """The sample of a search, its halves and its network as scoring sees them."""
     net = one.network().train().requires_grad_(True)
-    x, y = balanced(one.lesson, torch.Generator().manual_seed(one.recipe.seed + 2_000_003))
+    x, y = stratified(one.split, torch.Generator().manual_seed(one.recipe.seed + 2_000_003))
     return net, x, y, len(y) // 2
 
 

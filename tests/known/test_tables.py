@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rstbench.evidence.manifest import Manifest, Row
 from rstbench.evidence.store import Store
 from rstbench.evidence.trial import ModelInfo, ShardResult, Trial
 from rstbench.reports.leaderboard import leaderboard, lines_of
-from rstbench.reports.lookup import Evidence, base_attack
-from rstbench.reports.ratios import is_worth_it, ratios, ratios_text
-from rstbench.reports.switch_bounds import Ladder, bounds, expected_error
+from rstbench.reports.lookup import Evidence, base_attack, options_of
+from rstbench.reports.ratios import ratios
+from rstbench.reports.switch import switch
 from rstbench.reports.tables import as_text, matrix_text, write
-from rstbench.reports.transfer import alarms, transfer
+from rstbench.reports.transfer import transfer, transfer_flags
 
 T = "Linf:0.1"
 PGD, STOP, AUTO, JOINT = "pgd", "pgd:early_stop=true", "autoattack", "joint:orders=1"
@@ -69,7 +66,7 @@ def make(root, bits=BITS, images=4, cards=CARDS):
         study={"name": "hand"},
         run={"data": "digits:test"},
         images=images,
-        cards=cards,
+        models=cards,
         rows=(
             Row("a", T, 0, (PGD, AUTO)),
             Row("b", T, 0, (PGD, AUTO)),
@@ -114,7 +111,7 @@ def test_the_leaderboard(tmp_path):
     assert frame["seconds"].tolist() == [1.5, 1.5, 1.5, 1.0]
 
 
-def test_transfer_that_beats_the_white_box_raises_the_alarm(tmp_path):
+def test_transfer_that_beats_the_white_box_raises_the_flag(tmp_path):
     frame = leaderboard(make(tmp_path, {**BITS, ("b", "a", PGD): "0000"})).set_index("model")
     assert "transfer-beats-white-box" in frame.loc["rst-0.1", "flags"]
     assert "transfer-beats-white-box" not in frame.loc["dense", "flags"]
@@ -135,6 +132,29 @@ def test_a_switch_wants_to_be_attacked_jointly(tmp_path, attacks, raised):
     frame = leaderboard(evidence).set_index("model")
     assert ("not-attacked-jointly" in frame.loc["switch", "flags"]) == raised
     assert "not-attacked-jointly" not in frame.loc["rst-0.1", "flags"]
+
+
+def test_an_attack_whose_name_begins_like_another_is_its_own(tmp_path):
+    """`pgd-mine` is no PGD to which AutoAttack could lose, nor `autoattack-lite` an AutoAttack."""
+    mine, lite = "pgd-mine:steps=3", "autoattack-lite"
+    both = [(m, j, lite) for m in "ab" for j in "ab"]
+    bits = {**BITS, ("x", "x", mine): "0000", ("x", "x", lite): "1111"} | dict.fromkeys(both, "1100")
+    bits |= {("s", "a", mine): "1000", ("s", "b", mine): "0100"}
+    evidence = make(tmp_path, bits)
+    rows = [replace(row, attacks=(*row.attacks, mine, lite)) for row in evidence.request.rows]
+    evidence = replace(evidence, request=replace(evidence.request, rows=tuple(rows)))
+    flags = leaderboard(evidence).set_index("model").loc["dense", "flags"]
+    # Dense: AutoAttack 0.5, PGD 0.75; `pgd-mine` leaves nothing, `autoattack-lite` everything.
+    assert "weaker-than-pgd" not in flags
+    matrix = transfer(evidence)
+    assert set(matrix["attack"]) == {"pgd", lite}
+    rungs = switch(evidence).set_index("attack")["rung"]
+    assert (rungs[mine], rungs[lite]) == ("other", "T1")
+
+
+def test_an_option_is_no_part_of_another():
+    assert options_of("mine:early_stop=truest,n=2") == ["early_stop=truest", "n=2"]
+    assert base_attack("mine:early_stop=truest") == "mine:early_stop=truest"
 
 
 def test_a_missing_answer_is_an_empty_cell_and_no_rank(tmp_path):
@@ -189,7 +209,7 @@ def test_the_transfer_table(tmp_path):
     assert "stopped at the first success" in text
 
 
-def test_the_ladder(tmp_path):
+def test_the_switch_table(tmp_path):
     frame = write(make(tmp_path), tmp_path)["switch"].set_index("rung")
     assert frame["clean"].unique().tolist() == [0.875, 0.75, 1]
     assert frame.loc["T0", "robust"] == pytest.approx((0.25 + 1 + 0.75 + 0.5) / 4)
@@ -239,13 +259,13 @@ def test_repeated_queries(tmp_path):
         assert frame["T2", count] == frame["minimum", count] == pytest.approx(2 * half / 4, abs=1e-6)
 
 
-def test_alarms_of_the_matrix(tmp_path):
+def test_flags_of_the_matrix(tmp_path):
     """Stopped at its first success b's own attack leaves it 2 of 4, no other less; nor a's own 1 of 4."""
     frame = transfer(make(tmp_path))
-    assert list(alarms(frame)) == []
+    assert list(transfer_flags(frame)) == []
     frame = transfer(make(tmp_path / "other", BITS | {("a", "b", PGD): "1000"}))
-    (alarm,) = alarms(frame)
-    assert alarm == (
+    (line,) = transfer_flags(frame)
+    assert line == (
         f"transfer-beats-white-box: pgd at {T}: images against rst-0.1 leave rst-0.2 25.0%, its own 50.0%"
     )
 
@@ -262,102 +282,6 @@ def test_the_csv_files_are_read_back_equal(tmp_path):
     assert "nan" not in (tmp_path / "leaderboard.csv").read_text().lower()
 
 
-@settings(deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 5))
-def test_the_minimum_lies_between_the_bounds(seed, sets, members):
-    random = np.random.RandomState(seed)
-    wrong = random.randint(0, 2, (sets, members, 7)).astype(float)
-    weights = random.dirichlet(np.ones(members))
-    lower, upper = bounds(wrong, weights)
-    minimum = 1 - expected_error(wrong, weights).mean()
-    assert lower - 1e-12 <= minimum <= upper + 1e-12
-    # Any single set is only sure to be at or above the lower bound.
-    assert all(1 - (weights @ one).mean() >= lower - 1e-12 for one in wrong)
-    assert all(minimum <= 1 - (weights @ one).mean() + 1e-12 for one in wrong)
-
-
-@settings(deadline=None)
-@given(st.integers(0, 2**31), st.floats(0.01, 0.99))
-def test_a_member_that_nothing_fools_moves_the_bounds_as_the_formula_says(seed, share):
-    """With probability `share` it answers, the others share the rest: every error shrinks by 1 - share."""
-    random = np.random.RandomState(seed)
-    wrong, weights = random.randint(0, 2, (4, 3, 7)).astype(float), random.dirichlet(np.ones(3))
-    more = np.concatenate([wrong, np.zeros((4, 1, 7))], axis=1)
-    lower, upper = bounds(wrong, weights)
-    moved = bounds(more, np.append((1 - share) * weights, share))
-    assert moved == pytest.approx((1 - (1 - share) * (1 - lower), 1 - (1 - share) * (1 - upper)))
-
-
-@settings(deadline=None)
-@given(st.integers(0, 2**31), st.integers(2, 4))
-def test_the_mean_of_the_matrix_is_t0_and_t1(seed, members):
-    """On the same bits, for equal weights, with and without early stop."""
-    random = np.random.RandomState(seed)
-    names = tuple("abcd"[:members])
-    sets = {(name, attack): random.randint(0, 2, (members, 9)) for name in names for attack in (PGD, STOP)}
-    sets["", "clean"] = np.ones((members, 9))
-    rungs = Ladder("s", names, np.full(members, 1 / members), sets).rungs()
-    found = {rung.name: rung.robust().mean() for rung in rungs}
-    for rung, attack in (("T0", STOP), ("T1", PGD)):
-        matrix = [[sets[source, attack][place].mean() for place in range(members)] for source in names]
-        assert found[rung] == pytest.approx(np.mean(matrix))
-    assert found["minimum"] <= min(found.values()) + 1e-12
-
-
-def test_no_transfer_puts_the_mean_of_the_matrix_above_the_upper_bound():
-    # Each member is fooled by its own images alone, everywhere: each set costs one half.
-    wrong = np.zeros((2, 2, 3))
-    wrong[0, 0] = wrong[1, 1] = 1
-    weights = np.array([0.5, 0.5])
-    assert bounds(wrong, weights) == (0.0, 0.5)
-    # T1 with one member that is never attacked on its own: only the first set and the clean one.
-    lopsided = np.stack([wrong[0], np.zeros((2, 3))])
-    t1 = 1 - 0.5 * (weights @ lopsided[0]).mean() - 0.5 * (weights @ lopsided[1]).mean()
-    assert t1 == 0.75 > bounds(lopsided, weights)[1] == 0.5
-
-
 def test_base_attack():
     assert base_attack("pgd:early_stop=true,steps=50") == "pgd:steps=50"
     assert base_attack("pgd:early_stop=true") == "pgd"
-
-
-def line(setting, ratio, seed, pgd, worst, clean=0.9):
-    common = {"method": "rst", "threat": T, "remaining": 0.1, "kept_weights": 10, "images": 100}
-    return {
-        "setting": setting,
-        "ratio": ratio,
-        "seed": seed,
-        "clean": clean,
-        PGD: pgd,
-        "worst": worst,
-    } | common
-
-
-def test_settings_over_seeds_by_hand():
-    lines = [line("rst", "0.1", seed, pgd, pgd - 0.1) for seed, pgd in enumerate((0.5, 0.6, 0.7))]
-    lines += [line("rst", "0.05", 0, 0.4, 0.4), line("rst", "0.05", 1, None, None), line("", "", 0, 0.9, 0.9)]
-    lines += [line("dense", "", 0, 0.8, 0.8)]
-    table = ratios(lines, [PGD]).set_index(["setting", "ratio"])
-    assert list(table.index) == [("rst", "0.1"), ("rst", "0.05"), ("dense", "")]
-    assert table.loc[("rst", "0.1"), ["seeds", PGD, f"{PGD}_sd", "worst"]].tolist() == [3, 0.6, 0.1, 0.5]
-    # Where a seed has failed there is no mean over the seeds.
-    assert table.loc[("rst", "0.05"), "seeds"] == 2
-    assert table.loc[("rst", "0.05"), [PGD, f"{PGD}_sd"]].isna().all()
-    text = list(ratios_text(table.reset_index()))
-    assert text == [
-        "clean: percent of 100 images, mean of 3 seeds ± standard deviation",
-        "            0.05        0.1  dense",
-        "rst    90.0 ±0.0  90.0 ±0.0",
-        "dense                         90.0",
-        "pgd at Linf:0.1: percent of 100 images, mean of 3 seeds ± standard deviation",
-        "              0.1  dense",
-        "rst    60.0 ±10.0",
-        "dense               80.0",
-    ]
-
-
-def test_one_seed_and_one_setting_make_no_comparison():
-    single = [line("rst", ratio, 0, 0.5, 0.5) for ratio in ("0.1", "0.2")] + [line("dense", "", 0, 0.8, 0.8)]
-    assert not is_worth_it(ratios(single, [PGD]))
-    assert is_worth_it(ratios([*single, line("rst", "0.1", 1, 0.5, 0.5)], [PGD]))
-    assert is_worth_it(ratios([*single, *(line("row", r, 0, 0.5, 0.5) for r in ("0.1", "0.2"))], [PGD]))

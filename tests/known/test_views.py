@@ -1,4 +1,4 @@
-"""The tables by class, against eps, against dense networks and of size, each worked out on paper."""
+"""The tables by class, against eps, and against dense networks, each worked out on paper."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rstbench.errors import BadFile
 from rstbench.evidence.manifest import Manifest, Row
 from rstbench.evidence.store import Store
 from rstbench.evidence.trial import CLEAN, ModelInfo, ShardResult, Trial
-from rstbench.reports.compare import compare, comparison, of_architecture
-from rstbench.reports.curves import RISES, curves
+from rstbench.flags import MORE_ROBUST_AT_LARGER_EPS
+from rstbench.reports.compare import compare
+from rstbench.reports.curves import curves
 from rstbench.reports.leaderboard import leaderboard, lines_of
 from rstbench.reports.lookup import Evidence
-from rstbench.reports.pareto import pareto
 from rstbench.reports.per_class import per_class
-from rstbench.reports.per_image import answers
-from rstbench.reports.ratios import is_worth_it, ratios, ratios_text
+from rstbench.reports.per_image import per_image_answers
+from rstbench.reports.ratios import is_comparison, ratios, ratios_text
 from rstbench.reports.tables import tables, write
 
 NEAR, FAR = "Linf:0.1", "Linf:0.2"
@@ -63,10 +63,10 @@ def one(root, **more):
 
 def test_the_worst_case_is_the_and_of_the_bits(tmp_path):
     evidence = one(tmp_path)
-    found = answers(evidence, evidence.request.rows[0])
-    assert found.worst.tolist() == [1, 0, 0, 0]
+    answers = per_image_answers(evidence, evidence.request.rows[0])
+    assert answers.worst.tolist() == [1, 0, 0, 0]
     # pgd and cw are right on the last image, the model is wrong on it without any attack.
-    assert list(found.known()) == ["pgd", "cw", "worst"]
+    assert list(answers.known()) == ["pgd", "cw", "worst"]
     assert leaderboard(evidence)[["pgd", "cw", "worst"]].to_numpy().tolist() == [[0.75, 0.75, 0.25]]
 
 
@@ -75,9 +75,9 @@ def test_there_is_no_worst_case_without_every_attack(tmp_path, missing):
     whole = one(tmp_path)
     records = {key: record for key, record in whole.records.items() if key[2] != missing}
     evidence = Evidence(whole.request, records)
-    found = answers(evidence, evidence.request.rows[0])
-    assert found.worst is None
-    assert len(found.known()) == 1
+    answers = per_image_answers(evidence, evidence.request.rows[0])
+    assert answers.worst is None
+    assert len(answers.known()) == 1
 
 
 def test_by_class(tmp_path):
@@ -154,7 +154,7 @@ def test_curves(tmp_path):
 def test_a_curve_that_rises_is_flagged_and_not_bent(tmp_path):
     own = curves(several_eps(tmp_path, second="1110")).query("attack == 'pgd'")
     assert own["robust"].tolist() == [0.75, 0.75, 0.5, 0.75]
-    assert own["flags"].tolist() == ["", "", "", RISES]
+    assert own["flags"].tolist() == ["", "", "", MORE_ROBUST_AT_LARGER_EPS.name]
 
 
 def test_an_eps_of_nothing_that_was_asked_stands_for_itself(tmp_path):
@@ -188,19 +188,6 @@ def test_against_the_dense_network_by_hand(tmp_path):
     assert row["verdict"] == "better"
 
 
-def test_verdicts():
-    names = {"model": "a", "baseline": "b", "role": "dense", "attack": "pgd", "threat": NEAR}
-    names |= {"data": "digits:test", "seed": 0}
-    right, wrong = np.ones(60), np.zeros(60)
-    assert comparison(right, wrong, **names)["verdict"] == "better"
-    assert comparison(wrong, right, **names)["verdict"] == "worse"
-    assert comparison(right, right, **names)["verdict"] == "not told apart"
-    line = comparison(right, np.full(60, 0.5), **names)
-    assert (line["robust"], line["baseline_robust"], line["difference"]) == (1.0, 0.5, 0.5)
-    empty = comparison(right[:1], wrong[:1], **names)
-    assert empty["verdict"] == "not told apart"
-
-
 def test_who_is_a_baseline(tmp_path):
     cards = {
         "a": TICKET,
@@ -226,63 +213,12 @@ def test_who_is_a_baseline(tmp_path):
     assert len(compare(field(tmp_path / "alone", {"a": TICKET}, {"a": "1" * 60}))) == 0
 
 
-@pytest.mark.parametrize(
-    ("network", "found"),
-    [
-        ("conv4[width=0.5]", "plain"),
-        ("conv4[width=0.5,norm=affine]", "affine"),  # its own norm layers come first
-        ("conv4[width=0.5,norm=none]", "plain affine"),
-        ("conv4[width=0.5,last-norm]", "plain affine"),
-        ("conv4[norm=none,last-norm]", "full"),
-        ("conv4[normalize=half]", ""),
-        ("conv4[norm=affine,normalize=mnist]", "pixels"),
-        ("conv2[width=0.5]", ""),
-    ],
-)
-def test_the_dense_network_of_an_architecture(network, found):
-    cards = {
-        "plain": dense("plain", network="conv4[width=0.5]"),
-        "affine": dense("affine", network="conv4[width=0.5,norm=affine]"),
-        "full": dense("full"),
-        "pixels": dense("pixels", network="conv4[normalize=mnist]"),
-    }
-    assert of_architecture(network, cards) == found.split()
-
-
 def test_worst_is_compared_only_over_the_same_attacks(tmp_path):
     bits = {**clean("a", "1111"), **clean("d", "1111")}
     bits |= {("a", "pgd", NEAR, 0): "1111", ("d", "pgd", NEAR, 0): "1100", ("d", "cw", NEAR, 0): "0000"}
     rows = [Row("a", NEAR, 0, ("pgd",)), Row("d", NEAR, 0, ("pgd", "cw"))]
     evidence = make(tmp_path, {"a": TICKET, "d": dense("dense")}, bits, rows)
     assert compare(evidence)["attack"].tolist() == ["pgd"]
-
-
-def line(model, kept, worst, threat=NEAR, seed=0):
-    plain = {"kind": "ticket", "remaining": 0.1}
-    return {"model": model, "kept_weights": kept, "worst": worst, "threat": threat, "seed": seed} | plain
-
-
-def test_the_front_by_hand():
-    lines = [
-        line("big", 1000, 0.9),
-        line("beaten", 500, 0.5),
-        line("small", 100, 0.6),
-        line("twin", 100, 0.6),
-        line("weak-twin", 100, 0.5),
-        line("dear", 2000, 0.9),
-        line("elsewhere", 50, 0.1, FAR),
-        line("another-seed", 10, 0.9, seed=1),
-        line("unknown", None, 0.9),
-        line("failed", 1, None),
-    ]
-    table = pareto(lines)
-    assert table["model"].tolist() == [
-        "small", "twin", "weak-twin", "beaten", "big", "dear", "elsewhere", "another-seed",
-    ]  # fmt: skip
-    front = set(table.loc[table["on_front"] == "true", "model"])
-    assert front == {"small", "twin", "big", "elsewhere", "another-seed"}
-    assert set(table["on_front"]) == {"true", "false"}
-    assert table["worst_per_1000_kept"].tolist() == [6.0, 6.0, 5.0, 1.0, 0.9, 0.45, 2.0, 90.0]
 
 
 def test_a_store_with_only_failures_gives_rows_without_figures(tmp_path):
@@ -309,7 +245,7 @@ def test_models_without_a_table_of_the_study_over_several_seeds(tmp_path):
     bits |= {("x", "pgd", NEAR, seed): values for seed, values in enumerate(("1100", "1110", "1000"))}
     rows = [*(Row("x", NEAR, seed, ("pgd",)) for seed in range(3)), Row("y", NEAR, 0, ("pgd",))]
     table = ratios(lines_of(make(tmp_path, cards, bits, rows)), ["pgd"])
-    assert is_worth_it(table)
+    assert is_comparison(table)
     row = table.set_index("setting").loc["external"]
     assert (row["seeds"], row["pgd"], row["pgd_sd"], row["clean_sd"]) == (3, 0.5, 0.25, 0.0)
     assert len(table) == 1

@@ -51,7 +51,7 @@ def evidence_of(root, robust=ROBUST, data="cifar10:test:8"):
         study={},
         run={"data": data},
         images=8,
-        cards=CARDS,
+        models=CARDS,
         rows=tuple(Row(model, threat, 0, asked[model, threat]) for model, threat in rows),
         keys=tuple(keys),
     ).save(root)

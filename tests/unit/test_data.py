@@ -202,13 +202,13 @@ def test_download_fetches_once_and_checks(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
     root = tmp_path / "root"
     root.mkdir()
-    download(["cifar10:test:1", "digits"], root)
+    download(map(DataReference, ["cifar10", "digits"]), root)
     assert load("cifar10:test", root).labels.tolist() == [1, 2]
     server.shutdown()
     server.server_close()
-    download(["cifar10:test"], root)  # all there: nothing is fetched
+    download([DataReference("cifar10")], root)  # all there: nothing is fetched
     with pytest.raises(BadFile, match="cifar10 cannot be downloaded to"):
-        download(["cifar10:test"], tmp_path / "other")
+        download([DataReference("cifar10")], tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

@@ -11,7 +11,7 @@ from rstbench.evidence.manifest import Manifest, Row
 
 T = "Linf:8/255"
 ROWS = (Row("a", T, 0, ("pgd", "autoattack")), Row("b", T, 0, ("pgd",)), Row("s", T, 0, ("pgd", "arc")))
-REQUEST = Manifest(study={}, run={}, images=8, cards={}, rows=ROWS)
+REQUEST = Manifest(study={}, run={}, images=8, models={}, rows=ROWS)
 FIRST = {("a", "pgd", T, 0), ("b", "pgd", T, 0), ("s", "pgd", T, 0)}
 
 
@@ -20,7 +20,7 @@ def test_every_first_attack_is_kept_and_the_others_while_there_is_room():
     one = BUDGET // COUNT
     assert wanted(REQUEST, one) == FIRST  # no room even for one, and yet all first ones
     assert wanted(REQUEST, one // 4) == FIRST | {("a", "autoattack", T, 0)}
-    assert wanted(Manifest(study={}, run={}, images=8, cards={}, rows=()), 1) == frozenset()
+    assert wanted(Manifest(study={}, run={}, images=8, models={}, rows=()), 1) == frozenset()
 
 
 def test_the_clean_images_have_no_threat():

@@ -46,3 +46,26 @@ def run(task):
 def test_a_task_that_cannot_be_sent_is_run_here():
     ((_, fault),) = Processes(2).map(run, [Unsent()])
     assert str(fault) == "asked here"
+
+
+@pytest.mark.parametrize("executor", [Local(), Processes(2)])
+def test_a_task_waits_for_the_answers_it_needs(executor):
+    waiting, answers = {"1 + 1": None, "{} + 3": "1 + 1", "2 * 2": None, "{} + 5": "2 * 2"}, {}
+
+    def tasks():
+        while waiting:
+            ready = next((text for text, needs in waiting.items() if not needs or needs in answers), None)
+            if ready is None:
+                yield None
+                continue
+            needs = waiting.pop(ready)
+            yield ready.format(answers.get(needs))
+
+    for task, answer in executor.map(eval, tasks()):
+        answers[task] = answer
+    assert answers == {"1 + 1": 2, "2 + 3": 5, "2 * 2": 4, "4 + 5": 9}
+
+
+def test_a_killed_process_ends_it_all_where_nothing_is_retried():
+    with pytest.raises(WorkerDied, match="a worker process was killed"):
+        dict(Processes(2, retry=False).map(eval, ["1 + 1", DIES, "2 + 2"]))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rstbench.errors import BadRequest
-from rstbench.tickets.init import INITS, random_weights, seed_is_enough, weights_digest
+from rstbench.networks.choices import INITS, Initialisation
+from rstbench.tickets.init import random_weights, seed_is_enough, weights_digest
 
 LIKE = {"conv": torch.empty(64, 32, 3, 3), "fc": torch.empty(10, 400)}
 
@@ -60,6 +61,15 @@ def test_the_signs_of_a_seed_are_pinned():
 
 # What torch.randint gave under seed 0; a ticket that stores only its seed lives on this.
 PINNED = [[-1, 1, 1, -1, 1, 1, 1, 1], [1, 1, 1, -1, -1, 1, -1, -1]]
+
+
+def test_one_line_adds_an_initialisation(monkeypatch):
+    line = Initialisation("signs", lambda fan_in, fan_out: 1 / (fan_in * fan_out))
+    monkeypatch.setitem(INITS, "by_both_fans", line)
+    drawn = random_weights(LIKE, "by_both_fans", 0)
+    assert drawn["conv"].abs().unique().tolist() == pytest.approx([1 / (288 * 576)])
+    assert drawn["fc"].abs().unique().tolist() == pytest.approx([1 / (400 * 10)])
+    assert seed_is_enough("by_both_fans")
 
 
 def test_unknown_kind():

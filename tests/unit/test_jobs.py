@@ -9,9 +9,8 @@ import pytest
 from rstbench.errors import BadRequest
 from rstbench.study.jobs import jobs_of
 from rstbench.study.reading import parse_study
-from rstbench.tickets.init import INITS
 from rstbench.training.adversaries import ADVERSARIES, parse_adversary
-from rstbench.training.recipe import CHOICES, FORMS
+from rstbench.training.recipe import FORMS
 
 DRAW = {"name": "rst", "network": "conv2", "width": 0.25, "init": "binary", "remaining": [0.1, "0.20"]}
 
@@ -95,7 +94,6 @@ def test_the_resolved_study_reads_the_same():
 
 
 def test_what_is_listed_is_what_there_is():
-    assert set(CHOICES["init"]) == set(INITS)
     assert [form.partition(":")[0] for form in FORMS["adversary"]] == list(ADVERSARIES)
     for form in FORMS["adversary"]:
         assert parse_adversary(form) == parse_adversary(form.partition(":")[0])

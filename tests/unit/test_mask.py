@@ -12,26 +12,26 @@ from torch.nn.utils import parametrize
 from rstbench.errors import BadRequest
 from rstbench.tickets.allocation import LayerBudget
 from rstbench.tickets.mask import (
-    fix,
+    apply_mask,
     kept_count,
-    masked,
     parse_remaining,
-    put_scores,
     random_scores,
+    register_masks,
+    register_scores,
     straight_through,
 )
 
 
 def top(*shape, kept, **more):
-    """A slot of element-wise scores."""
+    """Return a budget of element-wise scores."""
     return LayerBudget(shape, shape, kept, **more)
 
 
 def put(layer, kept):
-    """Random scores on a layer's weight."""
-    slot = top(*layer.weight.shape, kept=kept)
-    scores = random_scores(slot.units, torch.Generator().manual_seed(0))
-    return put_scores(layer, {"weight": slot}, {"weight": scores})["weight"].scores
+    """Put random scores on a layer's weight."""
+    budget = top(*layer.weight.shape, kept=kept)
+    scores = random_scores(budget.score_shape, torch.Generator().manual_seed(0))
+    return register_scores(layer, {"weight": budget}, {"weight": scores})["weight"].scores
 
 
 def test_a_mask_by_hand():
@@ -61,6 +61,20 @@ def test_ties_keep_exactly_as_many():
 def test_kept_counts(remaining, weights, ceil, authors):
     assert kept_count(parse_remaining(remaining), weights) == ceil
     assert kept_count(parse_remaining(remaining), weights, "authors") == authors
+
+
+@pytest.mark.parametrize(
+    ("ratio", "weights", "nearest", "authors"),
+    [(0.26, 10, 3, 3), (0.24, 10, 2, 3), (1e-9, 10, 1, 1), (1.0, 10, 10, 10), (0.9, 5120, 4608, 4609)],
+)
+def test_ratios_of_the_p_rule_are_rounded(ratio, weights, nearest, authors):
+    assert kept_count(ratio, weights) == nearest
+    assert kept_count(ratio, weights, "authors") == authors
+
+
+def test_unknown_rounding():
+    with pytest.raises(BadRequest, match="must be 'ceil' or 'authors', got 'floor'"):
+        kept_count(0.5, 10, "floor")
 
 
 def test_a_float_means_the_decimal_that_was_written():
@@ -99,7 +113,7 @@ def test_scores_start_inside_the_published_bound():
 
 def test_dropped_weights_are_positive_zero():
     weight = torch.tensor([-1.0, -2.0, 3.0])
-    dropped = masked(weight, torch.tensor([False, True, False]))
+    dropped = apply_mask(weight, torch.tensor([False, True, False]))
     assert dropped.equal(torch.tensor([0.0, -2.0, 0.0]))
     assert not torch.signbit(dropped[[0, 2]]).any()
 
@@ -107,7 +121,7 @@ def test_dropped_weights_are_positive_zero():
 def test_a_fixed_mask_holds_through_training():
     layer = nn.Linear(4, 3, bias=False)
     mask = torch.rand(3, 4, generator=torch.Generator().manual_seed(1)) < 0.5
-    fix(layer, {"weight": mask})
+    register_masks(layer, {"weight": mask})
     optimiser = torch.optim.SGD(layer.parameters(), 0.5)
     for _ in range(3):
         optimiser.zero_grad()

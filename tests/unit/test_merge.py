@@ -7,9 +7,9 @@ import os
 import pandas as pd
 import pytest
 
+from rstbench import files
 from rstbench.cli.commands import main
 from rstbench.errors import BadFile, BadRequest
-from rstbench.evidence import store as store_module
 from rstbench.evidence.manifest import Manifest, Row
 from rstbench.evidence.merge import merge
 from rstbench.evidence.store import Store
@@ -148,7 +148,7 @@ def test_what_one_folder_knows_of_a_model_fills_in_the_other(tmp_path):
     two = folder(tmp_path / "two", {"a": (A, {**WHOLE, "cw": {0: "00", 2: "11"}})}, attacks=("pgd", "cw"))
     merge([one, two], tmp_path / "both")
     request = Manifest.load(tmp_path / "both")
-    assert request.cards == {"a": ModelInfo("mine", "ticket", "rst", family="rst", ratio="0.1")}
+    assert request.models == {"a": ModelInfo("mine", "ticket", "rst", family="rst", ratio="0.1")}
     assert request.rows == (Row("a", T, 0, ("pgd", "cw")),)
     [line] = lines_of(Evidence.read(tmp_path / "both"))
     assert (line["pgd"], line["cw"], line["worst"]) == (0.5, 0.5, 0.25)
@@ -218,7 +218,7 @@ def test_a_broken_off_merging_leaves_nothing_or_the_old_one(tmp_path, monkeypatc
         path.write_bytes(content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_whole", once)
+        patch.setattr(files, "write_whole", once)
         with pytest.raises(OSError, match="no space"):
             merge([one, two], tmp_path / "both")
     assert written

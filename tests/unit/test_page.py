@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import re
-import shlex
 import sys
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -14,15 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rstbench.cli.arguments import make_parser
-from rstbench.cli.commands import VERBS
-from rstbench.errors import BadFile, BadRequest
-from rstbench.evidence.manifest import FILE, Manifest
 from rstbench.reports.lookup import Evidence
-from rstbench.reports.page.commands import row_command, whole_command
-from rstbench.reports.page.glossary import FLAGS, OF_OTHERS, explain
 from rstbench.reports.page.inline import inline
-from rstbench.reports.report import runs_in, write_index, write_report
+from rstbench.reports.report import write_report
 from rstbench.reports.tables import write
 
 ROOT = Path(__file__).parent.parent.parent
@@ -146,20 +139,6 @@ def test_a_matrix_alone_has_a_page(hand_run, tmp_path):
     assert "leaderboard" not in page.values("id")
 
 
-def test_every_alarm_is_explained():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    alarms = re.search(r"\*\*Alarms\*\* stand in `flags`: (.*?)\. - \*\*", readme)
-    assert alarms is not None
-    assert set(re.findall(r"`([a-z-]+)`", alarms[1])) == set(FLAGS)
-    code = "\n".join(path.read_text() for path in (ROOT / "rstbench").rglob("*.py"))
-    raised = re.findall(
-        r'flags\.add\("([a-z-]+)"\)|flags = \("([a-z-]+)",\)|return \(\) if .* else \("([a-z-]+)",\)', code
-    )
-    assert {name for names in raised for name in names if name} <= set(FLAGS)
-    assert len(raised) > 5
-    assert explain("of-somebody-else") == OF_OTHERS
-
-
 def test_who_is_better_is_said_with_its_interval(folder):
     text = text_of(folder)
     compared = text[text.index('<section id="compared">') :].partition("</section>")[0]
@@ -221,64 +200,6 @@ def test_quoted_figures_stand_apart(hand_run, tmp_path):
     ]
 
 
-STUDY = {
-    "name": "s",
-    "images": 20,
-    "data": "digits:test",
-    "attacks": ["pgd", {"attack": "autoattack", "threat": "Linf:1/10"}],
-    "draw": [{"name": "rst"}],
-    "model": [{"ref": "file:my nets.py:net", "name": NAME}],
-}
-
-
-def parsed(command):
-    """The command as our own parser reads it."""
-    threads, *words = shlex.split(command)
-    assert threads == "OMP_NUM_THREADS=2"
-    assert words[:4] == ["python", "-m", "rstbench", "evaluate"]
-    return make_parser(VERBS).parse_args(words[3:])
-
-
-def test_commands_ask_the_same(hand_run, tmp_path):
-    request = hand_run(tmp_path, study=STUDY).request
-    whole = parsed(whole_command(request))
-    assert (whole.what, whole.limit, whole.batch_size, whole.device) == (["study.toml"], 0, "20", "cpu")
-    rows = {(request.cards[row.model].name, row.threat): row for row in request.rows}
-    near = "Linf:1/10"
-    assert parsed(row_command(request, rows["rst-0.1", near], tmp_path)).what == ["study.toml"]
-    (tmp_path / "tickets").mkdir()
-    (tmp_path / "tickets" / "rst-0.1-seed0.safetensors").touch()
-    ticket = parsed(row_command(request, rows["rst-0.1", near], tmp_path))
-    assert ticket.what == ["ticket:tickets/rst-0.1-seed0.safetensors"]
-    assert (ticket.attack, ticket.threat, ticket.seed) == (["pgd", "autoattack"], [near], 0)
-    assert ticket.data == "digits:test:20"
-    assert parsed(row_command(request, rows[NAME, near], tmp_path)).what == ["file:my nets.py:net"]
-    switch = parsed(row_command(request, rows["switch-rst", "Linf:1/5"], tmp_path))
-    assert (switch.what, switch.attack, switch.threat) == (["study.toml"], ["pgd"], ["Linf:1/5"])
-
-
-@pytest.mark.parametrize(
-    ("study", "limit"),
-    [
-        ({"images": 20}, 0),
-        ({"images": 0, "data": "digits:test:20"}, 0),
-        ({"images": 150}, 20),
-        ({"images": 0}, 20),
-    ],
-)
-def test_commands_ask_as_many_images(hand_run, tmp_path, study, limit):
-    request = hand_run(tmp_path, study=STUDY | study).request
-    assert parsed(whole_command(request)).limit == limit
-
-
-def test_what_came_from_python_has_no_command(hand_run, tmp_path):
-    request = hand_run(tmp_path).request
-    assert whole_command(request) == ""
-    assert row_command(request, request.rows[0], tmp_path) == ""
-    report(Evidence.read(tmp_path), tmp_path)
-    assert "python -m rstbench" not in text_of(tmp_path)
-
-
 def test_evidence_from_another_machine_is_told(hand_run, tmp_path):
     evidence = hand_run(tmp_path)
     assert " on cpu, 2 threads" not in report_text(evidence, tmp_path)
@@ -301,49 +222,6 @@ def test_a_figure_becomes_a_part_of_the_page():
         '<svg aria-hidden="true" style="width:96px" viewBox="0 0 72 36"> <g id="one-a"><path '
         'd="M 1.23 2" style="fill: var(--ink)"/></g> <use href="#one-a" clip-path="url(#one-b)"/></svg>'
     )
-
-
-def test_a_page_of_pages(hand_run, tmp_path):
-    reported = []
-    for name in ("one", "deep/two"):
-        evidence = hand_run(tmp_path / name)
-        frames, _ = report(evidence, tmp_path / name)
-        reported.append((evidence, frames, tmp_path / name))
-    assert write_index(reported) == tmp_path / "index.html"
-    page = Page(text_of(tmp_path))
-    assert page.values("href") == ["one/index.html", "deep/two/index.html"]
-    assert all((tmp_path / link).exists() for link in page.values("href"))
-    assert NAME not in text_of(tmp_path)
-    # One folder, or one inside the other: the page stands above both.
-    assert write_index(reported[:1]) == tmp_path / "index.html"
-    (tmp_path / "one" / FILE).read_bytes()
-    assert write_index([reported[0], (*reported[1][:2], tmp_path / "one" / "in")]) == tmp_path / "index.html"
-
-
-def test_folders_of_runs(tmp_path):
-    for name in ("a", "b/c", "b/d"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / FILE).touch()
-    (tmp_path / "README.md").touch()
-    (tmp_path / "empty").mkdir()
-    everything = [str(path) for path in sorted(tmp_path.iterdir()) if path.name != "empty"]
-    assert runs_in(everything) == [tmp_path / "a", tmp_path / "b" / "c", tmp_path / "b" / "d"]
-    assert runs_in([str(tmp_path / "a"), str(tmp_path / "a")]) == [tmp_path / "a"]
-    # What holds no run is refused where it is read.
-    (wrong,) = runs_in([str(tmp_path / "empty")])
-    with pytest.raises(BadFile, match="name a folder"):
-        Manifest.load(wrong)
-    with pytest.raises(BadFile, match="no folder"):
-        runs_in([str(tmp_path / "nowhere")])
-    with pytest.raises(BadFile, match="name a folder"):
-        runs_in([str(tmp_path / "README.md")])
-
-
-def test_folders_without_a_common_parent(hand_run, monkeypatch, tmp_path):
-    evidence = hand_run(tmp_path)
-    monkeypatch.setattr("os.path.commonpath", lambda paths: "/")
-    with pytest.raises(BadRequest, match="common parent"):
-        write_index([(evidence, {}, tmp_path)])
 
 
 def test_the_package_ships_its_templates():

@@ -48,7 +48,7 @@ def asked(data="cifar10:test:1000", threats=("Linf:8/255",), groups=()):
         study={},
         run={"data": data},
         images=0,
-        cards={"a": ModelInfo("one", "external")},
+        models={"a": ModelInfo("one", "external")},
         rows=tuple(Row("a", threat, 0, ("pgd",)) for threat in threats),
         groups=groups,
     )

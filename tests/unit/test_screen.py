@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rstbench.cli import tables
 from rstbench.cli.tables import coloured, has_colour, shortened, show
-from rstbench.reports.tables import board_text, matrix_text
+from rstbench.reports.tables import leaderboard_text, matrix_text
 
 ANSI = re.compile(r"\x1b\[[\d;]*m")
 LONG = "a-ticket-with-quite-a-long-name-0.05"
@@ -34,7 +34,7 @@ FRAME = board((1, "best", 0.86, 0.85, "few-images zero-gradient"), (2, LONG, 0.1
 
 
 def text_of(frames):
-    return board_text(frames["leaderboard"])
+    return leaderboard_text(frames["leaderboard"])
 
 
 @pytest.fixture
@@ -70,14 +70,14 @@ def test_who_gets_colour(environment, on_terminal, elsewhere):
 
 
 def test_colour_leaves_the_text_as_it_is():
-    lines = list(board_text(FRAME))
+    lines = list(leaderboard_text(FRAME))
     painted = list(coloured(lines))
     assert [ANSI.sub("", line) for line in painted] == lines
     assert painted != lines
 
 
 def test_what_is_coloured():
-    _, best, worst = coloured(board_text(FRAME))
+    _, best, worst = coloured(leaderboard_text(FRAME))
     assert "\x1b[33mfew-images zero-gradient\x1b[0m" in best
     assert "\x1b[33m" not in worst
     # The worst case of the best is bold; 86 % and 85 % have the last blue, 10 % and 5 % the first.
@@ -90,7 +90,9 @@ def test_what_is_coloured():
 
 
 def test_an_empty_cell_has_no_colour():
-    rows = list(coloured(board_text(board((1, "a", None, None, ""), (None, "b", 0.5, None, "few-images")))))
+    rows = list(
+        coloured(leaderboard_text(board((1, "a", None, None, ""), (None, "b", 0.5, None, "few-images"))))
+    )
     assert "\x1b" not in rows[1]
     assert rows[2].count("\x1b[") == 4
 
@@ -116,7 +118,7 @@ def test_elsewhere_nothing_is_cut_or_coloured(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     show({"leaderboard": FRAME}, text_of)
-    assert capsys.readouterr().out == "\n".join(board_text(FRAME)) + "\n"
+    assert capsys.readouterr().out == "\n".join(leaderboard_text(FRAME)) + "\n"
 
 
 def test_forced_colour_cuts_nothing(capsys, monkeypatch):
@@ -125,11 +127,11 @@ def test_forced_colour_cuts_nothing(capsys, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     show({"leaderboard": FRAME}, text_of)
     out = capsys.readouterr().out
-    assert out != ANSI.sub("", out) == "\n".join(board_text(FRAME)) + "\n"
+    assert out != ANSI.sub("", out) == "\n".join(leaderboard_text(FRAME)) + "\n"
 
 
 def test_names_are_cut_to_the_terminal(terminal):
-    widest = max(map(len, board_text(FRAME)))
+    widest = max(map(len, leaderboard_text(FRAME)))
     out = terminal(widest, NO_COLOR="1")
     show({"leaderboard": FRAME}, text_of)
     assert LONG in out.getvalue()
@@ -144,7 +146,7 @@ def test_names_are_cut_to_the_terminal(terminal):
 
 def test_a_narrow_terminal_goes_without_costs_and_never_without_alarms(terminal):
     cut = FRAME.assign(model=["best", "x" * tables.SHORTEST])
-    out = terminal(max(map(len, board_text(cut))) - 1, NO_COLOR="1")
+    out = terminal(max(map(len, leaderboard_text(cut))) - 1, NO_COLOR="1")
     show({"leaderboard": FRAME}, text_of)
     assert "forwards" not in out.getvalue()
     assert "few-images zero-gradient" in out.getvalue()

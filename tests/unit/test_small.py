@@ -41,7 +41,7 @@ def test_lines_tell_rate_rest_and_figures(monkeypatch):
     out = io.StringIO()
     with Lines(out).stage("a pgd", 100, "image") as stage:
         stage.advance(40, robust=0.5)
-        stage.done, stage.fresh = 100, 100
+        stage.done, stage.done_now = 100, 100
     assert out.getvalue().splitlines() == [
         "a pgd: 40/100 images, 2/s, 30 s left, robust 0.5",
         "a pgd: 100/100 images, 2.5/s, robust 0.5",
@@ -62,7 +62,7 @@ def test_a_request_comes_back_from_its_file(tmp_path):
         study={"name": "x", "threats": ["Linf:0.1"]},
         run={"data": "digits:test", "threads": 2},
         images=50,
-        cards={
+        models={
             "aa": ModelInfo("one", "ticket", remaining=0.1),
             "bb": ModelInfo("s", "switch", members=("aa",), weights=(1.0,)),
         },
@@ -73,8 +73,8 @@ def test_a_request_comes_back_from_its_file(tmp_path):
     )
     request.save(tmp_path)
     found = Manifest.load(tmp_path)
-    assert (found.cards, found.rows, found.groups, found.keys) == (
-        request.cards,
+    assert (found.models, found.rows, found.groups, found.keys) == (
+        request.models,
         request.rows,
         request.groups,
         ("k",),

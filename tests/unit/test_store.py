@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -104,9 +105,9 @@ def test_damage_and_contradiction_are_refused(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    with Store(tmp_path).alone(), pytest.raises(BadRequest, match="another run"), Store(tmp_path).alone():
+    with Store(tmp_path).lock(), pytest.raises(BadRequest, match="another run"), Store(tmp_path).lock():
         pass
-    with Store(tmp_path).alone():
+    with Store(tmp_path).lock():
         pass
 
 
@@ -123,3 +124,9 @@ def test_the_family_of_an_attack_is_its_registered_name():
     assert attack_family("pgd:restarts=5,steps=50") == attack_family("pgd") == "pgd"
     assert attack_family("pgd-mine:steps=5") == "pgd-mine"
     assert attack_family("autoattack-lite") == "autoattack-lite"
+
+
+@pytest.mark.parametrize("kind", [Trial, ModelInfo, ShardResult])
+def test_every_field_is_documented(kind):
+    text = (Path(__file__).parent.parent.parent / "docs" / "evidence.md").read_text()
+    assert [field.name for field in fields(kind) if f"`{field.name}`" not in text] == []

@@ -16,7 +16,7 @@ from rstbench.networks.network import NetworkSpec, build, prunable
 from rstbench.tickets.allocation import allocate
 from rstbench.tickets.checkpoint import Checkpoint, train
 from rstbench.tickets.init import random_weights, weights_digest
-from rstbench.tickets.mask import kept_count, parse_remaining, put_scores, random_scores
+from rstbench.tickets.mask import kept_count, parse_remaining, random_scores, register_scores
 from rstbench.tickets.methods.edge_popup import edge_popup
 from rstbench.tickets.methods.search import Search
 from rstbench.tickets.ticket import Ticket
@@ -31,9 +31,10 @@ def test_the_search_keeps_the_weights_and_the_export_its_logits(spec, weights, l
     dense_keys = list(net.state_dict())
     net.load_state_dict({**net.state_dict(), **weights})
     recipe = recipe_for(SMALL)
-    slots = allocate({name: w.shape for name, w in weights.items()}, parse_remaining("0.3"), recipe)
+    budgets = allocate({name: w.shape for name, w in weights.items()}, parse_remaining("0.3"), recipe)
     generator = Generator().manual_seed(0)
-    popups = put_scores(net, slots, {n: random_scores(slot.units, generator) for n, slot in slots.items()})
+    scores = {name: random_scores(budget.score_shape, generator) for name, budget in budgets.items()}
+    popups = register_scores(net, budgets, scores)
     before = weights_digest(weights)
     fit(net, [popup.scores for popup in popups.values()], lesson, recipe, lambda row: None)
     originals = {
@@ -46,7 +47,7 @@ def test_the_search_keeps_the_weights_and_the_export_its_logits(spec, weights, l
         recipe,
         spec,
         "0.3",
-        {name: slots[name].weight_mask(popup.scores) for name, popup in popups.items()},
+        {name: budgets[name].weight_mask(popup.scores) for name, popup in popups.items()},
         {name: buffer.clone() for name, buffer in net.named_buffers()},
         before,
         None,

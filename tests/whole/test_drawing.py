@@ -18,6 +18,7 @@ import rstbench
 from rstbench.data import download, load
 from rstbench.errors import BadRequest
 from rstbench.networks.network import NetworkSpec, build, prunable
+from rstbench.references import DataReference
 from rstbench.tickets.checkpoint import train
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.methods.edge_popup import edge_popup
@@ -86,7 +87,7 @@ def test_scaled_weights_are_scaled_by_what_their_layer_keeps(spec, weights, less
 )
 def test_wrong_combinations(spec, weights, lesson, settings, message):
     with pytest.raises(BadRequest, match=message):
-        assert search(spec, weights, lesson, **settings).slots
+        assert search(spec, weights, lesson, **settings).budgets
 
 
 @pytest.mark.parametrize("name", ["swin_t", "squeezenet1_1", "googlenet"])
@@ -136,10 +137,10 @@ def test_download_takes_both_splits_and_leaves_what_is_there(tmp_path, monkeypat
 
     asked = []
     monkeypatch.setattr(datasets, "SVHN", lambda root, download, split: asked.append(split))
-    download(["svhn"], tmp_path)
+    download([DataReference("svhn")], tmp_path)
     assert asked == ["train", "test"]
     monkeypatch.setattr("rstbench.data.fetch.load", lambda text, root: None)  # all can be read
-    download(["svhn:train"], tmp_path)
+    download([DataReference("svhn", split="train")], tmp_path)
     assert asked == ["train", "test"]
 
 

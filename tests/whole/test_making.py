@@ -1,18 +1,15 @@
-"""Drawing and training from the command line: what they begin from, several at once, refusals."""
+"""Drawing and training from the command line: what they begin from, every method, refusals."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from safetensors import safe_open
 
 from rstbench.tickets.checkpoint import Checkpoint
 from rstbench.tickets.ticket import Ticket
@@ -20,42 +17,6 @@ from rstbench.tickets.ticket import Ticket
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--network", "conv2", "--width", "0.1", "--data", "digits:train:256", "--epochs", "2"]
 SMALL += ["--batch", "32"]
-STUDY = """
-data = "digits:test"
-threats = ["Linf:0.1"]
-attacks = ["pgd:steps=2"]
-images = 20
-seeds = [0, 1]
-[[draw]]
-name = "rst"
-network = "conv2"
-width = 0.1
-remaining = [0.3, 0.6]
-data = "digits:train:256"
-epochs = 2
-batch = 32
-[[draw]]
-name = "rtt"
-from = "dense"
-remaining = [0.3]
-data = "digits:train:256"
-epochs = 1
-batch = 32
-[[train]]
-name = "dense"
-network = "conv2"
-width = 0.1
-data = "digits:train:256"
-epochs = 2
-batch = 32
-[[train]]
-name = "ft"
-from = "rst"
-weights = "reinit"
-data = "digits:train:256"
-epochs = 1
-batch = 32
-"""
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +119,8 @@ def test_a_network_of_the_size_of_a_ticket(cli, made, tmp_path):
     ],
 )
 def test_a_wrong_start_is_one_line(cli, made, tmp_path, arguments, message):
-    places = {"DENSE": f"checkpoint:{made / 'conv2.safetensors'}", "TICKET": made / "conv2-0.3.safetensors"}
-    arguments = [places.get(argument, argument) for argument in arguments]
+    files = {"DENSE": f"checkpoint:{made / 'conv2.safetensors'}", "TICKET": made / "conv2-0.3.safetensors"}
+    arguments = [files.get(argument, argument) for argument in arguments]
     if arguments[0] == "draw":
         arguments += ["--remaining", "0.5", *([] if "--data" in arguments else ["--data", "digits"])]
     done = cli(*arguments, "--out", "x", "--data-root", ".")
@@ -167,93 +128,6 @@ def test_a_wrong_start_is_one_line(cli, made, tmp_path, arguments, message):
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "x").exists()
-
-
-def run(folder, workers, threads, *, wait=True):
-    (folder / "s.toml").write_text(STUDY)
-    command = [sys.executable, "-m", "rstbench", "evaluate", "s.toml", "--out", "out", "--workers", workers]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
-    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True,
-                               stdout=subprocess.PIPE)  # fmt: skip
-    return (process, *process.communicate()) if wait else process
-
-
-def contents(folder):
-    """Masks and weights of everything made."""
-    found = {}
-    for path in sorted(folder.glob("out/*/*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            found[path.name] = {key: file.get_tensor(key) for key in sorted(file.keys())}
-    return found
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(
-        one[name][key].equal(other[name][key]) for name in one for key in one[name]
-    )
-
-
-def test_side_by_side_gives_what_one_by_one_gives(tmp_path):
-    """Two workers of one thread each, killed and continued, against one process of one thread."""
-    alone, several = tmp_path / "alone", tmp_path / "several"
-    alone.mkdir()
-    several.mkdir()
-    process, out, errors = run(alone, "1", "1")
-    assert process.returncode == 0, errors
-    killed = run(several, "2", "2", wait=False)
-    while killed.poll() is None and not list(several.glob("out/*/*.safetensors")):
-        time.sleep(0.02)
-    children = subprocess.run(["pgrep", "-P", str(killed.pid)], capture_output=True, text=True).stdout.split()
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    killed.stdout.close()
-    killed.stderr.close()
-    assert children
-    deadline = time.monotonic() + 20
-    while any(alive(child) for child in children) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(alive(child) for child in children), "workers outlive the run"
-    process, out, errors = run(several, "2", "2")
-    assert process.returncode == 0, errors
-    assert "2 at a time" in errors
-    assert len(contents(alone)) == 2 * (2 + 1 + 1 + 2)
-    assert same(contents(alone), contents(several))
-    assert "mean of 2 seeds" in out
-    boards = [
-        pd.read_csv(folder / "out" / "leaderboard.csv").drop(columns="seconds") for folder in (alone, several)
-    ]
-    pd.testing.assert_frame_equal(*boards)
-    frame = pd.read_csv(several / "out" / "ratios.csv").set_index(["setting", "ratio"])
-    assert frame["seeds"].tolist() == [2] * 6
-    board = pd.read_csv(several / "out" / "leaderboard.csv").set_index("model")
-    both = board.loc[["ft-0.3-seed0", "ft-0.3-seed1"], "pgd:steps=2"]
-    assert frame.loc[("ft", 0.3), "pgd:steps=2"] == pytest.approx(both.mean())
-    assert frame.loc[("ft", 0.3), "pgd:steps=2_sd"] == pytest.approx(both.std(), abs=1e-6)
-    history = pd.read_csv(several / "out" / "tickets" / "history.csv")
-    assert history["name"].nunique() == 12
-
-
-def alive(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_what_begins_from_a_failure_is_named_too(tmp_path, cli, workers):
-    text = STUDY.replace("seeds = [0, 1]", "").replace(
-        'name = "dense"', 'name = "dense"\nlr = 1e30\nnorm = "none"'
-    )
-    (tmp_path / "s.toml").write_text(text)
-    done = cli("evaluate", "s.toml", "--quiet", "--out", "out", "--workers", workers)
-    assert done.returncode == 1
-    first, second = done.stderr.splitlines()
-    assert "rtt-0.3: dense-seed0 is missing" in (first + second)
-    assert "dense: the loss is" in (first + second)
-    board = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
-    assert sorted(board["model"]) == ["ft-0.3", "ft-0.6", "rst-0.3", "rst-0.6"]
 
 
 def test_models_of_a_users_file_are_attacked_beside_others(tmp_path, cli, made):
@@ -268,10 +142,10 @@ def test_models_of_a_users_file_are_attacked_beside_others(tmp_path, cli, made):
         "class Bad(Own):\n    def forward(self, x):\n        return super().forward(x)[:, :7]\n"
         "def bad():\n    return Bad()\n"
     )
-    asked = ["evaluate", "file:m.py:net", "file:m.py:bad", f"ticket:{made / 'conv2-0.3.safetensors'}"]
-    asked += ["--attack", "pgd:steps=2", "--limit", "40", "--batch-size", "10"]
-    alone = cli(*asked, "--out", "alone", env={"OMP_NUM_THREADS": "1"})
-    several = cli(*asked, "--out", "several", "--workers", "2", env={"OMP_NUM_THREADS": "2"})
+    command = ["evaluate", "file:m.py:net", "file:m.py:bad", f"ticket:{made / 'conv2-0.3.safetensors'}"]
+    command += ["--attack", "pgd:steps=2", "--limit", "40", "--batch-size", "10"]
+    alone = cli(*command, "--out", "alone", env={"OMP_NUM_THREADS": "1"})
+    several = cli(*command, "--out", "several", "--workers", "2", env={"OMP_NUM_THREADS": "2"})
     assert (alone.returncode, several.returncode) == (1, 1)
     assert "has 7 classes, the data 10" in several.stderr.splitlines()[-1]
     assert several.stdout == alone.stdout
@@ -294,7 +168,7 @@ METHODS = {
 
 
 def test_every_method_in_one_study(tmp_path, cli):
-    """Found, trained, exported, attacked, and its cost told."""
+    """Each is drawn, trained, exported and attacked, and its cost is written."""
     import tomli_w
 
     study = {
@@ -313,9 +187,9 @@ def test_every_method_in_one_study(tmp_path, cli):
     assert (done.returncode, done.stderr) == (0, "")
     board = pd.read_csv(tmp_path / "out" / "leaderboard.csv").set_index("model")
     assert len(board) == 1 + 4 * len(METHODS)
-    found = {f"{name}-0.3": board.loc[f"{name}-0.3", "method"] for name in METHODS}
-    assert found.pop("binary-0.3") == "rst"
-    assert all(method == name.removesuffix("-0.3") for name, method in found.items())
+    methods = {f"{name}-0.3": board.loc[f"{name}-0.3", "method"] for name in METHODS}
+    assert methods.pop("binary-0.3") == "rst"
+    assert all(method == name.removesuffix("-0.3") for name, method in methods.items())
     kept = board.loc[[f"{name}-0.5" for name in METHODS if name not in ("aws", "binary")], "kept_weights"]
     assert kept.nunique() == 1  # the same number of weights for all; aws keeps its last layer whole
     assert (board.loc[[f"{n}-trained-0.5" for n in METHODS], "kept_weights"].to_numpy()

@@ -108,7 +108,7 @@ def test_given_models_at_several_seeds(ticket_files, tmp_path, monkeypatch):
     bits = [evidence.bits(one, two, "pgd:steps=1", "Linf:0.1", seed) for seed in (3, 4)]
     crossed = pd.read_csv(tmp_path / "out" / "transfer.csv").query("early_stop == False")
     assert len(crossed) == 4  # one line for both seeds
-    name = evidence.card(one).name
+    name = evidence.info(one).name
     (cell,) = crossed[(crossed["source"] == name) & (crossed["target"] != name)]["robust"]
     assert cell == pytest.approx((bits[0].mean() + bits[1].mean()) / 2)
 

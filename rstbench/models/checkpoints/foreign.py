@@ -23,7 +23,7 @@ from ...errors import BadRequest, unknown
 from ...networks.network import NetworkSpec, build, prunable
 from ...tickets.allocation import p_exponent, p_rule
 from ...tickets.init import weights_digest
-from ...tickets.mask import masked, parse_remaining
+from ...tickets.mask import apply_masks, parse_remaining
 from ...tickets.ticket import Ticket
 from ...training.recipe import recipe_for
 from .layer_order import like
@@ -47,7 +47,7 @@ class Foreign:
 
     def dense(self) -> dict[str, Tensor]:
         """The state dict with dropped weights 0."""
-        return {n: masked(t, self.masks[n]) if n in self.masks else t for n, t in self.state.items()}
+        return apply_masks(self.state, self.masks)
 
     def under(self, names: Mapping[str, str], own: Mapping[str, Tensor]) -> Foreign:
         """The same under the names and shapes of a network: names, its own -> these; own, its state dict."""
@@ -102,7 +102,7 @@ def _with_masked_parts(
     parts = {n: m for n, m in masks.items() if n.endswith("_v") and f"{n.removesuffix('_v')}_g" in full}
     if not parts:
         return full, masks
-    whole = rebuilt({name: masked(t, parts[name]) if name in parts else t for name, t in full.items()})
+    whole = rebuilt(apply_masks(full, parts))
     return whole, {n.removesuffix("_v") if n in parts else n: m for n, m in masks.items()}
 
 

@@ -91,8 +91,7 @@ def _snapshot(id: str, download: bool) -> Path:
 
 def _own(id: str, about: dict[str, Any], file: Path) -> EvalModel:
     try:
-        plain = about["network"]
-        spec = NetworkSpec(**{**plain, "shape": tuple(plain["shape"])})
+        spec = NetworkSpec.of(about["network"])
         remaining = float(about["remaining"])
         kept, total = int(about["kept_weights"]), int(about["total_weights"])
         net = build(spec)

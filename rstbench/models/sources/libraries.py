@@ -14,7 +14,7 @@ from torch import nn
 from ...errors import BadFile, BadRequest, unknown
 from ...evidence.trial import ModelInfo
 from ...flags import CHANNELS_ADAPTED
-from ...networks.normalise import layer
+from ...networks.normalise import normalisation_layer
 from ..wrapper import EvalModel, wrap
 from .hub import hub
 from .input_shape import (
@@ -74,7 +74,9 @@ def torchvision(
         module = rechanneled(module, wanted, text)
         mean, std = (sum(mean) / len(mean),) * wanted, (sum(std) / len(std),) * wanted
         made_by, text = f"{id}|{wanted}", f"{text}[in_chans={wanted}]"
-    whole = fitting(nn.Sequential(layer(mean, std), module).eval(), size, wanted, option=not shifts)
+    whole = fitting(
+        nn.Sequential(normalisation_layer(mean, std), module).eval(), size, wanted, option=not shifts
+    )
     flags = (CHANNELS_ADAPTED.name,) if wanted != RGB else ()
     return wrap(whole, ModelInfo(text, "external", flags=flags), made_by=made_by)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import BadFile, BadRequest, listed, unknown
 from ...flags import CHANNELS_ADAPTED
-from ...networks.normalise import layer
+from ...networks.normalise import normalisation_layer
 from ..checkpoints.layer_order import is_counter
 from .input_shape import RGB
 
@@ -118,7 +118,7 @@ class Repository:
             raise BadRequest(
                 f"{what} is for {self.channels} channels; only weights for 3 can be carried over to others"
             )
-        first = layer(*self.normalisation(what, channels))
+        first = normalisation_layer(*self.normalisation(what, channels))
         settings = {**self.settings, "state_dict": dict(state)}
         if channels == self.channels and channels not in (1, RGB):
             settings["first_conv"] = None  # timm would carry over weights that fit as they are

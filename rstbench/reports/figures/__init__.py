@@ -1,1 +1,1 @@
-"""Figures of a request, one kind a file. matplotlib is loaded when the first is drawn."""
+"""Draw the figures of a request, one kind a file; matplotlib is loaded when the first is drawn."""

@@ -1,4 +1,4 @@
-"""All figures of a request."""
+"""Draw all figures of a request; a new one is a line in `draw_all`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .examples import draw_examples
 from .pareto import draw_pareto
 from .ratios import draw_ratios
 from .style import Drawing
-from .switch import draw_ladder
+from .switch import draw_switch
 from .transfer import draw_transfer
 
 
@@ -24,11 +24,11 @@ def draw_all(
     attacks: Sequence[str],
     examples: Examples,
 ) -> Iterator[Drawing]:
-    """Every figure that has something to show. To be drawn and written within `styled()`."""
+    """Yield every figure that has something to show; to be drawn and written within `styled()`."""
     board = frames.get("leaderboard")
     yield from draw_ratios(points)
     yield from draw_curves(points, attacks)
     yield from draw_pareto(points)
-    yield from draw_ladder(frames.get("switch"))
+    yield from draw_switch(frames.get("switch"))
     yield from draw_transfer(frames.get("transfer"))
     yield from draw_examples(evidence, board, examples)

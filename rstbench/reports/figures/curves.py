@@ -1,4 +1,4 @@
-"""Accuracy against the radius, where one attack was asked at two of a norm or more."""
+"""Draw accuracy against the radius, where an attack was asked at several of one norm."""
 
 from __future__ import annotations
 
@@ -8,35 +8,40 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ...threat import Threat
-from .style import GRID, MARKERS, MUTED, SERIES, Drawing, label, name_ends, percent_axis, sheet
+from .style import GRID, MARKERS, MUTED, SERIES, Drawing, label, name_ends, percent_axis, subplots
 
 MOST_NAMES = len(SERIES)
 
 
 def draw_curves(points: pd.DataFrame, attacks: Sequence[str]) -> Iterator[Drawing]:
-    """A panel a norm and attack; radius 0 is the clean image. Among many models the best and the worst at
-    the smallest radius are named, the rest is grey."""
-    found = [(norm, attack, part) for attack in attacks for norm, part in _asked(points, attack)]
-    if not found:
+    """Yield one figure with a panel a norm and attack; radius 0 is the clean image.
+
+    Among many models the best and the worst at the smallest radius are named, the rest is grey.
+    """
+    panels = [(norm, attack, part) for attack in attacks for norm, part in _by_norm(points, attack)]
+    if not panels:
         return
-    figure, axes = sheet(len(found), size=(2.3, 1.9), beside=points["name"])
-    for panel, (norm, attack, part) in zip(axes, found, strict=True):
+    figure, axes = subplots(len(panels), size=(2.3, 1.9), beside=points["name"])
+    for panel, (norm, attack, part) in zip(axes, panels, strict=True):
         _panel(panel, part, attack)
         panel.set_title(f"{label(attack)}, {norm}, %")
-    told = "; ".join(f"{attack} at {', '.join(part['threat'].unique())}" for _, attack, part in found)
+    questions = "; ".join(f"{attack} at {', '.join(part['threat'].unique())}" for _, attack, part in panels)
     yield Drawing(
-        "radius", "Accuracy against radius", f"Accuracy in percent from radius 0 on, under {told}.", figure
+        "radius",
+        "Accuracy against radius",
+        f"Accuracy in percent from radius 0 on, under {questions}.",
+        figure,
     )
 
 
-def _asked(points: pd.DataFrame, attack: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The norms at which an attack was asked at several radii, of models that were asked at all of them."""
+def _by_norm(points: pd.DataFrame, attack: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the norms of an attack with several radii, and the points of models that have all of them."""
     known = points.dropna(subset=[attack])
     for norm, part in known.groupby(known["threat"].map(lambda text: Threat.parse(text).norm), sort=False):
         radii = part["threat"].nunique()
-        whole = part[part.groupby("name")["threat"].transform("nunique") == radii]
-        if radii > 1 and len(whole):
-            yield str(norm), whole
+        complete = part[part.groupby("name")["threat"].transform("nunique") == radii]
+        if radii > 1 and len(complete):
+            yield str(norm), complete
 
 
 def _panel(axes: Axes, part: pd.DataFrame, attack: str) -> None:
@@ -45,12 +50,12 @@ def _panel(axes: Axes, part: pd.DataFrame, attack: str) -> None:
         own = own.assign(eps=own["threat"].map(lambda text: float(Threat.parse(text).eps))).sort_values("eps")
         curves[str(name)] = ([0.0, *own["eps"]], [float(own["clean"].iloc[0]), *own[attack].astype(float)])
     ranked = sorted(curves, key=lambda name: -curves[name][1][1])
-    few = ranked if len(ranked) <= MOST_NAMES else [*ranked[: MOST_NAMES - 2], *ranked[-2:]]
+    named = ranked if len(ranked) <= MOST_NAMES else [*ranked[: MOST_NAMES - 2], *ranked[-2:]]
     for name in ranked:
-        if name not in few:
+        if name not in named:
             axes.plot(*curves[name], color=MUTED, alpha=0.3, lw=0.7, zorder=1)
     ends = []
-    for name, colour, marker in zip(few, SERIES, MARKERS, strict=False):
+    for name, colour, marker in zip(named, SERIES, MARKERS, strict=False):
         x, y = curves[name]
         axes.plot(x, y, color=colour, marker=marker, ms=3.5, lw=1.3, zorder=2)
         ends.append((x[-1], y[-1], name, colour))

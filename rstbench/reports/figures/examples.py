@@ -1,4 +1,4 @@
-"""The first images of a model: as they are, as they were crafted, and what was added."""
+"""Draw the first images of a model: clean, adversarial, and the perturbation."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ RIGHT, WRONG = SERIES[2], SERIES[1]
 
 
 def draw_examples(evidence: Evidence, board: pd.DataFrame | None, examples: Examples) -> Iterator[Drawing]:
-    """One figure a threat: of the best ticket that images were kept of, else of the best model."""
+    """Yield one figure a threat, of the best ticket with kept images, else of the best model."""
     if board is None:
         return
     for threat, part in board.groupby("threat", sort=False):
         order = pd.concat([part[part["kind"] == "ticket"], part[part["kind"] != "ticket"]])
-        asked = (_asked(evidence, line) for line in order.to_dict("records"))
-        kept = (crafting for row in asked for crafting in row if examples.crafted(crafting) is not None)
+        craftings = (_craftings(evidence, line) for line in order.to_dict("records"))
+        kept = (crafting for row in craftings for crafting in row if examples.crafted(crafting) is not None)
         crafting = next(kept, None)
         figure = None if crafting is None else grid(evidence, examples, crafting)
         if crafting is None or figure is None:
             continue
-        name = evidence.card(crafting[0]).name
+        name = evidence.info(crafting[0]).name
         yield Drawing(
             file_name("examples", threat),
             f"Images crafted against {name}",
@@ -42,26 +42,26 @@ def draw_examples(evidence: Evidence, board: pd.DataFrame | None, examples: Exam
         )
 
 
-def _asked(evidence: Evidence, line: dict[str, object]) -> Sequence[Crafting]:
-    """What was crafted against the model of a line of the leaderboard, in the study's order."""
-    mine = (line["model"], line["threat"], line["seed"])
+def _craftings(evidence: Evidence, line: dict[str, object]) -> Sequence[Crafting]:
+    """Return the craftings against the model of a line of the leaderboard, in the study's order."""
+    question = (line["model"], line["threat"], line["seed"])
     return [
         (row.model, attack, row.threat, row.seed)
         for row in evidence.request.rows
-        if (evidence.card(row.model).name, row.threat, row.seed) == mine
+        if (evidence.info(row.model).name, row.threat, row.seed) == question
         for attack in row.attacks
     ]
 
 
 def grid(evidence: Evidence, examples: Examples, crafting: Crafting) -> Figure | None:
-    """Three rows of images of one crafting, or None where they were not kept."""
+    """Draw three rows of images of one crafting; None where they were not kept."""
     source, attack, threat, _ = crafting
-    found = examples.images(str(evidence.request.run.get("data_digest")))
+    clean = examples.images(str(evidence.request.run.get("data_digest")))
     crafted = examples.crafted(crafting)
-    if found is None or crafted is None:
+    if clean is None or crafted is None:
         return None
-    n = min(len(crafted), len(found[0]))
-    images, labels, crafted = found[0][:n], found[1][:n], crafted[:n]
+    n = min(len(crafted), len(clean[0]))
+    images, labels, crafted = clean[0][:n], clean[1][:n], crafted[:n]
     added = crafted - images
     times = amplification(added)
     rows = [("as it is", images), ("crafted", crafted), (f"added ×{times:g}", 0.5 + times * added)]
@@ -78,21 +78,21 @@ def grid(evidence: Evidence, examples: Examples, crafting: Crafting) -> Figure |
             if row == 0:
                 axes.text(x + CELL / 2, top - 0.1, str(labels[column]), ha="center", va="center")
             if row < 2:
-                asked = (source, CLEAN, "", 0) if row == 0 else crafting
-                text, good = _seen(evidence, examples, asked, column, int(labels[column]))
-                colour = RIGHT if good else WRONG
+                shown = (source, CLEAN, "", 0) if row == 0 else crafting
+                text, right = _prediction(evidence, examples, shown, column, int(labels[column]))
+                colour = RIGHT if right else WRONG
                 axes.text(x + CELL / 2, top + CELL + 0.1, text, ha="center", va="center", color=colour)
         if row < 2:
             axes.text(0.05, top + CELL + 0.1, "sees", va="center")
     axes.text(0.05, above - 0.1, "label", va="center")
-    title = f"{label(evidence.card(source).name)}: {attack} at {threat}"
+    title = f"{label(evidence.info(source).name)}: {attack} at {threat}"
     axes.text(0.05, 0.14, title, va="center", fontweight="bold", fontsize=SIZE + 0.5)
     axes.set(xlim=(0, width), ylim=(height, 0))  # inches, from the upper left corner
     return figure
 
 
 def amplification(added: np.ndarray) -> float:
-    """A round factor that makes the largest change of a pixel about half the range; 1 without a change."""
+    """Return a round factor that makes the largest perturbation about half the range; 1 for none."""
     largest = float(np.abs(added).max())
     if largest == 0:
         return 1.0
@@ -101,30 +101,32 @@ def amplification(added: np.ndarray) -> float:
     return float(max(part * step for part in (1, 2, 5) if part * step <= factor * (1 + 1e-6)))
 
 
-def _seen(
-    evidence: Evidence, examples: Examples, crafting: Crafting, place: int, label: int
+def _prediction(
+    evidence: Evidence, examples: Examples, crafting: Crafting, index: int, label: int
 ) -> tuple[str, bool]:
-    """(what the model makes of an image, whether that is right). Of a switch, how often it is right; where
-    only the bits are known, no class."""
+    """Return (the prediction for an image, whether that is right).
+
+    Of a switch it is how often it is right; where only the bits are known it has no class.
+    """
     predicted = examples.predicted(crafting)
-    if predicted is not None and place < len(predicted):
-        good = int(predicted[place]) == label
-        return f"{'?' if predicted[place] < 0 else predicted[place]} {'✓' if good else '✗'}", good
-    right = evidence.robust(*crafting)
-    if right is None or place >= len(right):
+    if predicted is not None and index < len(predicted):
+        right = int(predicted[index]) == label
+        return f"{'?' if predicted[index] < 0 else predicted[index]} {'✓' if right else '✗'}", right
+    probabilities = evidence.robust(*crafting)
+    if probabilities is None or index >= len(probabilities):
         return "", False
-    share = float(right[place])
+    share = float(probabilities[index])
     return ("✓" if share else "✗") if share in (0, 1) else f"{100 * share:.0f} %", share >= 0.5
 
 
 def _show(axes: Axes, picture: np.ndarray, x: float, y: float) -> None:
-    """An image (c, h, w) in [0, 1] at a place; other numbers of channels than three as their mean."""
-    grey = len(picture) != 3
-    every = -(-max(picture.shape[1:]) // MOST_PIXELS)
-    pixels = (picture.mean(0) if grey else picture.transpose(1, 2, 0))[::every, ::every]
+    """Draw an image (c, h, w) in [0, 1] at (x, y); unless it has three channels, as their mean."""
+    is_grey = len(picture) != 3
+    step = -(-max(picture.shape[1:]) // MOST_PIXELS)
+    pixels = (picture.mean(0) if is_grey else picture.transpose(1, 2, 0))[::step, ::step]
     axes.imshow(
         np.clip(pixels, 0, 1),
-        cmap="gray" if grey else None,
+        cmap="gray" if is_grey else None,
         vmin=0,
         vmax=1,
         interpolation="none",

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..pareto import on_front
-from .style import GRID, INK, MARKERS, MUTED, SERIES, SIZE, Drawing, label, percent_axis, sheet
+from .style import GRID, INK, MARKERS, MUTED, SERIES, SIZE, Drawing, label, percent_axis, subplots
 
 KINDS = ("ticket", "trained", "switch", "external")
 LINE = 0.145  # inches between lines of the list
@@ -25,7 +25,7 @@ def draw_pareto(points: pd.DataFrame) -> Iterator[Drawing]:
     threats = [t for t, part in known.groupby("threat", sort=False) if part["kept_weights"].nunique() > 1]
     if not threats:
         return
-    figure, axes = sheet(len(threats), size=(2.4, HEIGHT), margins=(0.5, 2.35, 0.76, 0.34), columns=1)
+    figure, axes = subplots(len(threats), size=(2.4, HEIGHT), margins=(0.5, 2.35, 0.76, 0.34), columns=1)
     fronts = {threat: front_of(known[known["threat"] == threat]) for threat in threats}
     for panel, threat in zip(axes, threats, strict=True):
         _panel(panel, known[known["threat"] == threat], fronts[threat])
@@ -46,7 +46,7 @@ def draw_pareto(points: pd.DataFrame) -> Iterator[Drawing]:
 
 def front_of(points: pd.DataFrame) -> pd.DataFrame:
     """Return the rows on the Pareto front, fewest weights first."""
-    best = points[on_front(points["kept_weights"], points["worst"])]
+    best = points[on_front(list(zip(points["kept_weights"], points["worst"], strict=True)))]
     return best.sort_values(["kept_weights", "worst"], ascending=[True, False], kind="stable")
 
 

@@ -1,4 +1,4 @@
-"""What the figures draw: one point a setting, ratio and threat, over all seeds. No matplotlib."""
+"""Average the leaderboard over seeds for the figures: one point a setting, ratio and threat."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _SHARED = ["kind", "kept_weights", "images"]
 
 
 def points(lines: Sequence[dict[str, Any]], attacks: Sequence[str]) -> pd.DataFrame:
-    """Means over seeds of `clean`, each attack and `worst`, and `…_sd` where there are several; NaN unless
-    all seeds have an answer.
+    """Return means over seeds of `clean`, each attack and `worst`, and `…_sd` where there are several.
+
+    They are NaN unless all seeds have an answer.
 
     lines: as `lines_of` gives them. Columns: name, setting, ratio (both '' where there is none), threat,
     kind, kept_weights, images, seeds and the measures. Models of no table stand for themselves, their
@@ -26,7 +27,7 @@ def points(lines: Sequence[dict[str, Any]], attacks: Sequence[str]) -> pd.DataFr
     frame = pd.DataFrame(lines)
     if frame.empty:
         return pd.DataFrame(columns=columns)
-    frame["name"] = [_name(line) for line in lines]
+    frame["name"] = [_name_without_seed(line) for line in lines]
     rows = []
     for (name, threat), part in frame.groupby(["name", "threat"], sort=False):
         first = part.iloc[0]
@@ -38,7 +39,7 @@ def points(lines: Sequence[dict[str, Any]], attacks: Sequence[str]) -> pd.DataFr
     return pd.DataFrame(rows, columns=columns)
 
 
-def _name(line: dict[str, Any]) -> str:
+def _name_without_seed(line: dict[str, Any]) -> str:
     if line["setting"]:
         return "-".join(filter(None, (line["setting"], line["ratio"])))
     return str(line["model"]).removesuffix(f"-seed{line['seed']}")

@@ -1,4 +1,4 @@
-"""Accuracy against the fraction of weights that is kept: a line a family, dense networks as levels."""
+"""Draw accuracy against the remaining ratio: a line a family, dense networks as levels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ..statistics import wilson
-from .style import INK, MARKERS, MUTED, SERIES, Drawing, file_name, label, name_ends, percent_axis, sheet
+from .style import INK, MARKERS, MUTED, SERIES, Drawing, file_name, label, name_ends, percent_axis, subplots
 
 MOST_LINES = len(SERIES)
 MOST_LEVELS = 3
@@ -18,8 +18,11 @@ EDGE = 1.15  # room beside the first and the last ratio
 
 
 def draw_ratios(points: pd.DataFrame) -> Iterator[Drawing]:
-    """Natural accuracy, and robust accuracy at each threat: side by side for a few families, a figure each,
-    in panels of families that share their first word, for many."""
+    """Yield figures of natural accuracy and of robust accuracy at each threat.
+
+    They stand side by side for a few families; for many there is a figure each, with panels of families that
+    share their first word.
+    """
     points = points.dropna(subset="worst")
     families = families_of(points)
     if not families:
@@ -28,14 +31,14 @@ def draw_ratios(points: pd.DataFrame) -> Iterator[Drawing]:
     measures = [(NATURAL, threats[0]), *(("robust", threat) for threat in threats)]
     groups = grouped(families)
     if len(groups) == 1:
-        figure, axes = sheet(len(measures), beside=points["setting"])
+        figure, axes = subplots(len(measures), beside=points["setting"])
         for panel, (measure, threat) in zip(axes, measures, strict=True):
             _panel(panel, points[points["threat"] == threat], measure, families, None)
             panel.set_title(_title(measure, threat))
         yield Drawing("ratios", "Accuracy against remaining ratio", _alt(points, families), figure)
         return
     for measure, threat in measures:
-        figure, axes = sheet(len(groups), heading=_title(measure, threat), beside=points["setting"])
+        figure, axes = subplots(len(groups), heading=_title(measure, threat), beside=points["setting"])
         for panel, (title, group) in zip(axes, groups.items(), strict=True):
             _panel(panel, points[points["threat"] == threat], measure, group, families[0])
             panel.set_title(label(title))
@@ -45,14 +48,17 @@ def draw_ratios(points: pd.DataFrame) -> Iterator[Drawing]:
 
 
 def families_of(points: pd.DataFrame) -> list[str]:
-    """Settings made at several ratios, or at one where others are; none where no line can be drawn."""
-    at = points[points["ratio"] != ""].groupby("setting", sort=False)["ratio"].nunique()
-    return list(at.index) if (at > 1).any() else []
+    """Return the settings with a ratio; none where no setting has several."""
+    ratio_counts = points[points["ratio"] != ""].groupby("setting", sort=False)["ratio"].nunique()
+    return list(ratio_counts.index) if (ratio_counts > 1).any() else []
 
 
 def grouped(families: Sequence[str]) -> dict[str, list[str]]:
-    """Families by the panel they share: all in one while there are few, else by their first word; what has
-    its first word alone goes together. The first family is the reference and stands in every panel."""
+    """Return the families of each panel.
+
+    While there are few all share one, else those with the same first word do; those with a first word of
+    their own share one too. The first family is the reference and stands in every panel.
+    """
     if len(families) <= MOST_LINES:
         return {"": list(families)}
     words: dict[str, list[str]] = {}
@@ -62,16 +68,16 @@ def grouped(families: Sequence[str]) -> dict[str, list[str]]:
     panels = {word: group for word, group in words.items() if len(group) > 1}
     if alone:
         panels["others" if len(alone) > 1 else alone[0]] = alone
-    found = {}
+    titled = {}
     for word, group in panels.items():
         for start in range(0, len(group), MOST_LINES):
             more = f" {start // MOST_LINES + 1}" if len(group) > MOST_LINES else ""
-            found[word + more] = group[start : start + MOST_LINES]
-    return found
+            titled[word + more] = group[start : start + MOST_LINES]
+    return titled
 
 
 def _panel(axes: Axes, points: pd.DataFrame, measure: str, group: Sequence[str], first: str | None) -> None:
-    """first: the reference, drawn dark behind the group; without one the group stands alone."""
+    """Draw one panel; first: the reference, drawn dark behind the group, None for a group alone."""
     column = "clean" if measure == NATURAL else "worst"
     ends: list[tuple[float, float, str, str]] = []
     drawn = [] if first is None else [(first, INK, "")]
@@ -99,7 +105,7 @@ def _panel(axes: Axes, points: pd.DataFrame, measure: str, group: Sequence[str],
 
 
 def _band(line: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
-    """A standard deviation over the seeds to both sides; of one seed the 95 % interval for its images."""
+    """Return a standard deviation over seeds to both sides; of one seed the 95 % interval for its images."""
     value, spread = line[column].astype(float), line[f"{column}_sd"]
     limits = [wilson(mean, int(n)) for mean, n in zip(value, line["images"], strict=True)]
     low, high = (pd.Series(side, index=line.index) for side in zip(*limits, strict=True))
@@ -107,21 +113,21 @@ def _band(line: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
 
 
 def _short(family: str, group: Sequence[str]) -> str:
-    """The name without the first word, where that is the title of its panel."""
+    """Return the name without its first word, where that is the title of its panel."""
     word, _, rest = family.partition("-")
     shared = family in group and len(group) > 1 and all(other.startswith(f"{word}-") for other in group)
     return rest if shared else family
 
 
 def levels_of(points: pd.DataFrame, column: str) -> list[tuple[str, float]]:
-    """Networks of no ratio, trained or from elsewhere: the few that are the most robust."""
-    found = points[(points["ratio"] == "") & points["kind"].isin(["trained", "external"])]
-    found = found.dropna(subset=["worst", column]).sort_values("worst", ascending=False, kind="stable")
-    return list(zip(found["name"], found[column], strict=True))[:MOST_LEVELS]
+    """Return the most robust networks without a ratio, trained or external."""
+    levels = points[(points["ratio"] == "") & points["kind"].isin(["trained", "external"])]
+    levels = levels.dropna(subset=["worst", column]).sort_values("worst", ascending=False, kind="stable")
+    return list(zip(levels["name"], levels[column], strict=True))[:MOST_LEVELS]
 
 
 def ratio_axis(axes: Axes, ratios: Sequence[float]) -> None:
-    """Logarithmic, ticks at the ratios that were measured as far as there is room."""
+    """Make the x axis logarithmic, with ticks at the measured ratios as far as there is room."""
     axes.set_xscale("log")
     axes.set_xlim(ratios[0] / EDGE, ratios[-1] * EDGE)
     ticks: list[float] = []
@@ -144,8 +150,8 @@ def _alt(points: pd.DataFrame, families: Sequence[str]) -> str:
     one = ", one seed with its 95 % interval"
     spread = f", mean of {seeds} seeds with their standard deviation" if seeds > 1 else one
     few = len(families) <= MOST_LINES
-    whom = ", ".join(families) if few else f"{len(families)} settings; dark: {families[0]}"
+    names = ", ".join(families) if few else f"{len(families)} settings; dark: {families[0]}"
     return (
-        f"Accuracy in percent against the fraction of weights kept{spread}, for {whom}; "
+        f"Accuracy in percent against the fraction of weights kept{spread}, for {names}; "
         f"dashed: networks of no ratio. The axes of the panels differ."
     )

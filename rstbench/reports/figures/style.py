@@ -1,4 +1,4 @@
-"""How every figure looks, and the same bytes for the same figures."""
+"""Give all figures one style, and the same bytes each time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from .slim import slim
 
 # Neutral colours; the page gives them others in the dark.
 INK, MUTED, GRID, PAPER = "#1b1f24", "#69727a", "#e2e5e7", "#fefefe"
@@ -52,7 +54,7 @@ _SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure before it is written. name: of its files; alt: what it shows, in words."""
+    """A figure before it is written. name: of its files; alt: its description."""
 
     name: str
     title: str
@@ -60,7 +62,7 @@ class Drawing:
     figure: Figure
 
     def svg(self) -> bytes:
-        return self._as("svg", {"Creator": None, "Date": None, "Format": None, "Type": None})
+        return slim(self._as("svg", {"Creator": None, "Date": None, "Format": None, "Type": None}))
 
     def png(self) -> bytes:
         return self._as("png", {"Software": None})
@@ -73,13 +75,13 @@ class Drawing:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Within, figures are made and written alike."""
+    """Apply the style to figures that are made and written within."""
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # in somebody's name of a model
         yield
 
 
-def sheet(
+def subplots(
     panels: int,
     *,
     columns: int = 2,
@@ -88,8 +90,11 @@ def sheet(
     heading: str = "",
     beside: Iterable[str] = (),
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with axes of the same size in rows, perhaps under a heading; in inches, margins left, right,
-    below and above each. beside: the names that stand in the right margin."""
+    """Return a figure with axes of the same size in rows, perhaps under a heading.
+
+    size, margins: in inches; margins left, right, below and above each panel. beside: the names that stand in
+    the right margin.
+    """
     (width, height), (left, right, below, above) = size, margins
     right = max(right, *(0.25 + LETTER * len(label(name)) for name in beside), 0.0)
     columns = min(columns, panels)
@@ -103,19 +108,19 @@ def sheet(
     axes = [
         figure.add_axes(
             (
-                ((place % columns) * across + left) / (columns * across),
-                1 - (top + (place // columns + 1) * down - below) / tall,
+                ((panel % columns) * across + left) / (columns * across),
+                1 - (top + (panel // columns + 1) * down - below) / tall,
                 width / (columns * across),
                 height / tall,
             )
         )
-        for place in range(panels)
+        for panel in range(panels)
     ]
     return figure, axes
 
 
 def percent_axis(axes: Axes, low: float, high: float, *, across: bool = False) -> None:
-    """Fractions shown as percent, with room round [low, high] and a quiet grid."""
+    """Show fractions as percent, with room round [low, high] and a light grid."""
     low, high = min(low, high), max(low, high)
     room = max(0.02, 0.06 * (high - low))
     axis = axes.xaxis if across else axes.yaxis
@@ -126,21 +131,21 @@ def percent_axis(axes: Axes, low: float, high: float, *, across: bool = False) -
 
 
 def label(name: str) -> str:
-    """A name as a figure shows it: printable, and cut where it is long."""
+    """Return a name for a figure: printable, and cut where it is long."""
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names beside the axes, each led to from its (x, y, name, colour), moved apart where they touch."""
+    """Write names beside the axes, with lines from their (x, y, name, colour), spread where they touch."""
     low, high = axes.get_ylim()
     inches = axes.get_window_extent().height / axes.figure.dpi
     gap = 1.25 * SIZE / 72 / inches * (high - low)
-    for (x, y, name, colour), place in zip(ends, apart([y for _, y, _, _ in ends], gap), strict=True):
+    for (x, y, name, colour), at in zip(ends, spread_out([y for _, y, _, _ in ends], gap), strict=True):
         axes.annotate(
             label(name),
             (x, y),
-            xytext=(1.045, (place - low) / (high - low)),
+            xytext=(1.045, (at - low) / (high - low)),
             textcoords=axes.transAxes,
             va="center",
             color=colour,
@@ -157,24 +162,24 @@ def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
 
 
 def file_name(*parts: object) -> str:
-    """Parts of a name that any file system takes: 'Linf:8/255' -> 'Linf-8-255'."""
+    """Join parts to a name that any file system takes: 'Linf-8-255' of 'Linf:8/255'."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(map(str, parts))).strip("-")
 
 
-def apart(values: Sequence[float], gap: float) -> list[float]:
-    """The values moved as little as may be until neighbours are `gap` apart, in the same order."""
-    order = sorted(range(len(values)), key=lambda place: values[place])
+def spread_out(values: Sequence[float], gap: float) -> list[float]:
+    """Move values as little as possible until neighbours are `gap` apart, in the same order."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
     blocks: list[list[int]] = []
 
     def start(block: list[int]) -> float:
-        return sum(values[place] - step * gap for step, place in enumerate(block)) / len(block)
+        return sum(values[index] - step * gap for step, index in enumerate(block)) / len(block)
 
-    for place in order:
-        blocks.append([place])
+    for index in order:
+        blocks.append([index])
         while len(blocks) > 1 and start(blocks[-1]) < start(blocks[-2]) + len(blocks[-2]) * gap:
             blocks[-2:] = [blocks[-2] + blocks[-1]]
     moved = [0.0] * len(values)
     for block in blocks:
-        for step, place in enumerate(block):
-            moved[place] = start(block) + step * gap
+        for step, index in enumerate(block):
+            moved[index] = start(block) + step * gap
     return moved

@@ -1,4 +1,4 @@
-"""What a random switch is worth, as a staircase: each rung of attackers who know more takes its step down."""
+"""Draw what a random switch is worth, as a staircase of attackers who know more and more."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from .style import INK, MUTED, SERIES, SIZE, Drawing, file_name, label, percent_axis, sheet
+from .style import INK, MUTED, SERIES, SIZE, Drawing, file_name, label, percent_axis, subplots
 
 ROW = 0.24  # inches
 FALL, SUM = SERIES[1], SERIES[0]
 COLOURS = {"best-member": SERIES[2], "dense": SERIES[3]}
 
 
-def draw_ladder(switch: pd.DataFrame | None) -> Iterator[Drawing]:
-    """One figure a switch, threat and seed; switch: switch.csv."""
+def draw_switch(switch: pd.DataFrame | None) -> Iterator[Drawing]:
+    """Yield one figure a switch, threat and seed; switch: switch.csv."""
     if switch is None or switch.empty:
         return
     taken: set[str] = set()
     for (members, weights, threat, seed), rows in switch.groupby(
         ["members", "weights", "threat", "seed"], sort=False
     ):
-        part, beside = rows[rows["knows_switch"] != ""], rows[rows["knows_switch"] == ""]
-        size = (3.4, ROW * (len(part) + 1))
-        figure, axes = sheet(1, size=size, margins=(2.0, 0.75, 0.9, 0.32))
-        _stairs(axes[0], part)
-        _lines(axes[0], part, beside)
+        attackers, baselines = rows[rows["knows_switch"] != ""], rows[rows["knows_switch"] == ""]
+        size = (3.4, ROW * (len(attackers) + 1))
+        figure, axes = subplots(1, size=size, margins=(2.0, 0.75, 0.9, 0.32))
+        _stairs(axes[0], attackers)
+        _lines(axes[0], attackers, baselines)
         equal = len(set(str(weights).split("+"))) == 1
         axes[0].set_title(f"Switch{'' if equal else ' with unequal weights'} at {threat}, %")
         name = file_name("switch", *(() if equal else ("weighted",)), threat, f"seed{seed}")
         while name in taken:  # of other members
             name += "-more"
         taken.add(name)
-        last = part[part["rung"] == "minimum"].iloc[0]
+        last = attackers[attackers["rung"] == "minimum"].iloc[0]
         yield Drawing(
             name,
             f"The switch of {_listed(members)}{'' if equal else f' with weights {_listed(weights)}'} at "
@@ -50,13 +50,13 @@ def _listed(joined: str) -> str:
     return str(joined).replace("+", ", ")
 
 
-def _stairs(axes: Axes, part: pd.DataFrame) -> None:
-    """Top down; a bar is what a rung takes away beyond all rungs above it."""
-    first = part.iloc[0]
+def _stairs(axes: Axes, attackers: pd.DataFrame) -> None:
+    """Draw attackers top down; a bar is what one takes away beyond all above it."""
+    first = attackers.iloc[0]
     level, names = float(first["clean"]), ["clean images"]
     axes.plot(level, 0, "o", ms=5, color=SUM, zorder=4)
-    _figure(axes, 0, level)
-    for row, line in enumerate(part.to_dict("records"), start=1):
+    _write_value(axes, 0, level)
+    for row, line in enumerate(attackers.to_dict("records"), start=1):
         value, last = float(line["robust"]), line["rung"] == "minimum"
         names.append("worst of all sets" if last else f"{line['rung']}  {label(line['attack'])}")
         axes.plot([level, level], [row - 1, row], color=MUTED, lw=0.6, zorder=1)
@@ -65,44 +65,44 @@ def _stairs(axes: Axes, part: pd.DataFrame) -> None:
         axes.plot([line["robust_low"], line["robust_high"]], [row, row], color=MUTED, lw=0.8, zorder=3)
         axes.plot(value, row, "o", ms=5 if last else 3.5, color=SUM if last else INK, zorder=4)
         level = min(level, value)
-        _figure(axes, row, value, bold=last)
+        _write_value(axes, row, value, bold=last)
     axes.set_yticks(range(len(names)), names)
     axes.get_yticklabels()[-1].set_fontweight("bold")
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    low = min(float(part["robust_low"].min()), float(first["lower_bound"]))
+    low = min(float(attackers["robust_low"].min()), float(first["lower_bound"]))
     high = max(float(first[name]) for name in ("clean", "upper_bound"))
-    percent_axis(axes, low, max(high, float(part["robust_high"].max())), across=True)
+    percent_axis(axes, low, max(high, float(attackers["robust_high"].max())), across=True)
 
 
-def _figure(axes: Axes, row: int, value: float, *, bold: bool = False) -> None:
-    """The figure at the right edge, where no bar or interval is."""
+def _write_value(axes: Axes, row: int, value: float, *, bold: bool = False) -> None:
+    """Write a value at the right edge, where no bar or interval is."""
     weight = "bold" if bold else "normal"
     text = f"{100 * value:.1f}"
     axes.annotate(text, (1.02, row), xycoords=axes.get_yaxis_transform(), va="center", fontweight=weight)
 
 
-def _lines(axes: Axes, part: pd.DataFrame, beside: pd.DataFrame) -> None:
-    """Bounds, and what the switch is compared with; the mean of its members is the lower bound."""
-    first = part.iloc[0]
+def _lines(axes: Axes, attackers: pd.DataFrame, baselines: pd.DataFrame) -> None:
+    """Draw the bounds and the baselines; the mean of the members is the lower bound."""
+    first = attackers.iloc[0]
     marks: list[tuple[str, float, str, Any]] = [
         ("lower bound, members' mean", float(first["lower_bound"]), INK, (0, (1, 1.5))),
         ("upper bound", float(first["upper_bound"]), INK, (0, (1, 1.5))),
     ]
-    for role, robust in zip(beside["rung"], beside["robust"], strict=True):
+    for role, robust in zip(baselines["rung"], baselines["robust"], strict=True):
         kind, _, name = str(role).partition(" ")
         if name:
-            shown = "best member" if kind == "best-member" else kind
+            role_name = "best member" if kind == "best-member" else kind
             # Where both stand at one value, the dashes of one fill the gaps of the other.
             dashes = (3 if kind == "dense" else 0, (3, 3))
-            marks.append((f"{shown}: {label(name)}", float(robust), COLOURS[kind], dashes))
-    for place, (name, value, colour, dashes) in enumerate(sorted(marks, key=lambda mark: mark[1])):
+            marks.append((f"{role_name}: {label(name)}", float(robust), COLOURS[kind], dashes))
+    for index, (name, value, colour, dashes) in enumerate(sorted(marks, key=lambda mark: mark[1])):
         axes.axvline(value, color=colour, lw=1.0, ls=dashes, zorder=2)
         axes.annotate(
             f"{name} {100 * value:.1f}",
             (value, 0),
             xycoords=axes.get_xaxis_transform(),
-            xytext=(0, -20 - 11 * place),
+            xytext=(0, -20 - 11 * index),
             textcoords="offset points",
             ha="center",
             va="top",

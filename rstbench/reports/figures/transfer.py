@@ -1,4 +1,4 @@
-"""The transfer matrix as a map: crafted against a row, judged by a column."""
+"""Draw the transfer matrix: crafted against a row, judged by a column."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ DARK = 0.55  # share of the scale below which text is light
 
 
 def draw_transfer(transfer: pd.DataFrame | None) -> Iterator[Drawing]:
-    """One figure a threat, attack and group of models; beside it what an early stop makes of it."""
+    """Yield one figure a threat, attack and group of models, with a panel for early stop beside."""
     if transfer is None or transfer.empty:
         return
     for (threat, attack), part in transfer.groupby(["threat", "attack"], sort=False):
-        for place, names in enumerate(groups_of(part)):
+        for number, names in enumerate(groups_of(part)):
             if not 1 < len(names) <= MOST_MODELS:
                 continue
             own = part[part["source"].isin(names)]
@@ -35,7 +35,7 @@ def draw_transfer(transfer: pd.DataFrame | None) -> Iterator[Drawing]:
                 for stop in sorted(own["early_stop"].unique())
             }
             yield Drawing(
-                file_name("transfer", attack, threat, *([place + 1] if place else [])),
+                file_name("transfer", attack, threat, *([number + 1] if number else [])),
                 f"Transfer of {attack} at {threat}",
                 f"Robust accuracy in percent of {', '.join(names)}, each judged on the images crafted "
                 f"against each; framed: its own.",
@@ -50,17 +50,17 @@ def _figure(panels: dict[str, np.ndarray], names: Sequence[str], attack: str, th
     figure = Figure((width, height))
     values = np.concatenate([panel[~np.isnan(panel)] for panel in panels.values()])
     low, high = float(values.min()), float(values.max())
-    for place, (stop, panel) in enumerate(panels.items()):
+    for column, (stop, panel) in enumerate(panels.items()):
         axes = figure.add_axes(
-            ((left + place * (side + gap)) / width, below / height, side / width, side / height)
+            ((left + column * (side + gap)) / width, below / height, side / width, side / height)
         )
         axes.set_title("stopped at its first success" if stop else f"{attack} at {threat}")
         _map(axes, panel, low, high)
         axes.set_xticks(range(len(names)), [label(name) for name in names], rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), [label(name) if place == 0 else "" for name in names])
+        axes.set_yticks(range(len(names)), [label(name) if column == 0 else "" for name in names])
         axes.tick_params(length=0)
         axes.set_xlabel("judged by")
-        axes.set_ylabel("crafted against" if place == 0 else "")
+        axes.set_ylabel("crafted against" if column == 0 else "")
         for side_line in axes.spines.values():
             side_line.set_visible(False)
     return figure

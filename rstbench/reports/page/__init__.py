@@ -1,1 +1,1 @@
-"""The page of a request: one file that needs nothing else. jinja2 is loaded when it is written."""
+"""Write the page of a request, one file that needs nothing else; jinja2 is loaded when it is written."""

@@ -26,7 +26,7 @@ def row_command(request: Manifest, row: Row, folder: Path) -> str:
     It names the model, where a reference to it is known, else the study at this threat and seed.
     """
     reference = _reference(request, row, folder)
-    is_switch = bool(request.cards[row.model].members)
+    is_switch = bool(request.models[row.model].members)
     # `evaluate` adds attacks on a switch by itself.
     attacks = [a for a in row.attacks if not is_switch or a in _study_attacks(request, row.threat)]
     options = [part for attack in attacks for part in ("--attack", attack)]
@@ -61,7 +61,7 @@ def _study_attacks(request: Manifest, threat: str) -> list[str]:
 
 def _reference(request: Manifest, row: Row, folder: Path) -> str:
     """Return a reference to the model of a row, '' where none is known."""
-    info = request.cards[row.model]
+    info = request.models[row.model]
     reference = _made_by_study(info, row.seed)
     if reference and (folder / reference.partition(":")[2]).exists():
         return reference

@@ -17,7 +17,8 @@ _COLOURS = {
 }
 WIDE = 640  # pixels; wider figures stand alone
 _NOT_INLINE = re.compile(
-    r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|\sxmlns(:\w+)?=\"[^\"]*\"",
+    r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style type.*?</style>"
+    r"|\sxmlns(:\w+)?=\"[^\"]*\"",
     re.DOTALL,
 )
 _DIGITS = re.compile(r"(\.\d\d)\d+")  # of coordinates, in points
@@ -40,9 +41,9 @@ class Picture:
 
 
 def inline(svg: bytes, name: str) -> str:
-    """Return the `svg` element; `name` goes before each id, since a page holds several figures."""
+    """Return the `svg` element; `name` goes before each id and class, since a page holds several figures."""
     text = _NOT_INLINE.sub("", svg.decode())
-    text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'(\sid="|href="#|url\(#|\sclass="|\.(?=s\d+\{))', rf"\g<1>{name}-", text)
     for colour, variable in _COLOURS.items():
         text = text.replace(colour, variable)
     text = re.sub(r' d="[^"]*"', lambda path: _DIGITS.sub(r"\1", path[0]), text)

@@ -22,8 +22,8 @@ MOST_ATTACKS = 4  # columns; the evidence of a row lists all
 class AttackResult:
     """One attack on a model.
 
-    stages: (stage, images it broke); keys: (judge, key of the trial); machine: device, threads and versions,
-    where they are not those of the run.
+    stages: (stage, images it broke); files: (judge, key of the trial, files with its evidence); machine:
+    device, threads and versions, where they are not those of the run.
     """
 
     attack: str
@@ -31,7 +31,7 @@ class AttackResult:
     images: int
     stages: tuple[tuple[str, int], ...]
     flags: tuple[str, ...]
-    keys: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, str, tuple[str, ...]], ...]
     machine: str
 
 
@@ -50,11 +50,11 @@ class LeaderboardRow:
 
 def leaderboard_rows(evidence: Evidence, board: pd.DataFrame, folder: Path) -> Iterator[LeaderboardRow]:
     """Yield the rows in the order of the leaderboard."""
-    by_name = {(evidence.card(row.model).name, row.threat, row.seed): row for row in evidence.request.rows}
+    by_name = {(evidence.info(row.model).name, row.threat, row.seed): row for row in evidence.request.rows}
     for cells in board.astype(object).where(board.notna(), None).to_dict("records"):
         row = by_name[cells["model"], cells["threat"], cells["seed"]]
-        info = evidence.card(row.model)
-        members = [(evidence.card(digest).name, weight) for digest, weight in evidence.members(row.model)]
+        info = evidence.info(row.model)
+        members = [(evidence.info(digest).name, weight) for digest, weight in evidence.members(row.model)]
         cost = [f"{info.made_seconds:g} s"] if info.made_seconds is not None else []
         cost += [f"{info.made_mib:g} MiB"] if info.made_mib is not None else []
         yield LeaderboardRow(
@@ -78,7 +78,7 @@ def column_attacks(board: pd.DataFrame, attacks: Sequence[str]) -> list[str]:
 def _attack_result(evidence: Evidence, row: Row, attack: str) -> AttackResult:
     robust = evidence.robust(row.model, attack, row.threat, row.seed)
     clean = evidence.robust(row.model, CLEAN, row.threat, row.seed)
-    records = list(_records(evidence, row, attack))
+    keys = [(name, record.trial.key) for name, record in _records(evidence, row, attack)]
     shards = evidence.shards(row.model, attack, row.threat, row.seed)
     flags = evidence.all_flags(row.model, attack, row.threat, row.seed)
     return AttackResult(
@@ -87,7 +87,7 @@ def _attack_result(evidence: Evidence, row: Row, attack: str) -> AttackResult:
         images=evidence.request.images,
         stages=_broken_by_stage(shards, clean) if attack != CLEAN and clean is not None else (),
         flags=tuple(sorted(flags)),
-        keys=tuple((name, record.trial.key) for name, record in records),
+        files=tuple((name, key, evidence.places.get(key, ())) for name, key in keys),
         machine=_machine(evidence, shards),
     )
 
@@ -99,7 +99,7 @@ def _records(evidence: Evidence, row: Row, attack: str) -> Iterator[tuple[str, T
         threat, seed = ("", 0) if attack == CLEAN else (row.threat, row.seed)
         record = evidence.records.get((source, member, attack, threat, seed))
         if record is not None:
-            yield evidence.card(member).name, record
+            yield evidence.info(member).name, record
 
 
 def _broken_by_stage(shards: Sequence[ShardResult], clean: np.ndarray) -> tuple[tuple[str, int], ...]:

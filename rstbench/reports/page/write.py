@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ...evidence.pack import FILE as PACK
 from ...files import write_whole
 from ...flags import meaning_of
 from ..lookup import Evidence
@@ -35,7 +36,7 @@ def write_page(
     flags = sorted(
         {flag for row in rows for flag in (*row.flags, *(f for result in row.attacks for f in result.flags))}
     )
-    run = request.run
+    run, places = request.run, {place for files in evidence.places.values() for place in files}
     text = template("page.html").render(
         title=str(request.study.get("name") or folder.resolve().name),
         data=str(run["data"]),
@@ -47,6 +48,9 @@ def write_page(
         command=study_command(request),
         refers=bool(request.study.get("model")),
         rows=rows,
+        pack=PACK,
+        packed=PACK in places,
+        unpacked=not places <= {PACK},
         attacks=[] if board is None else column_attacks(board, attacks),
         seeds=0 if board is None else board["seed"].nunique(),
         kinds=distinct(board, "kind"),

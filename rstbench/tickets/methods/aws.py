@@ -1,7 +1,7 @@
-"""Signs and masks found by training, moved onto random weights: AWS.
+"""Find signs and a mask by training, and put them on random weights: AWS.
 
-Oh, Baik and Lee, "Find A Winning Sign", ICLR 2025, and its code. The norm layers must be affine: the twist
-that makes the signs transferable interpolates their parameters.
+Oh, Baik and Lee, "Find A Winning Sign", ICLR 2025, and its code. The norm layers must be affine: their
+parameters are interpolated while training, which makes the signs transferable.
 """
 
 from __future__ import annotations
@@ -19,40 +19,42 @@ from ...errors import BadRequest
 from ...networks.network import build, prunable
 from ...training import resume
 from ...training.epochs import Epoch, fit
+from ..allocation import top_mask
 from ..init import random_weights
-from ..mask import fix, originals, parse_remaining
+from ..mask import parse_remaining, register_masks, unparametrized_state
 from ..ticket import Ticket
-from .search import Search, own_weights
+from .search import Search, require_storable_weights
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_SLOWEST = Fraction(1, 1000)  # part of the weights that a round drops
-_SOURCE = 7_919  # the trained network is not the one that receives its signs
+_MIN_DROP = Fraction(1, 1000)  # of the remaining weights, in each round
+_SEED_OFFSET = 7_919  # the trained network is not the one that receives its signs
 
 
-class Interpolated(nn.Module):
-    """Parametrization of a norm parameter: a start + (1 - a) value while training, the value otherwise.
+class NormInterpolation(nn.Module):
+    """Parametrize a norm parameter: a * initial + (1 - a) * value while training, the value otherwise.
 
     a is one number for all norm layers, drawn anew for each step.
     """
 
-    def __init__(self, start: float, mix: Mix) -> None:
+    def __init__(self, initial: float, coefficient: InterpolationCoefficient) -> None:
         super().__init__()
-        self.start, self.mix = start, mix
+        self.initial, self.coefficient = initial, coefficient
 
     def forward(self, value: Tensor) -> Tensor:
         if not self.training:
             return value
-        return self.mix.part * self.start + (1 - self.mix.part) * value
+        return self.coefficient.value * self.initial + (1 - self.coefficient.value) * value
 
 
-class Mix:
-    """The number that all norm layers of a network share."""
+class InterpolationCoefficient:
+    """Hold the number that all norm layers of a network share."""
 
     def __init__(self) -> None:
-        self.part = 0.0
+        self.value = 0.0
 
     def draw(self, generator: Generator) -> None:
-        self.part = float(torch.rand((), generator=generator))
+        """Draw it uniformly from [0, 1)."""
+        self.value = float(torch.rand((), generator=generator))
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,15 @@ class AWS:
     drop: Fraction = Fraction(1, 5)
 
     def check(self, search: Search) -> None:
-        """Raises BadRequest without affine batch norm, for patterns and ratios of layers, where it would
+        """Raise BadRequest without affine batch norm, for patterns and ratios of layers, where it would
         begin at trained weights, and where weights may not be stored."""
         recipe = search.recipe
         if search.spec.norm != "affine":
-            found = search.spec.norm
-            raise BadRequest(f"method aws interpolates norm parameters; norm must be affine, not {found!r}")
+            raise BadRequest(
+                f"method aws interpolates norm parameters; norm must be affine, not {search.spec.norm!r}"
+            )
         with torch.device("meta"):
-            if not _norms(build(search.spec)):
+            if not _affine_norms(build(search.spec)):
                 raise BadRequest(
                     f"method aws interpolates affine batch norm, and {search.spec.name} has none"
                 )
@@ -91,120 +94,116 @@ class AWS:
             raise BadRequest("method aws trains a network of its own; leave --from out")
         if recipe.adversary != "none" and recipe.attack_bn == "eval":
             raise BadRequest("method aws interpolates in train mode only; attack-bn must be train")
-        own_weights(search)
-        if not _SLOWEST <= self.drop < 1 or self.warmup < 0 or self.epochs < 1:
+        require_storable_weights(search)
+        if not _MIN_DROP <= self.drop < 1 or self.warmup < 0 or self.epochs < 1:
             raise BadRequest(
-                f"aws wants drop from {_SLOWEST} to below 1, warmup from 0 and epochs from 1, got "
+                f"aws wants drop from {_MIN_DROP} to below 1, warmup from 0 and epochs from 1, got "
                 f"drop={self.drop}, warmup={self.warmup}, epochs={self.epochs}"
             )
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         self.check(search)
-        state, masks, history = self._pruned(search)
+        state, masks, history = self._iterative_pruning(search)
         signed = {
             name: weight.abs() * torch.where(state[name].cpu() < 0, -1.0, 1.0)
             for name, weight in search.weights.items()
         }
-        found = search.settled(masks, weights=signed, before=history)
-        if search.diary:
-            search.diary.unlink(missing_ok=True)
-        return found
+        return search.calibrated_ticket(masks, weights=signed, history=history)
 
     def rounds(self, remaining: Fraction) -> list[Fraction]:
-        """Kept fractions after each round; the last is the ticket's."""
-        kept = [Fraction(1)]
-        while kept[-1] * (1 - self.drop) > remaining:
-            kept.append(kept[-1] * (1 - self.drop))
-        return [*kept[1:], remaining]
+        """Return the remaining ratio after each round; the last is the ticket's."""
+        ratios = [Fraction(1)]
+        while ratios[-1] * (1 - self.drop) > remaining:
+            ratios.append(ratios[-1] * (1 - self.drop))
+        return [*ratios[1:], remaining]
 
-    def length(self, remaining: Fraction) -> int:
-        """Epochs of training in all."""
+    def extra_epochs(self, remaining: Fraction) -> int:
+        """Return the epochs of training in all."""
         return self.warmup + self.epochs * len(self.rounds(remaining))
 
-    def _pruned(self, search: Search) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Epoch]]:
-        """(trained state, final masks, one row an epoch)."""
+    def _iterative_pruning(self, search: Search) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Epoch]]:
+        """Return (trained state, final masks, one row an epoch)."""
         recipe, remaining = search.recipe, parse_remaining(search.remaining)
         net = build(search.spec)
-        weights = random_weights(prunable(net), recipe.init, recipe.seed + _SOURCE)
+        weights = random_weights(prunable(net), recipe.init, recipe.seed + _SEED_OFFSET)
         state, masks, history = {**net.state_dict(), **weights}, dict[str, Tensor](), list[Epoch]()
-        stages = [(self.warmup, Fraction(1)), *((self.epochs, kept) for kept in self.rounds(remaining))]
+        stages = [(self.warmup, Fraction(1)), *((self.epochs, ratio) for ratio in self.rounds(remaining))]
         done = 0
-        if search.diary and search.diary.exists():
-            found = resume.load(search.diary, recipe, "cpu")
-            state, masks, done = found["state"], found["masks"], found["done"]
-            history = [Epoch(*row) for row in found["history"]]
+        if search.resume_file and search.resume_file.exists():
+            with resume.restoring(search.resume_file, recipe, "cpu") as saved:
+                state, masks, done = saved["state"], saved["masks"], saved["done"]
+                history = [Epoch(*row) for row in saved["history"]]
             for row in history:
-                search.watch(row)
-        for place, (epochs, kept) in enumerate(stages[done:], done):
-            state, rows = _trained(search, epochs, place, state, masks, len(history))
+                search.on_epoch(row)
+        for stage, (epochs, ratio) in enumerate(stages[done:], done):
+            state, rows = _train(search, epochs, stage, state, masks, len(history))
             history += rows
-            if place:
-                masks = _smaller(search, state, masks, kept)
-            if search.diary:
+            if stage:
+                masks = _prune(search, state, masks, ratio)
+            if search.resume_file:
                 rows_so_far = [astuple(row) for row in history]
-                found = {"state": state, "masks": masks, "done": place + 1, "history": rows_so_far}
-                resume.save(search.diary, recipe, found)
+                saved = {"state": state, "masks": masks, "done": stage + 1, "history": rows_so_far}
+                resume.save(search.resume_file, recipe, saved)
         return state, masks, history
 
 
-def _norms(net: nn.Module) -> list[nn.Module]:
-    """Batch norms with parameters to interpolate."""
+def _affine_norms(net: nn.Module) -> list[nn.Module]:
+    """Return the batch norms with parameters to interpolate."""
     return [layer for layer in net.modules() if isinstance(layer, NORMS) and layer.affine]
 
 
-def _trained(
+def _train(
     search: Search,
     epochs: int,
     stage: int,
     state: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
-    before: int,
+    epochs_before: int,
 ) -> tuple[dict[str, Tensor], list[Epoch]]:
-    """(the state after `epochs` epochs at a constant rate, one row an epoch, numbered on from `before`)."""
+    """Train `epochs` epochs at a constant rate; return (the state, one row an epoch, numbered on)."""
     if not epochs:
         return dict(state), []
     recipe = replace(
         search.recipe, schedule="constant", select="last", epochs=epochs, seed=search.recipe.seed + stage
     )
-    net, mix = build(search.spec), Mix()
+    net, coefficient = build(search.spec), InterpolationCoefficient()
     net.load_state_dict(state)
-    fix(net, masks)
-    for layer in _norms(net):
-        parametrize.register_parametrization(layer, "weight", Interpolated(1.0, mix))
-        parametrize.register_parametrization(layer, "bias", Interpolated(0.0, mix))
+    register_masks(net, masks)
+    for layer in _affine_norms(net):
+        parametrize.register_parametrization(layer, "weight", NormInterpolation(1.0, coefficient))
+        parametrize.register_parametrization(layer, "bias", NormInterpolation(0.0, coefficient))
     net.to(search.device)
-    learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    diary = search.diary.with_name(f"{search.diary.name}.round") if search.diary else None
+    file = search.resume_file
     history = fit(
         net,
-        learnt,
-        search.lesson,
+        [parameter for parameter in net.parameters() if parameter.requires_grad],
+        search.split,
         recipe,
-        lambda row: search.watch(replace(row, epoch=before + row.epoch)),
-        before_step=mix.draw,
-        diary=diary,
+        lambda row: search.on_epoch(replace(row, epoch=epochs_before + row.epoch)),
+        before_step=coefficient.draw,
+        resume_file=file.with_name(f"{file.name}.round") if file else None,
     )
-    rows = [replace(row, epoch=before + row.epoch) for row in history]
-    return originals(net, search.spec), rows
+    rows = [replace(row, epoch=epochs_before + row.epoch) for row in history]
+    return unparametrized_state(net, search.spec), rows
 
 
-def _smaller(
-    search: Search, state: Mapping[str, Tensor], masks: Mapping[str, Tensor], kept: Fraction
+def _prune(
+    search: Search, state: Mapping[str, Tensor], masks: Mapping[str, Tensor], ratio: Fraction
 ) -> dict[str, Tensor]:
-    """The masks of the largest of the weights that the masks so far keep: `kept` of all, never fewer than the
-    ticket has, and at least one a layer."""
-    sizes = [slot.weights for slot in search.slots.values()]
-    total = max(math.ceil(kept * sum(sizes)), sum(slot.kept for slot in search.slots.values()))
-    if kept == parse_remaining(search.remaining):
-        total = sum(slot.kept for slot in search.slots.values())
+    """Return the masks of the largest of the weights that the masks so far keep: `ratio` of all, never fewer
+    than the ticket has, and at least one a layer."""
+    budgets = search.budgets
+    sizes = [budget.weights for budget in budgets.values()]
+    total = sum(budget.kept for budget in budgets.values())
+    if ratio != parse_remaining(search.remaining):
+        total = max(math.ceil(ratio * sum(sizes)), total)
     scores = []
-    for name in search.slots:
-        size = state[name].abs()
-        score = torch.where(masks[name], size, torch.full_like(size, -1)) if name in masks else size
-        score = score.flatten().clone()
+    for name in budgets:
+        magnitude = state[name].abs()
+        if name in masks:
+            magnitude = torch.where(masks[name], magnitude, torch.full_like(magnitude, -1))
+        score = magnitude.flatten().clone()
         score[score.argmax()] = torch.inf
         scores.append(score)
-    chosen = torch.zeros(sum(sizes), dtype=torch.bool)
-    chosen[torch.cat(scores).topk(total, sorted=False).indices] = True
-    parts = chosen.split(sizes)
-    return {n: part.view(slot.shape) for (n, slot), part in zip(search.slots.items(), parts, strict=True)}
+    parts = top_mask(torch.cat(scores), total).split(sizes)
+    return {n: part.view(budget.shape) for (n, budget), part in zip(budgets.items(), parts, strict=True)}

@@ -1,4 +1,4 @@
-"""Masks that keep the dense network's outputs and its mixed tangent kernel: AWT.
+"""Find masks that keep the dense network's outputs and its mixed tangent kernel: AWT.
 
 Shi et al., "Finding Dynamics Preserving Adversarial Winning Tickets", AISTATS 2022, has no published code.
 What is here follows its abstract and the derivation that networks with equal outputs and equal mixed
@@ -15,24 +15,26 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from fractions import Fraction
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from ...errors import BadFile, BadRequest, ModelFault
+from ...errors import BadRequest, ModelFault
 from ...networks.network import build
 from ...threat import Threat
 from ...training import resume
-from ...training.adversaries import Batch, can_craft, crafted, parse_adversary
-from ...training.epochs import Epoch, batches, measured
+from ...training.adversaries import Batch, parse_adversary, require_image_adversary
+from ...training.epochs import Epoch, batches, measure_accuracy
 from ..ticket import Ticket
-from .memory import activations, free_memory
-from .search import Search, own_weights, settle_norm, single_weights
+from .memory import count_activations, free_memory
+from .search import Search, calibrate_batch_norm, require_elementwise_scores, require_storable_weights
 from .tangent_kernel import KERNELS, Parameters, kernel_distances
 
-_STREAM = 3_000_017
+_SEED_OFFSET = 3_000_017  # a stream of its own, apart from those of scores and data order
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,18 @@ class AWT:
     chunk: int = 8
     weight: float = 1e-3
     decay: float = 1e-5
+    moves: ClassVar[bool] = False  # whether the ticket takes the student's weights
 
-    def length(self, remaining: Fraction) -> int:
-        """Passes over the training images before the norm is settled."""
+    def extra_epochs(self, remaining: Fraction) -> int:
+        """Return the passes over the training images before batch norm is calibrated."""
         return self.passes
 
     def check(self, search: Search) -> None:
-        """Raises BadRequest for patterns, adversaries whose images depend on what is learnt from them,
+        """Raise BadRequest for patterns, adversaries whose images depend on what is trained on them,
         periods that never end in a new mask, and, with the figure, kernels that would not fit."""
         name = search.recipe.method.partition(":")[0]
-        single_weights(search)
-        can_craft(parse_adversary(search.recipe.adversary))
+        require_elementwise_scores(search)
+        require_image_adversary(parse_adversary(search.recipe.adversary))
         if self.kernel not in KERNELS:
             raise BadRequest(f"kernel is one of {', '.join(KERNELS)}, got {self.kernel!r}")
         for option in ("passes", "period", "probes", "chunk", "lr"):
@@ -84,20 +87,14 @@ class AWT:
         _check_memory(self, search)
 
     def steps(self, search: Search) -> int:
-        """Steps of the whole search."""
-        train = len(search.lesson.train)
+        """Return the steps of the whole search."""
+        train = len(search.split.train)
         return self.passes * (train // min(self.batch, train))
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         self.check(search)
-        return self._finished(search, moved=False)
-
-    def _finished(self, search: Search, *, moved: bool) -> tuple[Ticket, list[Epoch]]:
         masks, weights, history = _transfer(self, search)
-        found = search.settled(masks, weights=weights if moved else None, before=history)
-        if search.diary:
-            search.diary.unlink(missing_ok=True)
-        return found
+        return search.calibrated_ticket(masks, weights=weights if self.moves else None, history=history)
 
 
 @dataclass(frozen=True)
@@ -105,128 +102,129 @@ class AWTMoved(AWT):
     """`awt-moved`: the same search, and the weights as it moved them. The norm's statistics are those of the
     sparse network, no longer the dense one's under which the search compared outputs."""
 
+    moves = True
+
     def check(self, search: Search) -> None:
-        """Raises BadRequest as `awt` does, and where weights are scaled or may not be stored."""
+        """Raise BadRequest as `awt` does, and where weights are scaled or may not be stored."""
         super().check(search)
-        own_weights(search)
-
-    def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
-        self.check(search)
-        return self._finished(search, moved=True)
+        require_storable_weights(search)
 
 
-def _transfer(how: AWT, search: Search) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Epoch]]:
-    """(masks, student weights on the CPU, one row a pass)."""
-    run = _Transfer(how, search)
-    if search.diary and search.diary.exists():
-        run.restore()
-        for row in run.history:
-            search.watch(row)
-    while len(run.history) < how.passes:
-        run.one_pass()
-        if search.diary:
-            run.save()
-        search.watch(run.history[-1])
-    moved = {name: run.student[name].detach().cpu() for name in search.weights}
-    return run.masks, moved, run.history
+def _transfer(method: AWT, search: Search) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Epoch]]:
+    """Return (masks, student weights on the CPU, one row a pass)."""
+    transfer, file = _TangentTransfer(method, search), search.resume_file
+    if file and file.exists():
+        transfer.restore(file)
+        for row in transfer.history:
+            search.on_epoch(row)
+    while len(transfer.history) < method.passes:
+        transfer.run_pass()
+        if file:
+            transfer.save(file)
+        search.on_epoch(transfer.history[-1])
+    weights = {name: transfer.student[name].detach().cpu() for name in search.weights}
+    return transfer.masks, weights, transfer.history
 
 
-class _Transfer:
-    """The search under way."""
+class _TangentTransfer:
+    """Hold what the search carries from step to step."""
 
-    def __init__(self, how: AWT, search: Search) -> None:
-        self.how, self.search = how, search
+    def __init__(self, method: AWT, search: Search) -> None:
+        self.method, self.search = method, search
         self.threat = Threat.parse(search.recipe.threat)
-        self.adversary = parse_adversary(search.recipe.adversary)
-        self.size = min(how.batch, len(search.lesson.train))
-        # No new mask in the last period: what it keeps has to settle.
-        self.last_masks = how.steps(search) - how.period
+        self.adversary = require_image_adversary(parse_adversary(search.recipe.adversary))
+        self.batch_size = min(method.batch, len(search.split.train))
+        # No new mask in the last period: the weights that it keeps have to settle.
+        self.last_mask_step = method.steps(search) - method.period
         self.net = search.network()
-        settle_norm(self.net, search)
+        calibrate_batch_norm(self.net, search)
         self.net.eval()
         state = {name: tensor.detach() for name, tensor in self.net.state_dict().items()}
         self.teacher = {name: state[name] for name in search.weights}
-        self.rest = {name: tensor for name, tensor in state.items() if name not in search.weights}
+        self.buffers = {name: tensor for name, tensor in state.items() if name not in search.weights}
         self.student = {name: w.clone().requires_grad_(True) for name, w in self.teacher.items()}
-        self.generator = Generator().manual_seed(search.recipe.seed + _STREAM)
-        # Equal magnitudes, as of signed constants, must not be chosen among by their place.
+        self.generator = Generator().manual_seed(search.recipe.seed + _SEED_OFFSET)
+        # Equal magnitudes, as of signed constants, must not be chosen among by their position.
         self.jitter = {
             name: 1 + 1e-9 * torch.rand(w.shape, generator=self.generator, dtype=torch.float64).to(w.device)
             for name, w in self.teacher.items()
         }
-        self.masks = self._by_magnitude()
-        self.optimiser = torch.optim.Adam(self.student.values(), how.lr)
+        self.masks = self._magnitude_masks()
+        self.optimiser = torch.optim.Adam(self.student.values(), method.lr)
         self.steps = 0
         self.history: list[Epoch] = []
 
     def logits(self, weights: Parameters, x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self.net, {**self.rest, **weights}, (x,))
+        """Return the network's logits with these weights, (n, classes)."""
+        logits: Tensor = functional_call(self.net, {**self.buffers, **weights}, (x,))
         return logits
 
-    def one_pass(self) -> None:
-        """Over the training images once, then the selection images."""
-        how, recipe = self.how, self.search.recipe
+    def run_pass(self) -> None:
+        """Pass over the training images once, then measure on the selection images."""
+        lr, recipe, device = self.method.lr, self.search.recipe, self.search.device
         total, count = 0.0, 0
-        for x, y in batches(self.search.lesson.train, recipe, self.generator, self.size):
-            total, count = total + self._step(x.to(self.search.device), y.to(self.search.device)), count + 1
+        for x, y in batches(self.search.split.train, recipe, self.generator, self.batch_size):
+            total, count = total + self._step(x.to(device), y.to(device)), count + 1
         mean = total / count
         if not math.isfinite(mean):
-            raise ModelFault(f"the distance to the dense network is {mean}; try a lower lr than {how.lr:g}")
+            raise ModelFault(f"the distance to the dense network is {mean}; try a lower lr than {lr:g}")
         student = self.search.network()
-        student.load_state_dict({**self.rest, **self._masked()})
-        accuracies = measured(student, self.search.lesson.select, recipe)
-        self.history.append(Epoch(len(self.history) + 1, mean, *accuracies, lr=how.lr))
+        student.load_state_dict({**self.buffers, **self._sparse_student()})
+        accuracies = measure_accuracy(student, self.search.split.select, recipe)
+        self.history.append(Epoch(len(self.history) + 1, mean, *accuracies, lr=lr))
 
     def _step(self, x: Tensor, y: Tensor) -> float:
-        """One step of Adam; the distance before it."""
+        """Take one step of Adam; return the distance before it."""
         batch = Batch(self.net, x, y, self.threat, self.generator, cross_entropy, "eval")
-        adv = crafted(self.adversary, batch)
+        adv = self.adversary.craft(batch)
         gradients = [torch.zeros_like(weight) for weight in self.student.values()]
         total = 0.0
         for part in self._distances(x, adv):
             # The kernel of a single layer does not depend on its weights.
-            found = torch.autograd.grad(part, list(self.student.values()), allow_unused=True)
-            for place, gradient in enumerate(found):
-                if gradient is not None:
-                    gradients[place] += gradient
+            terms = torch.autograd.grad(part, list(self.student.values()), allow_unused=True)
+            for gradient, term in zip(gradients, terms, strict=True):
+                if term is not None:
+                    gradient += term
             total += float(part.detach())
         for weight, gradient in zip(self.student.values(), gradients, strict=True):
             weight.grad = gradient
         self.optimiser.step()
         self.steps += 1
-        if self.steps % self.how.period == 0 and self.steps <= self.last_masks:
-            self.masks = self._by_magnitude()
+        if self.steps % self.method.period == 0 and self.steps <= self.last_mask_step:
+            self.masks = self._magnitude_masks()
         return total
 
     def _distances(self, x: Tensor, adv: Tensor) -> Iterator[Tensor]:
-        """Parts of the loss, each with its own graph."""
-        how, half = self.how, len(x) // 2
+        """Yield the terms of the loss, each with its own graph."""
+        method, half = self.method, len(x) // 2
         with torch.no_grad():
-            wanted = self.logits(self.teacher, adv)
-        yield (self.logits(self._masked(), adv) - wanted).square().mean()
-        parts = kernel_distances(
-            how.kernel,
-            (lambda weights, images: self.logits(_applied(weights, self.masks), images), self.student),
+            expected = self.logits(self.teacher, adv)
+        yield (self.logits(self._sparse_student(), adv) - expected).square().mean()
+        terms = kernel_distances(
+            method.kernel,
+            (lambda weights, images: self.logits(_masked(weights, self.masks), images), self.student),
             (self.logits, self.teacher),
             x[:half],
             adv[half : 2 * half],
-            chunk=how.chunk,
-            probes=how.probes,
+            chunk=method.chunk,
+            probes=method.probes,
             generator=self.generator,
         )
-        yield from (how.weight * part for part in parts)
+        yield from (method.weight * term for term in terms)
         kept = sum(int(mask.sum()) for mask in self.masks.values())
         density = kept / sum(mask.numel() for mask in self.masks.values())
-        yield how.decay / density * sum(w.square().sum() for w in self._masked().values())  # type: ignore[misc]
+        squares = [w.square().sum() for w in self._sparse_student().values()]
+        yield method.decay / density * sum(squares)  # type: ignore[misc]
 
-    def _masked(self) -> Parameters:
-        return _applied(self.student, self.masks)
+    def _sparse_student(self) -> Parameters:
+        return _masked(self.student, self.masks)
 
-    def _by_magnitude(self) -> dict[str, Tensor]:
-        scores = {n: self.student[n].detach().double() * self.jitter[n] for n in self.search.slots}
+    def _magnitude_masks(self) -> dict[str, Tensor]:
+        scores = {n: self.student[n].detach().double() * self.jitter[n] for n in self.search.budgets}
         return self.search.masks(scores)
 
-    def save(self) -> None:
+    def save(self, path: Path) -> None:
+        """Write everything that the next pass depends on."""
         state = {
             "student": {name: weight.detach() for name, weight in self.student.items()},
             "masks": self.masks,
@@ -235,13 +233,11 @@ class _Transfer:
             "steps": self.steps,
             "history": [astuple(row) for row in self.history],
         }
-        assert self.search.diary
-        resume.save(self.search.diary, self.search.recipe, state)
+        resume.save(path, self.search.recipe, state)
 
-    def restore(self) -> None:
-        assert self.search.diary
-        state = resume.load(self.search.diary, self.search.recipe, self.search.device)
-        try:
+    def restore(self, path: Path) -> None:
+        """Take up what `save` wrote. Raises BadFile."""
+        with resume.restoring(path, self.search.recipe, self.search.device) as state:
             with torch.no_grad():
                 for name, weight in self.student.items():
                     weight.copy_(state["student"][name])
@@ -249,30 +245,29 @@ class _Transfer:
             self.optimiser.load_state_dict(state["optimiser"])
             self.generator.set_state(state["generator"].cpu())
             self.steps, self.history = state["steps"], [Epoch(*row) for row in state["history"]]
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise BadFile(f"{self.search.diary} is damaged: {error!r}; delete it") from None
 
 
-def _applied(weights: Parameters, masks: Mapping[str, Tensor]) -> Parameters:
+def _masked(weights: Parameters, masks: Mapping[str, Tensor]) -> Parameters:
+    """Return the products, which kernels are differentiated through."""
     return {name: w * masks[name] if name in masks else w for name, w in weights.items()}
 
 
-def _check_memory(how: AWT, search: Search) -> None:
-    """Raises BadRequest, with the figure, where the search would not fit.
+def _check_memory(method: AWT, search: Search) -> None:
+    """Raise BadRequest, with the figure, where the search would not fit.
 
     An explicit kernel holds, for `chunk` images and each class, Jacobians and activations of both networks
     and the student's graph; a product with it the activations of a batch and a few copies of the weights.
     """
     weights = sum(weight.numel() for weight in search.weights.values())
-    outputs = activations(build(search.spec), search.spec.shape)
-    size = min(how.batch, len(search.lesson.train))
+    outputs = count_activations(build(search.spec), search.spec.shape)
+    size = min(method.batch, len(search.split.train))
     needed = 4 * (12 * size * outputs + 16 * weights)
-    if how.kernel != "probe":
-        needed += 4 * 8 * min(how.chunk, size // 2) * search.spec.classes * (weights + outputs)
+    if method.kernel != "probe":
+        needed += 4 * 8 * min(method.chunk, size // 2) * search.spec.classes * (weights + outputs)
     free = free_memory(torch.device(search.device))
     if needed > free:
-        smaller = "a smaller batch" if how.kernel == "probe" else "kernel=probe or a smaller chunk"
+        smaller = "a smaller batch" if method.kernel == "probe" else "kernel=probe or a smaller chunk"
         raise BadRequest(
-            f"kernel={how.kernel} needs about {needed / 2**30:.1f} GiB at batch={how.batch}, "
-            f"chunk={how.chunk}; {free / 2**30:.1f} are free; use {smaller}"
+            f"kernel={method.kernel} needs about {needed / 2**30:.1f} GiB at batch={method.batch}, "
+            f"chunk={method.chunk}; {free / 2**30:.1f} are free; use {smaller}"
         )

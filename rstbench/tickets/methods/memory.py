@@ -1,4 +1,4 @@
-"""What is free, and what a network holds while it runs."""
+"""Measure free memory, and count what a network holds while it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device: of a GPU, or of this machine within its container's limit."""
+    """Return the free bytes of a device: of a GPU, or of this machine within its container's limit."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = _available()
@@ -34,12 +34,13 @@ def _available() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def activations(net: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Numbers that the layers of a network put out for one image."""
-    counted = [0]
+def count_activations(net: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Return how many numbers the layers of a network output for one image."""
+    total = 0
 
-    def count(layer: nn.Module, given: object, out: object) -> None:
-        counted[0] += out.numel() if isinstance(out, Tensor) else 0
+    def count(layer: nn.Module, inputs: object, output: object) -> None:
+        nonlocal total
+        total += output.numel() if isinstance(output, Tensor) else 0
 
     leaves = [layer for layer in net.modules() if not list(layer.children())]
     hooks = [layer.register_forward_hook(count) for layer in leaves]
@@ -49,4 +50,4 @@ def activations(net: nn.Module, shape: tuple[int, int, int]) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return counted[0]
+    return total

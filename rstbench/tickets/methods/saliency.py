@@ -1,4 +1,4 @@
-"""Masks that no search learns: at random, by magnitude, by the gradient at initialisation.
+"""Find masks without training: at random, by magnitude, by SNIP's and GraSP's saliency at initialisation.
 
 SNIP and GraSP see a class-balanced sample of `PER_CLASS` images a class, crafted against the untouched
 network first where the recipe has an adversary. Norm layers are in train mode meanwhile, as in GraSP's code.
@@ -17,10 +17,10 @@ from torch.nn.functional import cross_entropy
 from ...errors import BadRequest
 from ...networks.network import prunable
 from ...threat import Threat
-from ...training.adversaries import Batch, Free, can_craft, parse_adversary
+from ...training.adversaries import Batch, Free, parse_adversary, require_image_adversary
 from ...training.epochs import Epoch, TrainSplit
 from ..ticket import Ticket
-from .search import SCORES, Search, single_weights
+from .search import SCORES, Search, require_elementwise_scores
 
 PER_CLASS = 10
 TEMPERATURE = 200.0  # of GraSP's code, which divides the logits by it
@@ -28,13 +28,14 @@ _SAMPLE = 2_000_003  # stream of the sample, apart from those of scores and data
 
 
 def random(search: Search) -> tuple[Ticket, list[Epoch]]:
-    """Weights chosen at random: the mask that a search with this seed begins at, or with allocation 'global'
-    one that gives every weight of the network the same chance."""
+    """`random`: choose weights at random, by the mask that a search with this seed begins at, or with
+    allocation 'global' one that gives every weight of the network the same chance."""
     scores = search.random_scores()
     if search.recipe.allocation == "global":  # equal chances for every unit, whatever its layer's start
         generator = Generator().manual_seed(search.recipe.seed + SCORES)
-        scores = {name: torch.rand(slot.units, generator=generator) for name, slot in search.slots.items()}
-    return search.settled(search.masks(scores))
+        shapes = {name: budget.score_shape for name, budget in search.budgets.items()}
+        scores = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    return search.calibrated_ticket(search.masks(scores))
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,21 @@ class Magnitude:
     """`magnitude`: the largest weights."""
 
     def check(self, search: Search) -> None:
-        """Raises BadRequest where all weights of a layer are equally large, and for patterns."""
-        single_weights(search)
-        for name in search.slots:
-            sizes = search.weights[name].abs()
-            if bool((sizes == sizes.flatten()[0]).all()):
+        """Raise BadRequest where all weights of a layer are equally large, and for patterns."""
+        require_elementwise_scores(search)
+        for name in search.budgets:
+            magnitude = search.weights[name].abs()
+            if bool((magnitude == magnitude.flatten()[0]).all()):
                 raise BadRequest(
-                    f"method magnitude: all weights of {name} have the magnitude {float(sizes.max()):g}; "
+                    f"method magnitude: all weights of {name} have the magnitude {float(magnitude.max()):g}; "
                     f"choose another init, such as kaiming_normal, or begin at trained weights"
                 )
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         self.check(search)
-        return search.settled(search.masks({name: search.used[name] for name in search.slots}))
+        return search.calibrated_ticket(
+            search.masks({name: search.scaled_weights[name] for name in search.budgets})
+        )
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,16 @@ class Snip:
     """
 
     def check(self, search: Search) -> None:
-        """Raises BadRequest for patterns, and for Free, whose first loss is the clean one."""
-        single_weights(search)
+        """Raise BadRequest for patterns, and for Free, whose first loss is the clean one."""
+        require_elementwise_scores(search)
         if isinstance(parse_adversary(search.recipe.adversary), Free):
             raise BadRequest("method snip sees one loss, and the first of free is that of clean images")
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         self.check(search)
-        net, x, y = _sampled(search)
-        found = connection_sensitivity(net, lambda: _loss(search, net, x, y, cross_entropy))
-        return search.settled(search.masks({name: found[name] for name in search.slots}))
+        net, x, y = _network_and_sample(search)
+        scores = connection_sensitivity(net, lambda: _adversarial_loss(search, net, x, y, cross_entropy))
+        return search.calibrated_ticket(search.masks({name: scores[name] for name in search.budgets}))
 
 
 @dataclass(frozen=True)
@@ -89,25 +92,28 @@ class Grasp:
     """
 
     def check(self, search: Search) -> None:
-        """Raises BadRequest for patterns, and for adversaries whose loss is no function of crafted images."""
-        single_weights(search)
-        can_craft(parse_adversary(search.recipe.adversary))
+        """Raise BadRequest for patterns, and for adversaries whose loss is no function of crafted images."""
+        require_elementwise_scores(search)
+        require_image_adversary(parse_adversary(search.recipe.adversary))
 
     def __call__(self, search: Search) -> tuple[Ticket, list[Epoch]]:
         self.check(search)
-        net, x, y = _sampled(search)
+        net, x, y = _network_and_sample(search)
         half = len(y) // 2
         halves = [slice(0, half), slice(half, None)]
-        found = gradient_flow(net, [partial(_loss, search, net, x[h], y[h], _tempered) for h in halves])
-        return search.settled(search.masks(_ranked({name: found[name] for name in search.slots})))
+        losses = [
+            partial(_adversarial_loss, search, net, x[h], y[h], _tempered_cross_entropy) for h in halves
+        ]
+        scores = gradient_flow(net, losses)
+        return search.calibrated_ticket(search.masks(_ranks({name: scores[name] for name in search.budgets})))
 
 
-def _tempered(logits: Tensor, y: Tensor) -> Tensor:
+def _tempered_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits / TEMPERATURE, y)
 
 
 def connection_sensitivity(net: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
-    """|w dL/dw| of every weight, normalised to sum 1 over all layers."""
+    """Return SNIP's score |w dL/dw| of every weight, normalised to sum 1 over all layers."""
     weights = prunable(net)
     gradients = torch.autograd.grad(loss(), list(weights.values()))
     scores = [(w * g).abs().detach() for w, g in zip(weights.values(), gradients, strict=True)]
@@ -116,51 +122,52 @@ def connection_sensitivity(net: nn.Module, loss: Callable[[], Tensor]) -> dict[s
 
 
 def gradient_flow(net: nn.Module, losses: Sequence[Callable[[], Tensor]]) -> dict[str, Tensor]:
-    """w (H g) of every weight, g and H g summed over the losses: large where removal would cost flow."""
+    """Return w (H g) of every weight, g and H g summed over the losses: GraSP's score with its sign turned,
+    large where removal would cost gradient flow."""
     weights = prunable(net)
     leaves = list(weights.values())
     total = [torch.zeros_like(leaf) for leaf in leaves]
     for loss in losses:
-        for place, gradient in enumerate(torch.autograd.grad(loss(), leaves)):
-            total[place] += gradient
+        for gradient_sum, gradient in zip(total, torch.autograd.grad(loss(), leaves), strict=True):
+            gradient_sum += gradient
     products = [torch.zeros_like(leaf) for leaf in leaves]
     for loss in losses:
         gradients = torch.autograd.grad(loss(), leaves, create_graph=True)
         along = sum((g * t).sum() for g, t in zip(gradients, total, strict=True))
-        for place, product in enumerate(torch.autograd.grad(along, leaves)):  # type: ignore[arg-type]
-            products[place] += product
+        for product_sum, product in zip(products, torch.autograd.grad(along, leaves), strict=True):  # type: ignore[arg-type]
+            product_sum += product
     return {name: (w * p).detach() for (name, w), p in zip(weights.items(), products, strict=True)}
 
 
-def _sampled(search: Search) -> tuple[nn.Module, Tensor, Tensor]:
-    """The untouched network in train mode, and the class-balanced sample."""
+def _network_and_sample(search: Search) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return the unmasked network in train mode, and the class-balanced sample."""
     net = search.network().train()
     net.requires_grad_(True)
-    x, y = balanced(search.lesson, Generator().manual_seed(search.recipe.seed + _SAMPLE))
+    x, y = stratified(search.split, Generator().manual_seed(search.recipe.seed + _SAMPLE))
     return net, x.to(search.device), y.to(search.device)
 
 
-def balanced(lesson: TrainSplit, generator: Generator, per_class: int = PER_CLASS) -> tuple[Tensor, Tensor]:
-    """`per_class` training images of each class that has them, class after class in turn, so that the first
-    and the second half are balanced too."""
-    order = torch.randperm(len(lesson.train), generator=generator)
-    labels = lesson.train.labels[order]
-    columns = [order[labels == label][:per_class] for label in labels.unique()]
-    rows = [column[place] for place in range(per_class) for column in columns if place < len(column)]
-    return lesson.train.at(torch.stack(rows))
+def stratified(split: TrainSplit, generator: Generator, per_class: int = PER_CLASS) -> tuple[Tensor, Tensor]:
+    """Return `per_class` training images of each class that has them, class after class in turn, so that the
+    first and the second half are balanced too."""
+    order = torch.randperm(len(split.train), generator=generator)
+    labels = split.train.labels[order]
+    by_class = [order[labels == label][:per_class] for label in labels.unique()]
+    indices = [images[turn] for turn in range(per_class) for images in by_class if turn < len(images)]
+    return split.train.at(torch.stack(indices))
 
 
-def _loss(
+def _adversarial_loss(
     search: Search, net: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """The first loss that the recipe's adversary gives; the same at each call."""
+    """Return the first loss that the recipe's adversary gives; the same at each call."""
     recipe, generator = search.recipe, Generator().manual_seed(search.recipe.seed)
     batch = Batch(net, x, y, Threat.parse(recipe.threat), generator, loss, recipe.attack_bn)
     return next(parse_adversary(recipe.adversary).losses(batch))
 
 
-def _ranked(scores: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Signed scores as ranks from 1 over all layers: the order is kept, and the largest is the largest."""
+def _ranks(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return signed scores as ranks from 1 over all layers, so that |score| orders them as the sign does."""
     flat = torch.cat([score.flatten().cpu().double() for score in scores.values()])
     ranks = torch.empty_like(flat)
     ranks[flat.argsort(stable=True)] = torch.arange(1, len(flat) + 1, dtype=flat.dtype)

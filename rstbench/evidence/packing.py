@@ -1,0 +1,58 @@
+"""Packing a folder's evidence, such that a kill at any instant loses nothing. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import BadFile
+from .pack import FILE, complete_lines, joined_lines, write_pack
+from .store import Store
+
+
+def pack_folder(root: Path) -> str:
+    """Join `results/*.jsonl` and an earlier pack into `results.zip`; returns a line for the user.
+
+    Files go only after the new pack has taken its name and was read back. Raises BadFile where there is no
+    evidence, some is damaged or two answers differ, BadRequest while a run writes to the folder.
+    """
+    store = Store(root)
+    if not store.keys():
+        raise BadFile(f"no evidence in {root}; name a folder that `evaluate` wrote")
+    with store.lock("pack it when that has ended"):
+        for draft in root.glob(f".{FILE}.*.part"):  # of a packing that was killed
+            draft.unlink()
+        files = {path.stem: path.read_bytes() for path in sorted(store.folder.glob("*.jsonl"))}
+        if files:
+            write_pack(root / FILE, _contents(store, files))
+            _sync(root)
+            for key, content in files.items():
+                if store.path(key).read_bytes() == content:
+                    store.path(key).unlink()
+        with suppress(OSError):  # what is not evidence stays
+            store.folder.rmdir()
+    count, size = len(store.keys()), (root / FILE).stat().st_size
+    return f"{root / FILE}\t{count} questions, {len(files)} of them new or added to, {size / 1000:.0f} kB"
+
+
+def _contents(store: Store, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Every question's lines by its key, packed ones first. Raises BadFile."""
+    pack, contents = store.pack(), dict[str, bytes]()
+    keys = store.keys()
+    for key in keys:
+        if store.read(key) is not None:  # else a kill tore its first line
+            pieces = [pack.read(key) if pack else None, files.get(key)]
+            contents[key] = joined_lines([piece for piece in pieces if piece and complete_lines(piece)])
+    return contents
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the platform can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
