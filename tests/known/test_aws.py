@@ -103,7 +103,7 @@ def test_a_resume_file_that_lacks_something_is_refused(search, tmp_path):
     with pytest.raises(BadFile, match=r"x\.unfinished is damaged; delete it: 'masks'"):
         AWS(**QUICK)(search(resume_file=file))
     file.write_bytes(b"")
-    with pytest.raises(BadFile, match="is damaged; delete it: ."):
+    with pytest.raises(BadFile, match=r"is damaged; delete it: ."):
         AWS(**QUICK)(search(resume_file=file))
 
 

@@ -155,10 +155,11 @@ def test_the_digest_of_a_wrapped_module_is_what_it_was(name):
 
 TICKET = "ticket:{0}/tickets/rst-0.2-seed0.safetensors"
 SWITCH = "switch:{0}/tickets/rst-0.2-seed0.safetensors+{0}/tickets/rst-0.4-seed0.safetensors"
+NATURAL = "checkpoint:{0}/checkpoints/dense-natural-seed0.safetensors"
 REFERENCES = {
     TICKET + "[normalize=half]": "5130bf6edb47df5f59cf9f9eb0a2a80c262e4580d4908aeb0d53f6002ca8fae6",
     TICKET + "[normalize=bytes]": "f3981399e8b93db49594219f71fdfb9cf66df6b8b2a5ded605ac7853faa771dc",
-    "checkpoint:{0}/checkpoints/dense-natural-seed0.safetensors[normalize=mnist]": "f023ffc7b0129da15fdc2898d3d70d26167bdcddca44d7cf3e879d0aa3098d33",
+    NATURAL + "[normalize=mnist]": "f023ffc7b0129da15fdc2898d3d70d26167bdcddca44d7cf3e879d0aa3098d33",
     SWITCH: "0514b3d67f983fd9814cc019d8d466848dbb5911aef1d150ab24add039cff3a1",
     SWITCH + "[weights=0.25+0.75]": "eb2297a800e3031d9034692b441bf1d2028dc48783d12c361a1e7b5e675f1b38",
 }
