@@ -165,7 +165,17 @@ class Threat:
         return (flat + flat.new_zeros(flat.shape).scatter_(1, order, move)).view_as(adv).clamp(0, 1)
 
     def ascend(self, x: Tensor, adv: Tensor, gradient: Tensor, size: float) -> Tensor:
-        """One step of projected gradient ascent: `step`, then `project`."""
+        """Move images by one step of projected gradient ascent: `step`, then `project`.
+
+        Args:
+            x: Clean images in [0, 1], shape (n, ...).
+            adv: Images of the same shape.
+            gradient: Gradients of the loss, of the same shape.
+            size: Length of the step in this norm, as a fraction of the pixel range.
+
+        Returns:
+            The moved images, inside the ball and the box.
+        """
         return self.project(x, self.step(adv, gradient, size))
 
     def sample(self, x: Tensor, generator: Generator) -> Tensor:
