@@ -12,12 +12,12 @@ __version__ = "0.2.0"
 
 # What editors and type checkers see of `_PUBLIC`; one of both alone fails a test.
 if TYPE_CHECKING:
-    from .api import benchmark as benchmark
-    from .api import draw as draw
-    from .api import evaluate as evaluate
-    from .api import export as export
-    from .api import load_data as load_data
-    from .api import load_model as load_model
+    from .api.evaluation import evaluate as evaluate
+    from .api.models import draw as draw
+    from .api.models import export as export
+    from .api.models import load_data as load_data
+    from .api.models import load_model as load_model
+    from .api.robustbench import benchmark as benchmark
     from .attacks.autoattack import AutoAttack as AutoAttack
     from .attacks.pgd import PGD as PGD
     from .attacks.spec import Attack as Attack
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from .tickets.ticket import Ticket as Ticket
 
 _MODULES = {
-    "api": "benchmark draw evaluate export load_data load_model",
+    "api.evaluation": "evaluate",
+    "api.models": "draw export load_data load_model",
+    "api.robustbench": "benchmark",
     "attacks.autoattack": "AutoAttack",
     "attacks.pgd": "PGD",
     "attacks.spec": "Attack AttackSpec Crafted",

@@ -8,20 +8,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..errors import BadRequest, ModelFault, RstbenchError, unknown
 from ..plugins import BUILTIN, names
-from ..references import DataReference, Reference
-from ..threat import Threat
+from ..references import Reference
+from . import requests
 from .arguments import make_parser
-
-if TYPE_CHECKING:
-    from ..attacks import AttackSpec
-    from ..models.wrapper import EvalModel
-    from ..progress import Progress
-    from ..study.plan import Study
-    from ..study.run import Options
 
 DONE, FAULTS, REFUSED, INTERRUPTED = 0, 1, 2, 130
 WARNINGS_OF_OTHERS = (
@@ -67,10 +59,10 @@ def evaluate(args: argparse.Namespace) -> int:
     from ..study.run import run_study
     from .tables import show
 
-    study, given = _study(args)
+    study, given = requests.study_of(args)
     if args.seed is not None:
         study = replace(study, seeds=(args.seed,))
-    outcome = run_study(study, _options(args, study.name), _progress(args), given)
+    outcome = run_study(study, requests.options_of(args, study.name), requests.progress_of(args), given)
     show(outcome.tables, as_text)
     return _exit_status(outcome.faults)
 
@@ -83,12 +75,12 @@ def transfer(args: argparse.Namespace) -> int:
 
     outcome = run_transfer(
         [Reference.parse(text) for text in args.models],
-        _attacks(args.attack or ["pgd"]),
-        *_threats_and_data(args),
+        requests.attacks_of(args.attack or ["pgd"]),
+        *requests.threats_and_data_of(args),
         args.seed or 0,
         args.early_stop,
-        _options(args, "transfer"),
-        _progress(args),
+        requests.options_of(args, "transfer"),
+        requests.progress_of(args),
     )
     show(outcome.tables, as_text)
     return _exit_status(outcome.faults)
@@ -100,10 +92,10 @@ def draw(args: argparse.Namespace) -> int:
 
     remaining = [part.strip() for part in args.remaining.split(",") if part.strip()]
     made = draw_tickets(
-        _settings(args),
+        requests.settings_of(args),
         remaining,
-        _options(args, ""),
-        _progress(args),
+        requests.options_of(args, ""),
+        requests.progress_of(args),
         start=args.start or "",
         store=not args.no_weights,
     )
@@ -115,7 +107,13 @@ def train(args: argparse.Namespace) -> int:
     from ..study.draw_train import train_network
 
     start, size_of = args.start or "", args.size_of or ""
-    made = train_network(_settings(args), _options(args, ""), _progress(args), start=start, size_of=size_of)
+    made = train_network(
+        requests.settings_of(args),
+        requests.options_of(args, ""),
+        requests.progress_of(args),
+        start=start,
+        size_of=size_of,
+    )
     return _list_made(*made)
 
 
@@ -131,7 +129,7 @@ def export(args: argparse.Namespace) -> int:
         compressed=args.compressed,
         results=args.results,
         data=args.data,
-        root=_root(args),
+        root=requests.root_of(args),
     )
     print("\n".join(map(str, files)))
     return DONE
@@ -221,71 +219,6 @@ VERBS = {
     "status": status,
     "list": list_names,
 }
-
-
-def _study(args: argparse.Namespace) -> tuple[Study, list[EvalModel] | None]:
-    """Return what `evaluate` was given: one study, or one of models, which come loaded."""
-    from ..study.plan import override
-    from ..study.reading import DEFAULT_ATTACKS, read_study
-    from ..study.run import study_of_models
-
-    what = args.what or ["digits"]
-    studies = [text for text in what if text.endswith(".toml") or ":" not in text]
-    if not studies:
-        references = [Reference.parse(text) for text in what]
-        attacks, options = _attacks(args.attack or DEFAULT_ATTACKS), _options(args, "adhoc")
-        return study_of_models(references, attacks, *_threats_and_data(args), args.seed or 0, options)
-    if len(what) > 1:
-        raise BadRequest(f"one study at a time, or models only; got {' '.join(what)}")
-    return override(read_study(what[0]), _attacks(args.attack or []), *_threats_and_data(args)), None
-
-
-def _attacks(texts: Sequence[str]) -> list[AttackSpec]:
-    from ..attacks import AttackSpec
-
-    return [AttackSpec.parse(text) for text in texts]
-
-
-def _threats_and_data(args: argparse.Namespace) -> tuple[list[Threat], DataReference | None]:
-    threats = [Threat.parse(text) for text in args.threat or []]
-    return threats, DataReference.parse(args.data) if args.data else None
-
-
-def _options(args: argparse.Namespace, name: str) -> Options:
-    from ..study.run import Options
-
-    return Options(
-        out=Path(args.out or f"runs/{name}").expanduser(),
-        device=args.device,
-        batch=getattr(args, "batch_size", "auto"),
-        limit=getattr(args, "limit", 0),
-        root=_root(args),
-        save_adversarials=getattr(args, "save_adversarials", False),
-        download=args.download,
-        workers=getattr(args, "workers", 1),
-    )
-
-
-def _root(args: argparse.Namespace) -> Path:
-    from ..data import data_root
-
-    return data_root(args.data_root)
-
-
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of a recipe that were given."""
-    from ..training.recipe import Recipe
-
-    given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _progress(args: argparse.Namespace) -> Progress:
-    from .progress import Bars, Lines, Notes
-
-    if args.quiet:
-        return Notes()
-    return Bars() if sys.stderr.isatty() else Lines()
 
 
 def _list_made(made: Sequence[tuple[Path, str]], faults: Sequence[ModelFault]) -> int:

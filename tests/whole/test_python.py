@@ -70,7 +70,7 @@ def test_benchmark_has_the_same_parameters():
 
 
 def test_eps_as_a_float_means_the_fraction():
-    from rstbench.api import _exact
+    from rstbench.api.robustbench import _exact
 
     assert _exact(8 / 255) == "8/255"
     assert _exact(0.5) == "0.5"

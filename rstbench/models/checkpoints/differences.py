@@ -8,8 +8,25 @@ import torch
 from torch import Tensor
 
 from ...errors import BadRequest, listed
+from .formats import OWN_CODE
 from .layer_names import NamingScheme
 from .layer_order import core_shape, is_counter, without_common_prefix
+
+
+class ArchitectureMismatch(BadRequest):
+    """The file does not hold the requested network; problem: what differs."""
+
+    def __init__(self, problem: str, helps: str = OWN_CODE) -> None:
+        super().__init__(f"{problem}; choose another arch, or {helps}")
+        self.problem = problem
+
+
+class UnexpectedTensors(BadRequest):
+    """The file holds the network, and other tensors that may affect the outputs; problem: which."""
+
+    def __init__(self, problem: str, helps: str) -> None:
+        super().__init__(f"{problem}; {helps}")
+        self.problem = problem
 
 
 def difference(

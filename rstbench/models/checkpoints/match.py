@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from ...errors import BadRequest, listed
-from .differences import difference, refuse_quantized
+from .differences import ArchitectureMismatch, UnexpectedTensors, difference, refuse_quantized
 from .formats import OWN_CODE
 from .layer_names import OWN, NamingScheme
 from .layer_order import core_shape, is_counter, is_sequential, layers_of, match_in_order, without_wrappers
@@ -16,22 +16,6 @@ from .masks import equal, masked_name
 from .normalisers import mean_std_pairs, without_normalisation
 
 MOST_PREFIXES = 8  # that a person is told to type
-
-
-class ArchitectureMismatch(BadRequest):
-    """The file does not hold the requested network; problem: what differs."""
-
-    def __init__(self, problem: str, helps: str = OWN_CODE) -> None:
-        super().__init__(f"{problem}; choose another arch, or {helps}")
-        self.problem = problem
-
-
-class UnexpectedTensors(BadRequest):
-    """The file holds the network, and other tensors that may affect the outputs; problem: which."""
-
-    def __init__(self, problem: str, helps: str) -> None:
-        super().__init__(f"{problem}; {helps}")
-        self.problem = problem
 
 
 @dataclass(frozen=True)

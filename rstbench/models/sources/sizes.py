@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from ...errors import BadRequest
-from ..checkpoints.match import ArchitectureMismatch, MatchOptions, contains_network
+from ..checkpoints.differences import ArchitectureMismatch
+from ..checkpoints.match import MatchOptions, contains_network
 from ..wrapper import load_reference
 from .input_shape import first_convolution
 

@@ -14,13 +14,12 @@ from ...evidence.trial import ModelInfo
 from ...flags import MATCHED_BY_ORDER
 from ...networks.choices import BIASES
 from ...networks.network import NetworkSpec, build, prunable
+from ..checkpoints.differences import ArchitectureMismatch, UnexpectedTensors
 from ..checkpoints.foreign import MaskedState, read_masked_state, to_ticket
 from ..checkpoints.layer_names import naming_schemes
 from ..checkpoints.match import (
-    ArchitectureMismatch,
     Match,
     MatchOptions,
-    UnexpectedTensors,
     match_tensors,
     select_tensors,
 )

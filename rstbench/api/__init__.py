@@ -1,0 +1,1 @@
+"""The verbs as Python functions, over what the command line calls."""

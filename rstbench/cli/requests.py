@@ -1,0 +1,91 @@
+"""Turn parsed arguments into the objects that the verbs work on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadRequest
+from ..references import DataReference, Reference
+from ..threat import Threat
+
+if TYPE_CHECKING:
+    from ..attacks import AttackSpec
+    from ..models.wrapper import EvalModel
+    from ..progress import Progress
+    from ..study.plan import Study
+    from ..study.run import Options
+
+
+def study_of(args: argparse.Namespace) -> tuple[Study, list[EvalModel] | None]:
+    """Return what `evaluate` was given: one study, or one of models, which come loaded."""
+    from ..study.plan import override
+    from ..study.reading import DEFAULT_ATTACKS, read_study
+    from ..study.run import study_of_models
+
+    what = args.what or ["digits"]
+    studies = [text for text in what if text.endswith(".toml") or ":" not in text]
+    if not studies:
+        references = [Reference.parse(text) for text in what]
+        attacks, options = attacks_of(args.attack or DEFAULT_ATTACKS), options_of(args, "adhoc")
+        return study_of_models(references, attacks, *threats_and_data_of(args), args.seed or 0, options)
+    if len(what) > 1:
+        raise BadRequest(f"one study at a time, or models only; got {' '.join(what)}")
+    return override(read_study(what[0]), attacks_of(args.attack or []), *threats_and_data_of(args)), None
+
+
+def attacks_of(texts: Sequence[str]) -> list[AttackSpec]:
+    """Parse the texts of `--attack`."""
+    from ..attacks import AttackSpec
+
+    return [AttackSpec.parse(text) for text in texts]
+
+
+def threats_and_data_of(args: argparse.Namespace) -> tuple[list[Threat], DataReference | None]:
+    """Parse the texts of `--threat` and of `--data`."""
+    threats = [Threat.parse(text) for text in args.threat or []]
+    return threats, DataReference.parse(args.data) if args.data else None
+
+
+def options_of(args: argparse.Namespace, name: str) -> Options:
+    """Return how to run; `name` is that of the folder below `runs` where `--out` is not given."""
+    from ..study.run import Options
+
+    return Options(
+        out=Path(args.out or f"runs/{name}").expanduser(),
+        device=args.device,
+        batch=getattr(args, "batch_size", "auto"),
+        limit=getattr(args, "limit", 0),
+        root=root_of(args),
+        save_adversarials=getattr(args, "save_adversarials", False),
+        download=args.download,
+        workers=getattr(args, "workers", 1),
+    )
+
+
+def root_of(args: argparse.Namespace) -> Path:
+    """Return where data sets lie."""
+    from ..data import data_root
+
+    return data_root(args.data_root)
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of a recipe that were given."""
+    from ..training.recipe import Recipe
+
+    given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def progress_of(args: argparse.Namespace) -> Progress:
+    """Return who shows the progress."""
+    from .progress import Bars, Lines, Notes
+
+    if args.quiet:
+        return Notes()
+    return Bars() if sys.stderr.isatty() else Lines()
