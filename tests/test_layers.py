@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ WITHOUT_TORCH = [
 REPORTS_MAY = {*LAYERS[0], "evidence", "reports"}
 
 
+@cache
 def modules():
     return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
@@ -64,6 +66,7 @@ def layer(module):
     return next(place for place, names in enumerate(LAYERS) if module.split(".")[0] in names)
 
 
+@cache
 def imports(module, path, *, everywhere):
     """Our modules that a module imports: at the top only, or in functions too."""
     tree = ast.parse(path.read_text())

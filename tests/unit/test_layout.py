@@ -88,10 +88,10 @@ def test_layouts_by_hand(sizes, shape, form, last):
     assert (found.input_shape, found.channels_last, found.batch_of_one) == (form, last, sizes[0] == 1)
     channels, height, width = found.shape
     x = torch.arange(2.0 * channels * height * width).view(2, *found.shape)
-    laid = found.into(x)
-    assert laid.shape == (2, *form)
+    transformed = found.transform(x)
+    assert transformed.shape == (2, *form)
     where = (1, 2, 1, 0) if last else (1, 0, 2, 1)
-    assert laid[where] == x[1, 0, 2, 1]
+    assert transformed[where] == x[1, 0, 2, 1]
     assert set(ORDERS) == {"nchw", "nhwc"}
 
 
