@@ -12,6 +12,12 @@ from torch import Tensor, nn
 
 # Public names of this package under the modules they had when evidence was first committed.
 _FIRST_MODULES = {
+    "rstbench.api.evaluation.evaluate": "rstbench.api.evaluate",
+    "rstbench.api.models.draw": "rstbench.api.draw",
+    "rstbench.api.models.export": "rstbench.api.export",
+    "rstbench.api.models.load_data": "rstbench.api.load_data",
+    "rstbench.api.models.load_model": "rstbench.api.load_model",
+    "rstbench.api.robustbench.benchmark": "rstbench.api.benchmark",
     "rstbench.tickets.switch.shared_switch": "rstbench.tickets.shared.shared_switch",
     "rstbench.reports.csv_io.read_table": "rstbench.reporters.cells.read_table",
 }
