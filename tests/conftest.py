@@ -43,7 +43,7 @@ def data_root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def lesson():
+def split():
     return TrainSplit(load("digits:train:128"), load("digits:validation"))
 
 
@@ -58,10 +58,10 @@ def weights(spec):
 
 
 @pytest.fixture(scope="session")
-def small_tickets(spec, weights, lesson):
+def small_tickets(spec, weights, split):
     """Two tickets of one random network."""
     recipe = recipe_for(SMALL)
-    return [edge_popup(Search(spec, weights, remaining, lesson, recipe))[0] for remaining in ("0.3", "0.6")]
+    return [edge_popup(Search(spec, weights, remaining, split, recipe))[0] for remaining in ("0.3", "0.6")]
 
 
 @pytest.fixture(scope="session")

@@ -23,13 +23,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def drawn(spec, weights, lesson):
+def drawn(spec, weights, split):
     recipe = recipe_for(
         {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 3, "batch": 32}
     )
     return {
         device: [
-            edge_popup(Search(spec, weights, ratio, lesson, recipe, device=device))[0]
+            edge_popup(Search(spec, weights, ratio, split, recipe, device=device))[0]
             for ratio in ("0.3", "0.6")
         ]
         for device in ("cpu", "cuda")

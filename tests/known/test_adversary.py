@@ -79,10 +79,10 @@ def test_free_replays_and_keeps_its_noise():
     assert torch.allclose(first, losses[1])
 
 
-def test_free_steps_the_scores_at_every_replay(spec, weights, lesson):
+def test_free_steps_the_scores_at_every_replay(spec, weights, split):
     recipe = recipe_for({**SMALL, "adversary": "free:m=4", "epochs": 1})
-    once, _ = edge_popup(Search(spec, weights, "0.3", lesson, replace(recipe, adversary="free:m=1")))
-    often, _ = edge_popup(Search(spec, weights, "0.3", lesson, recipe))
+    once, _ = edge_popup(Search(spec, weights, "0.3", split, replace(recipe, adversary="free:m=1")))
+    often, _ = edge_popup(Search(spec, weights, "0.3", split, recipe))
     assert once.digest != often.digest
 
 
@@ -99,7 +99,7 @@ def test_batch_norm_in_attack_passes(mode, moves):
 
 
 @pytest.mark.parametrize("name", ADVERSARIES)
-def test_masks_are_computed_once_a_step_and_weights_get_no_gradient(name, spec, weights, lesson, monkeypatch):
+def test_masks_are_computed_once_a_step_and_weights_get_no_gradient(name, spec, weights, split, monkeypatch):
     from rstbench.tickets.allocation import LayerBudget
 
     calls = []
@@ -108,7 +108,7 @@ def test_masks_are_computed_once_a_step_and_weights_get_no_gradient(name, spec, 
         LayerBudget, "select", lambda budget, scores: calls.append(budget) or select(budget, scores)
     )
     recipe = recipe_for({**SMALL, "adversary": name, "epochs": 1})
-    edge_popup(Search(spec, weights, "0.3", lesson, recipe))
+    edge_popup(Search(spec, weights, "0.3", split, recipe))
     steps = 4 * (4 if name == "free" else 1)  # batches of 32 among 128 images
     # Besides: put on, the start, the selection images, the ticket.
     assert len(calls) == len(weights) * (2 + steps + 1 + 1)
@@ -130,18 +130,18 @@ def test_named_recipes():
     assert [float(point) for point in imagenet.milestones()] == pytest.approx([1 / 3, 2 / 3])
 
 
-def test_mixed_precision_and_channels_last_draw(spec, weights, lesson):
+def test_mixed_precision_and_channels_last_draw(spec, weights, split):
     recipe = recipe_for({**SMALL, "precision": "bf16", "channels_last": True})
-    ticket, history = edge_popup(Search(spec, weights, "0.3", lesson, recipe))
+    ticket, history = edge_popup(Search(spec, weights, "0.3", split, recipe))
     assert all(row.loss < 10 for row in history)
     assert all(p.is_contiguous() and p.dtype == torch.float32 for p in ticket.module().parameters())
 
 
 @pytest.mark.parametrize("adversary", ["pgd:steps=2", "free:m=2"])
 @pytest.mark.parametrize("after", [1, 3])
-def test_interrupted_after_an_epoch_it_ends_the_same(spec, weights, lesson, tmp_path, adversary, after):
+def test_interrupted_after_an_epoch_it_ends_the_same(spec, weights, split, tmp_path, adversary, after):
     recipe = recipe_for({**SMALL, "epochs": 4, "adversary": adversary})
-    whole, history = edge_popup(Search(spec, weights, "0.3", lesson, recipe))
+    whole, history = edge_popup(Search(spec, weights, "0.3", split, recipe))
     resume_file = tmp_path / "x.unfinished"
 
     class Stop(Exception):
@@ -152,18 +152,18 @@ def test_interrupted_after_an_epoch_it_ends_the_same(spec, weights, lesson, tmp_
             raise Stop
 
     with pytest.raises(Stop):
-        edge_popup(Search(spec, weights, "0.3", lesson, recipe, on_epoch=stop, resume_file=resume_file))
+        edge_popup(Search(spec, weights, "0.3", split, recipe, on_epoch=stop, resume_file=resume_file))
     assert resume_file.exists()
     rows = []
     again, history_again = edge_popup(
-        Search(spec, weights, "0.3", lesson, recipe, on_epoch=rows.append, resume_file=resume_file)
+        Search(spec, weights, "0.3", split, recipe, on_epoch=rows.append, resume_file=resume_file)
     )
     assert again.digest == whole.digest
     assert history_again == history == rows
     assert not resume_file.exists()
 
 
-def test_unfinished_work_of_another_recipe_is_refused(spec, weights, lesson, tmp_path):
+def test_unfinished_work_of_another_recipe_is_refused(spec, weights, split, tmp_path):
     resume_file = tmp_path / "x.unfinished"
 
     def stop(row):
@@ -171,12 +171,12 @@ def test_unfinished_work_of_another_recipe_is_refused(spec, weights, lesson, tmp
 
     recipe = recipe_for(SMALL)
     with pytest.raises(KeyboardInterrupt):
-        edge_popup(Search(spec, weights, "0.3", lesson, recipe, on_epoch=stop, resume_file=resume_file))
+        edge_popup(Search(spec, weights, "0.3", split, recipe, on_epoch=stop, resume_file=resume_file))
     with pytest.raises(BadFile, match="another recipe"):
-        edge_popup(Search(spec, weights, "0.3", lesson, replace(recipe, seed=1), resume_file=resume_file))
+        edge_popup(Search(spec, weights, "0.3", split, replace(recipe, seed=1), resume_file=resume_file))
     resume_file.write_bytes(resume_file.read_bytes()[:100])
     with pytest.raises(BadFile, match="damaged"):
-        edge_popup(Search(spec, weights, "0.3", lesson, recipe, resume_file=resume_file))
+        edge_popup(Search(spec, weights, "0.3", split, recipe, resume_file=resume_file))
 
 
 def test_a_killed_drawing_continues_to_the_same_ticket(tmp_path):
@@ -208,6 +208,6 @@ def test_a_killed_drawing_continues_to_the_same_ticket(tmp_path):
     assert Ticket.load(cut / name)
 
 
-def test_the_cache_ends_with_the_step(spec, weights, lesson):
-    edge_popup(Search(spec, weights, "0.3", lesson, recipe_for({**SMALL, "epochs": 1})))
+def test_the_cache_ends_with_the_step(spec, weights, split):
+    edge_popup(Search(spec, weights, "0.3", split, recipe_for({**SMALL, "epochs": 1})))
     assert parametrize._cache_enabled == 0

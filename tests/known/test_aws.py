@@ -24,13 +24,13 @@ QUICK = {"warmup": 1, "epochs": 1}
 
 
 @pytest.fixture
-def search(lesson):
+def search(split):
     def make(remaining="0.5", **more):
         settings = {key: more.pop(key) for key in list(more) if key not in ("resume_file", "on_epoch")}
         recipe = recipe_for({**SMALL, "adversary": "none", **settings})
         spec = NetworkSpec("conv2", (1, 8, 8), 10, 0.1, recipe.norm)
         weights = random_weights(prunable(build(spec)), recipe.init, recipe.seed)
-        return Search(spec, weights, remaining, lesson, recipe, **more)
+        return Search(spec, weights, remaining, split, recipe, **more)
 
     return make
 
@@ -125,7 +125,7 @@ def test_wrong_requests(search, settings, message):
         AWS(drop=Fraction(1), warmup=1)(search())
 
 
-def test_a_network_without_batch_norm_is_refused(search, lesson):
+def test_a_network_without_batch_norm_is_refused(search, split):
     one = search()
     spec = NetworkSpec("torchvision:squeezenet1_1", (3, 64, 64), 10, norm="affine")
     with pytest.raises(BadRequest, match="affine batch norm, and torchvision:squeezenet1_1 has none"):

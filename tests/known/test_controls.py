@@ -47,9 +47,9 @@ def test_a_network_of_fixed_widths_is_refused():
         narrowed(NetworkSpec("torchvision:resnet18", (3, 32, 32), 10), 1000)
 
 
-def test_a_random_ticket_is_the_start_of_a_search(spec, weights, lesson):
+def test_a_random_ticket_is_the_start_of_a_search(spec, weights, split):
     recipe = recipe_for({**SMALL, "method": "random"} | {"epochs": 1})
-    ticket, history = random(Search(spec, weights, "0.3", lesson, recipe))
+    ticket, history = random(Search(spec, weights, "0.3", split, recipe))
     net = build(spec)
     budgets = allocate({name: w.shape for name, w in prunable(net).items()}, parse_remaining("0.3"), recipe)
     generator = torch.Generator().manual_seed(recipe.seed + SCORES)
@@ -60,14 +60,14 @@ def test_a_random_ticket_is_the_start_of_a_search(spec, weights, lesson):
     with cached(), torch.no_grad():
         assert net.eval()(images()).equal(ticket.module()(images()))
     assert len(history) == 1
-    again, _ = random(Search(spec, weights, "0.3", lesson, recipe))
+    again, _ = random(Search(spec, weights, "0.3", split, recipe))
     assert again.digest == ticket.digest
     assert all(again.buffers[name].equal(ticket.buffers[name]) for name in ticket.buffers)
 
 
-def test_the_norm_of_a_random_ticket_is_that_of_its_layers(spec, weights, lesson):
+def test_the_norm_of_a_random_ticket_is_that_of_its_layers(spec, weights, split):
     ticket, _ = random(
-        Search(spec, weights, "0.3", lesson, recipe_for({**SMALL, "method": "random", "epochs": 3}))
+        Search(spec, weights, "0.3", split, recipe_for({**SMALL, "method": "random", "epochs": 3}))
     )
     means = [buffer for name, buffer in ticket.buffers.items() if name.endswith("running_mean")]
     counts = [int(b) for name, b in ticket.buffers.items() if name.endswith("num_batches_tracked")]
@@ -76,15 +76,15 @@ def test_the_norm_of_a_random_ticket_is_that_of_its_layers(spec, weights, lesson
 
 
 @pytest.mark.parametrize("norm", ["batch", "affine"])
-def test_a_ticket_among_trained_weights_keeps_them(lesson, norm, tmp_path):
+def test_a_ticket_among_trained_weights_keeps_them(split, norm, tmp_path):
     spec = NetworkSpec("conv2", (1, 8, 8), 10, 0.1, norm)
     recipe = recipe_for({**SMALL, "norm": norm})
-    checkpoint, _ = train(spec, lesson, recipe)
+    checkpoint, _ = train(spec, split, recipe)
     names = prunable(build(spec))
     weights = {name: checkpoint.state[name] for name in names}
     rest = {name: tensor for name, tensor in checkpoint.state.items() if name not in names}
     found, _ = edge_popup(
-        Search(spec, weights, "0.4", lesson, replace(recipe, origin="abc"), initial_state=rest)
+        Search(spec, weights, "0.4", split, replace(recipe, origin="abc"), initial_state=rest)
     )
     found.save(tmp_path / "t.safetensors")
     ticket = Ticket.load(tmp_path / "t.safetensors")
@@ -98,22 +98,22 @@ def test_a_ticket_among_trained_weights_keeps_them(lesson, norm, tmp_path):
     assert all(state[name].equal(rest[name]) for name in learnt)
 
 
-def test_all_of_a_trained_network_is_that_network(lesson):
+def test_all_of_a_trained_network_is_that_network(split):
     """Keeping everything, without norm, leaves nothing to choose: the logits are the checkpoint's."""
     spec = NetworkSpec("conv2", (1, 8, 8), 10, 0.1, "none")
     recipe = recipe_for({**SMALL, "norm": "none", "epochs": 1, "lr": 0.01})
-    checkpoint, _ = train(spec, lesson, recipe)
+    checkpoint, _ = train(spec, split, recipe)
     ticket, _ = edge_popup(
-        Search(spec, checkpoint.state, "1", lesson, replace(recipe, origin="abc"), initial_state={})
+        Search(spec, checkpoint.state, "1", split, replace(recipe, origin="abc"), initial_state={})
     )
     assert ticket.module()(images()).equal(checkpoint.module()(images()))
 
 
-def test_global_shares_of_a_random_mask_add_up(spec, lesson):
+def test_global_shares_of_a_random_mask_add_up(spec, split):
     weights = random_weights(prunable(build(spec)), "binary", 1)
     recipe = recipe_for({**SMALL, "method": "random", "allocation": "global", "epochs": 1, "init": "binary"})
     uniform = recipe_for({**SMALL, "method": "random", "epochs": 1, "init": "binary"})
-    shared, _ = random(Search(spec, weights, "0.2", lesson, recipe))
-    evenly, _ = random(Search(spec, weights, "0.2", lesson, uniform))
+    shared, _ = random(Search(spec, weights, "0.2", split, recipe))
+    evenly, _ = random(Search(spec, weights, "0.2", split, uniform))
     assert shared.kept_weights == evenly.kept_weights
     assert shared.digest != evenly.digest

@@ -107,28 +107,28 @@ def test_gradients_reach_the_student(small, kind):
 
 
 @pytest.fixture
-def transfer(spec, weights, lesson):
+def transfer(spec, weights, split):
     def make(remaining, adversary="pgd:steps=2", **options):
         recipe = recipe_for({**SMALL, "method": "awt", "adversary": adversary})
-        search = Search(spec, weights, remaining, lesson, recipe)
+        search = Search(spec, weights, remaining, split, recipe)
         return awt._TangentTransfer(AWT(**{**QUICK, **options}), search)
 
     return make
 
 
 @pytest.fixture
-def checked(spec, weights, lesson):
+def checked(spec, weights, split):
     def make(**options):
         recipe = recipe_for({**SMALL, "method": "awt", "adversary": "pgd:steps=2"})
-        AWT(**{**QUICK, **options}).check(Search(spec, weights, "0.3", lesson, recipe))
+        AWT(**{**QUICK, **options}).check(Search(spec, weights, "0.3", split, recipe))
 
     return make
 
 
 @pytest.mark.parametrize("kind", ["full", "probe"])
-def test_full_density_leaves_both_distances_zero(transfer, lesson, kind):
+def test_full_density_leaves_both_distances_zero(transfer, split, kind):
     run = transfer("1", kernel=kind, decay=0.0)
-    x, _ = lesson.train.at(slice(0, 8))
+    x, _ = split.train.at(slice(0, 8))
     assert max(float(part.detach()) for part in run._distances(x, x)) < 1e-9
 
 
@@ -139,10 +139,10 @@ def test_the_distance_of_outputs_falls(transfer):
     assert run.history[-1].loss < 0.75 * run.history[0].loss
 
 
-def test_the_distance_of_kernels_falls(transfer, lesson):
+def test_the_distance_of_kernels_falls(transfer, split):
     """On one batch, its images being the same each time, and under one mask."""
     run = transfer("0.3", kernel="full", weight=1.0, decay=0.0, lr=1e-2, period=1000, adversary="none")
-    x, y = lesson.train.at(slice(0, 16))
+    x, y = split.train.at(slice(0, 16))
     distances = [run._step(x, y) for _ in range(40)]
     assert distances[-1] < 0.9 * distances[0]
 
@@ -157,9 +157,9 @@ def test_dropped_weights_stay_and_kept_ones_move(transfer):
         assert moved[mask].float().mean() > 0.9
 
 
-def test_both_readings(spec, weights, lesson, tmp_path):
+def test_both_readings(spec, weights, split, tmp_path):
     recipe = recipe_for({**SMALL, "method": "awt", "adversary": "pgd:steps=2"})
-    search = Search(spec, weights, "0.3", lesson, recipe)
+    search = Search(spec, weights, "0.3", split, recipe)
     found, history = AWT(**QUICK)(search)
     moved, _ = AWTMoved(**QUICK)(search)
     assert [row.epoch for row in history] == [1, 2, 3]
@@ -171,18 +171,18 @@ def test_both_readings(spec, weights, lesson, tmp_path):
     assert not all(again.random_network()[name].equal(weights[name]) for name in weights)
 
 
-def test_killed_and_continued(spec, weights, lesson, tmp_path):
+def test_killed_and_continued(spec, weights, split, tmp_path):
     recipe = recipe_for({**SMALL, "method": "awt", "adversary": "pgd:steps=2"})
-    whole, history = AWT(**QUICK)(Search(spec, weights, "0.3", lesson, recipe))
+    whole, history = AWT(**QUICK)(Search(spec, weights, "0.3", split, recipe))
     resume_file = tmp_path / ".d.unfinished"
 
     def stop(row):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        AWT(**QUICK)(Search(spec, weights, "0.3", lesson, recipe, on_epoch=stop, resume_file=resume_file))
+        AWT(**QUICK)(Search(spec, weights, "0.3", split, recipe, on_epoch=stop, resume_file=resume_file))
     assert resume_file.exists()
-    again, history_again = AWT(**QUICK)(Search(spec, weights, "0.3", lesson, recipe, resume_file=resume_file))
+    again, history_again = AWT(**QUICK)(Search(spec, weights, "0.3", split, recipe, resume_file=resume_file))
     assert (again.digest, history_again) == (whole.digest, history)
     assert not resume_file.exists()
 
@@ -236,23 +236,23 @@ def test_options_that_are_refused(checked, options, message):
         checked(**options)
 
 
-def test_wrong_kernels(spec, weights, lesson):
+def test_wrong_kernels(spec, weights, split):
     rows = recipe_for({**SMALL, "method": "awt", "pattern": "row"})
     with pytest.raises(BadRequest, match="scores single weights"):
-        AWT(**QUICK)(Search(spec, weights, "0.3", lesson, rows))
+        AWT(**QUICK)(Search(spec, weights, "0.3", split, rows))
     free = recipe_for({**SMALL, "method": "awt", "adversary": "free"})
     with pytest.raises(BadRequest, match="images can be crafted by none, fgsm, fgsm-rs and pgd, got free"):
-        AWT(**QUICK)(Search(spec, weights, "0.3", lesson, free))
+        AWT(**QUICK)(Search(spec, weights, "0.3", split, free))
 
 
 @pytest.mark.parametrize("kind", ["full", "trace"])
-def test_the_loss_is_outputs_plus_mixed_kernel_plus_decay(transfer, lesson, kind):
+def test_the_loss_is_outputs_plus_mixed_kernel_plus_decay(transfer, split, kind):
     """Worked out from whole kernels: Theta(clean first half, adversarial second half)."""
     run = transfer("0.3", kernel=kind, weight=0.5, decay=0.25, chunk=3)
     with torch.no_grad():
         for weight in run.student.values():
             weight.mul_(0.9)
-    x, _ = lesson.train.at(slice(0, 8))
+    x, _ = split.train.at(slice(0, 8))
     adv = (x + 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
     sparse = {n: w.detach() * run.masks[n] if n in run.masks else w.detach() for n, w in run.student.items()}
     outputs = (run.logits(sparse, adv) - run.logits(run.teacher, adv)).square().mean()
@@ -286,11 +286,11 @@ def test_probes_are_averaged(small):
     assert float(error) < 0.1 * full
 
 
-def test_equal_magnitudes_are_not_chosen_among_by_their_place(lesson):
+def test_equal_magnitudes_are_not_chosen_among_by_their_place(split):
     """Signed constants: each output row of a wide layer keeps some of its weights."""
     spec = NetworkSpec("conv2", (1, 8, 8), 10, 1.0)
     weights = random_weights(prunable(build(spec)), "signed_constant", 0)
     recipe = recipe_for({**SMALL, "method": "awt", "adversary": "none"})
-    run = awt._TangentTransfer(AWT(**QUICK), Search(spec, weights, "0.05", lesson, recipe))
+    run = awt._TangentTransfer(AWT(**QUICK), Search(spec, weights, "0.05", split, recipe))
     name = max(run.masks, key=lambda name: run.masks[name].numel())
     assert int(run.masks[name].flatten(1).sum(1).min()) > 0

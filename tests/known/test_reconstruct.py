@@ -30,13 +30,13 @@ def test_the_loss_by_hand():
     assert float((more - plain).detach()) == pytest.approx(0.5)
 
 
-def test_it_finds_another_mask_than_the_plain_search(spec, weights, lesson, tmp_path):
-    plain, _ = edge_popup(Search(spec, weights, "0.3", lesson, recipe_for(SMALL)))
+def test_it_finds_another_mask_than_the_plain_search(spec, weights, split, tmp_path):
+    plain, _ = edge_popup(Search(spec, weights, "0.3", split, recipe_for(SMALL)))
     recipe = recipe_for({**SMALL, "method": "reconstruct"})
-    found, history = Reconstruct()(Search(spec, weights, "0.3", lesson, recipe))
+    found, history = Reconstruct()(Search(spec, weights, "0.3", split, recipe))
     assert found.digest != plain.digest
     assert found.buffers.keys() == plain.buffers.keys()  # no trace of the decoder
-    fixed, _ = Reconstruct(learnt=False)(Search(spec, weights, "0.3", lesson, recipe))
+    fixed, _ = Reconstruct(learnt=False)(Search(spec, weights, "0.3", split, recipe))
     assert fixed.digest != found.digest
     file = tmp_path / ".d"
 
@@ -44,11 +44,11 @@ def test_it_finds_another_mask_than_the_plain_search(spec, weights, lesson, tmp_
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Reconstruct()(Search(spec, weights, "0.3", lesson, recipe, on_epoch=stop, resume_file=file))
-    again, history_again = Reconstruct()(Search(spec, weights, "0.3", lesson, recipe, resume_file=file))
+        Reconstruct()(Search(spec, weights, "0.3", split, recipe, on_epoch=stop, resume_file=file))
+    again, history_again = Reconstruct()(Search(spec, weights, "0.3", split, recipe, resume_file=file))
     assert (again.digest, history_again) == (found.digest, history)
 
 
-def test_a_wrong_weight(spec, weights, lesson):
+def test_a_wrong_weight(spec, weights, split):
     with pytest.raises(BadRequest, match="must be positive"):
-        Reconstruct(weight=0)(Search(spec, weights, "0.3", lesson, recipe_for(SMALL)))
+        Reconstruct(weight=0)(Search(spec, weights, "0.3", split, recipe_for(SMALL)))

@@ -61,29 +61,29 @@ def test_removing_what_grasp_drops_first_costs_least_flow():
     assert int(kept.argmin()) == int(torch.tensor(after).argmax())
 
 
-def test_the_sample_is_balanced(lesson, generator):
-    x, y = stratified(lesson, generator, 5)
+def test_the_sample_is_balanced(split, generator):
+    x, y = stratified(split, generator, 5)
     assert torch.bincount(y).tolist() == [5] * 10
     assert sorted(y[:10].tolist()) == list(range(10))
     assert x.shape == (50, 1, 8, 8)
-    x, y = stratified(lesson, generator, 4)
+    x, y = stratified(split, generator, 4)
     assert torch.bincount(y[:20]).tolist() == torch.bincount(y[20:]).tolist() == [2] * 10
 
 
-def search(lesson, remaining="0.3", **settings):
+def search(split, remaining="0.3", **settings):
     recipe = recipe_for({**SMALL, "init": "kaiming_normal", **settings})
     spec = NetworkSpec("conv2", (1, 8, 8), 10, 0.1)
-    return Search(spec, random_weights(prunable(build(spec)), recipe.init, 0), remaining, lesson, recipe)
+    return Search(spec, random_weights(prunable(build(spec)), recipe.init, 0), remaining, split, recipe)
 
 
-def test_magnitude_keeps_the_largest(lesson):
-    one = search(lesson, method="magnitude")
+def test_magnitude_keeps_the_largest(split):
+    one = search(split, method="magnitude")
     ticket, _ = Magnitude()(one)
     for name, mask in ticket.masks.items():
         weight = one.weights[name].abs()
         assert weight[mask].min() >= weight[~mask].max()
         assert int(mask.sum()) == one.budgets[name].kept
-    shared, _ = Magnitude()(search(lesson, method="magnitude", allocation="global"))
+    shared, _ = Magnitude()(search(split, method="magnitude", allocation="global"))
     everywhere = torch.cat([one.weights[name].abs()[mask] for name, mask in shared.masks.items()])
     dropped = torch.cat([one.weights[name].abs()[~mask] for name, mask in shared.masks.items()])
     assert everywhere.min() >= dropped.max()
@@ -92,38 +92,38 @@ def test_magnitude_keeps_the_largest(lesson):
 
 @pytest.mark.parametrize("method", ["snip", "grasp"])
 @pytest.mark.parametrize("adversary", ["none", "pgd:steps=3"])
-def test_saliencies_give_tickets_of_the_right_size(lesson, method, adversary):
-    one = search(lesson, method=method, adversary=adversary)
+def test_saliencies_give_tickets_of_the_right_size(split, method, adversary):
+    one = search(split, method=method, adversary=adversary)
     ticket, history = parse_method(method)(one)
     assert one.recipe.allocation == "global"
     assert ticket.kept_weights == sum(budget.kept for budget in one.budgets.values())
-    again, _ = parse_method(method)(search(lesson, method=method, adversary=adversary))
+    again, _ = parse_method(method)(search(split, method=method, adversary=adversary))
     assert again.digest == ticket.digest
     assert len(history) == 1
     assert all(ticket.random_network()[name].equal(one.weights[name]) for name in one.weights)
 
 
-def test_the_adversary_reaches_the_saliency(lesson):
-    clean, _ = Snip()(search(lesson, method="snip", adversary="none"))
-    adversarial, _ = Snip()(search(lesson, method="snip", adversary="pgd"))
+def test_the_adversary_reaches_the_saliency(split):
+    clean, _ = Snip()(search(split, method="snip", adversary="none"))
+    adversarial, _ = Snip()(search(split, method="snip", adversary="pgd"))
     assert clean.digest != adversarial.digest
 
 
-def test_wrong_requests(lesson):
+def test_wrong_requests(split):
     with pytest.raises(BadRequest, match=r"all weights of 0.weight have the magnitude"):
-        Magnitude()(search(lesson, method="magnitude", init="binary"))
+        Magnitude()(search(split, method="magnitude", init="binary"))
     with pytest.raises(BadRequest, match="scores single weights, got pattern 'row'"):
-        Snip()(search(lesson, method="snip", pattern="row", allocation="uniform"))
+        Snip()(search(split, method="snip", pattern="row", allocation="uniform"))
     with pytest.raises(BadRequest, match="the first of free is that of clean images"):
-        Snip()(search(lesson, method="snip", adversary="free"))
+        Snip()(search(split, method="snip", adversary="free"))
     with pytest.raises(BadRequest, match=r"images can be crafted by none, .*got trades"):
-        Grasp()(search(lesson, method="grasp", adversary="trades"))
+        Grasp()(search(split, method="grasp", adversary="trades"))
     with pytest.raises(BadRequest, match="begins at trained weights"):
-        Hydra()(search(lesson, method="hydra"))
+        Hydra()(search(split, method="hydra"))
 
 
-def test_hydra_begins_at_the_largest_trained_weights(lesson):
-    one = search(lesson, method="hydra", origin="abc", lr=1e-12, weight_decay=0.0)
+def test_hydra_begins_at_the_largest_trained_weights(split):
+    one = search(split, method="hydra", origin="abc", lr=1e-12, weight_decay=0.0)
     ticket, _ = Hydra()(one)
     for name, mask in ticket.masks.items():
         weight = one.weights[name].abs()
@@ -144,8 +144,8 @@ def halves(one):
     return net, x, y, len(y) // 2
 
 
-def test_grasp_keeps_the_largest_of_w_hg_at_temperature_200(lesson):
-    one = search(lesson, method="grasp", adversary="none")
+def test_grasp_keeps_the_largest_of_w_hg_at_temperature_200(split):
+    one = search(split, method="grasp", adversary="none")
     net, x, y, half = halves(one)
 
     def loss(part):
@@ -160,8 +160,8 @@ def test_grasp_keeps_the_largest_of_w_hg_at_temperature_200(lesson):
     assert not all(torch.allclose(mild[name], wanted[name]) for name in wanted)
 
 
-def test_snip_keeps_the_largest_of_w_g(lesson):
-    one = search(lesson, method="snip", adversary="none")
+def test_snip_keeps_the_largest_of_w_g(split):
+    one = search(split, method="snip", adversary="none")
     net, x, y, _ = halves(one)
     wanted = connection_sensitivity(net, lambda: nn.functional.cross_entropy(net(x), y))
     ticket, _ = Snip()(one)
@@ -170,14 +170,14 @@ def test_snip_keeps_the_largest_of_w_g(lesson):
     assert float(order[kept].min()) >= float(order[~kept].max())
 
 
-def test_the_norm_holds_the_mean_over_the_batches(lesson):
+def test_the_norm_holds_the_mean_over_the_batches(split):
     """Of the first layer it is known: the mean over whole batches of the batch's mean and variance."""
-    one = search(lesson, method="random", epochs=2)
+    one = search(split, method="random", epochs=2)
     ticket, _ = random(one)
     net = ticket.module()
     means, variances = [], []
     for epoch in (1, 2):
-        for x, _ in batches(lesson.train, one.recipe, torch.Generator().manual_seed(epoch)):
+        for x, _ in batches(split.train, one.recipe, torch.Generator().manual_seed(epoch)):
             out = net[0](x)
             means.append(out.mean((0, 2, 3)))
             variances.append(out.transpose(0, 1).flatten(1).var(1))
@@ -186,8 +186,8 @@ def test_the_norm_holds_the_mean_over_the_batches(lesson):
     assert net[1].momentum == 0.1
 
 
-def test_random_over_the_whole_network_gives_every_weight_the_same_chance(lesson):
-    one = search(lesson, "0.3", method="random", allocation="global", pattern="kernel")
+def test_random_over_the_whole_network_gives_every_weight_the_same_chance(split):
+    one = search(split, "0.3", method="random", allocation="global", pattern="kernel")
     ticket, _ = random(one)
     shares = [float(mask.float().mean()) for mask in ticket.masks.values() if mask.numel() > 500]
     assert len(shares) >= 2

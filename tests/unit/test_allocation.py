@@ -158,12 +158,12 @@ def test_the_floor_leaves_each_output_a_weight():
         {"init": "kaiming_normal", "scale": True},
     ],
 )
-def test_every_choice_makes_a_ticket_that_is_read_back(spec, weights, lesson, settings, tmp_path):
+def test_every_choice_makes_a_ticket_that_is_read_back(spec, weights, split, settings, tmp_path):
     from rstbench.tickets.init import random_weights
 
     own = recipe(**settings)
     drawn = random_weights(weights, own.init, own.seed)
-    ticket, _ = edge_popup(Search(spec, drawn, "0.5", lesson, own))
+    ticket, _ = edge_popup(Search(spec, drawn, "0.5", split, own))
     ticket.save(tmp_path / "t.safetensors")
     found = Ticket.load(tmp_path / "t.safetensors")
     assert found.digest == ticket.digest
@@ -178,14 +178,14 @@ def test_every_choice_makes_a_ticket_that_is_read_back(spec, weights, lesson, se
     assert found.random_digest == ticket.random_digest
 
 
-def test_a_search_that_moves_nothing_says_so(spec, weights, lesson):
+def test_a_search_that_moves_nothing_says_so(spec, weights, split):
     """Behind batch norm the scale of a kept filter is void and ReLU passes nothing back to a dropped one:
     a search over whole filters ends where it began."""
     filters, _ = edge_popup(
-        Search(spec, weights, "0.5", lesson, recipe(pattern="filter", dense="last", epochs=2))
+        Search(spec, weights, "0.5", split, recipe(pattern="filter", dense="last", epochs=2))
     )
     assert filters.unlearnt
     assert ticket_model(filters, "x").info.flags == ("unlearnt-mask",)
-    single, _ = edge_popup(Search(spec, weights, "0.5", lesson, recipe(epochs=2)))
+    single, _ = edge_popup(Search(spec, weights, "0.5", split, recipe(epochs=2)))
     assert not single.unlearnt
     assert single.facts["unmoved"] == []

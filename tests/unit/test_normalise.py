@@ -61,12 +61,12 @@ class Expects(nn.Module):
         return self.inner(x * 0.5 + 0.5)
 
 
-def test_a_likely_mistake_is_noticed(lesson):
+def test_a_likely_mistake_is_noticed(split):
     from rstbench.tickets.checkpoint import train
     from rstbench.training.recipe import recipe_for
 
     recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 8, "batch": 16, "adversary": "none"})
-    inner = train(NetworkSpec("conv2", (1, 8, 8), 10, 0.1), lesson, recipe)[0].module()
+    inner = train(NetworkSpec("conv2", (1, 8, 8), 10, 0.1), split, recipe)[0].module()
     x, y = load("digits:test:100").at(slice(None))
     assert clearly_better(right_under(Expects(inner), x, y)) == "half"
     assert clearly_better(right_under(normalised(Expects(inner), "mnist"), x, y)) == "half"

@@ -26,7 +26,7 @@ from rstbench.training.recipe import recipe_for
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
 
 
-def test_the_search_keeps_the_weights_and_the_export_its_logits(spec, weights, lesson):
+def test_the_search_keeps_the_weights_and_the_export_its_logits(spec, weights, split):
     net = build(spec)
     dense_keys = list(net.state_dict())
     net.load_state_dict({**net.state_dict(), **weights})
@@ -36,7 +36,7 @@ def test_the_search_keeps_the_weights_and_the_export_its_logits(spec, weights, l
     scores = {name: random_scores(budget.score_shape, generator) for name, budget in budgets.items()}
     popups = register_scores(net, budgets, scores)
     before = weights_digest(weights)
-    fit(net, [popup.scores for popup in popups.values()], lesson, recipe, lambda row: None)
+    fit(net, [popup.scores for popup in popups.values()], split, recipe, lambda row: None)
     originals = {
         name: net.get_parameter(name.replace("weight", "parametrizations.weight.original"))
         for name in weights
@@ -100,13 +100,13 @@ def test_a_file_holds_one_bit_a_weight(small_tickets, tmp_path):
         assert tensors[f"mask/{name}"].numel() == -(-mask.numel() // 8)
 
 
-def test_normal_weights_are_stored_unless_declined(spec, lesson, tmp_path):
+def test_normal_weights_are_stored_unless_declined(spec, split, tmp_path):
     recipe = recipe_for({**SMALL, "init": "kaiming_normal", "epochs": 1})
     weights = random_weights(prunable(build(spec)), "kaiming_normal", 0)
-    ticket, _ = edge_popup(Search(spec, weights, "0.5", lesson, recipe))
+    ticket, _ = edge_popup(Search(spec, weights, "0.5", split, recipe))
     ticket.save(tmp_path / "a.safetensors")
     assert Ticket.load(tmp_path / "a.safetensors").weights is not None
-    declined, _ = edge_popup(Search(spec, weights, "0.5", lesson, recipe, store_weights=False))
+    declined, _ = edge_popup(Search(spec, weights, "0.5", split, recipe, store_weights=False))
     assert declined.weights is None
 
 
@@ -147,18 +147,18 @@ def test_wrong_files_give_one_clear_error(ticket_files, tmp_path):
             Ticket.load(path)
 
 
-def test_drawing_repeats_bit_by_bit(spec, weights, lesson, small_tickets):
-    again, _ = edge_popup(Search(spec, weights, "0.3", lesson, recipe_for(SMALL)))
+def test_drawing_repeats_bit_by_bit(spec, weights, split, small_tickets):
+    again, _ = edge_popup(Search(spec, weights, "0.3", split, recipe_for(SMALL)))
     assert again.digest == small_tickets[0].digest
-    other, _ = edge_popup(Search(spec, weights, "0.3", lesson, replace(recipe_for(SMALL), seed=1)))
+    other, _ = edge_popup(Search(spec, weights, "0.3", split, replace(recipe_for(SMALL), seed=1)))
     assert other.digest != again.digest
 
 
 @pytest.mark.parametrize(("how", "same"), [("inherit", True), ("reinit", False), ("reinit-kaiming", False)])
-def test_finetuning_keeps_the_mask(small_tickets, lesson, how, same, tmp_path):
+def test_finetuning_keeps_the_mask(small_tickets, split, how, same, tmp_path):
     ticket = small_tickets[0]
     recipe = recipe_for({**SMALL, "weights": how, "epochs": 1, "lr": 1e-9, "weight_decay": 0.0})
-    checkpoint, _ = train(ticket.spec, lesson, recipe, ticket=ticket)
+    checkpoint, _ = train(ticket.spec, split, recipe, ticket=ticket)
     kept = {name: checkpoint.state[name] for name in ticket.masks}
     random = ticket.random_network()
     for name, mask in ticket.masks.items():
@@ -170,8 +170,8 @@ def test_finetuning_keeps_the_mask(small_tickets, lesson, how, same, tmp_path):
     assert Checkpoint.load(tmp_path / "c.safetensors").module()(x).equal(checkpoint.module()(x))
 
 
-def test_training_a_dense_network(spec, lesson):
-    checkpoint, history = train(spec, lesson, recipe_for({**SMALL, "adversary": "none", "epochs": 8}))
+def test_training_a_dense_network(spec, split):
+    checkpoint, history = train(spec, split, recipe_for({**SMALL, "adversary": "none", "epochs": 8}))
     assert checkpoint.remaining == "1"
     assert checkpoint.kept_weights == checkpoint.total_weights
     assert history[-1].loss < 0.7 * history[0].loss
@@ -184,11 +184,11 @@ def test_selection_keeps_the_best_or_the_last_epoch():
     assert kept_epoch(rows[:2], recipe_for({**SMALL, "select": "last"})).epoch == 2
 
 
-def test_the_network_ends_in_the_kept_state(spec, weights, lesson):
+def test_the_network_ends_in_the_kept_state(spec, weights, split):
     recipe = recipe_for({**SMALL, "epochs": 4})
-    ticket, history = edge_popup(Search(spec, weights, "0.3", lesson, recipe))
+    ticket, history = edge_popup(Search(spec, weights, "0.3", split, recipe))
     chosen = kept_epoch(history, recipe)
-    x, y = lesson.select.at(slice(None))
+    x, y = split.select.at(slice(None))
     assert float((ticket.module()(x).argmax(1) == y).float().mean()) == pytest.approx(chosen.clean)
 
 
@@ -213,8 +213,8 @@ def test_held_out_images_leave_training():
     assert sorted(both.tolist()) == sorted(train_images.pixels.flatten(1).tolist())
 
 
-def test_a_loss_that_explodes_stops_with_advice(spec, weights, lesson):
+def test_a_loss_that_explodes_stops_with_advice(spec, weights, split):
     recipe = recipe_for({**SMALL, "lr": 1e30, "norm": "none", "weight_decay": 1.0})
     bare = NetworkSpec("conv2", (1, 8, 8), 10, 0.1, "none")
     with pytest.raises(ModelFault, match="try a lower lr"):
-        train(bare, lesson, recipe)
+        train(bare, split, recipe)

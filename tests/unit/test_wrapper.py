@@ -148,7 +148,7 @@ def test_a_module_comes_back_as_it_was():
     assert (net[0].weight.requires_grad, net[0].bias.requires_grad) == (True, False)
 
 
-def test_switch_entries(ticket_files, small_entries, spec, lesson, tmp_path):
+def test_switch_entries(ticket_files, small_entries, spec, split, tmp_path):
     entry = load_reference("switch:" + "+".join(map(str, ticket_files)))
     assert [member.digest for member in entry.members] == [e.digest for e in small_entries]
     assert entry.info.weights == (0.5, 0.5)
@@ -158,14 +158,14 @@ def test_switch_entries(ticket_files, small_entries, spec, lesson, tmp_path):
         load_reference(f"switch:{ticket_files[0]}")
 
 
-def test_members_of_a_switch_share_one_random_network(ticket_files, spec, lesson, tmp_path):
+def test_members_of_a_switch_share_one_random_network(ticket_files, spec, split, tmp_path):
     from rstbench.tickets.methods.edge_popup import edge_popup
     from rstbench.tickets.methods.search import Search
     from rstbench.training.recipe import recipe_for
 
     recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 1, "seed": 5})
     stranger, _ = edge_popup(
-        Search(spec, random_weights(prunable(build(spec)), "signed_constant", 5), "0.5", lesson, recipe)
+        Search(spec, random_weights(prunable(build(spec)), "signed_constant", 5), "0.5", split, recipe)
     )
     stranger.save(tmp_path / "other.safetensors")
     with pytest.raises(BadRequest, match="share one random network"):

@@ -44,29 +44,29 @@ DRAW = [
 ]
 
 
-def search(spec, weights, lesson, remaining="0.2", **settings):
-    return Search(spec, weights, remaining, lesson, recipe_for({**SMALL, **settings}))
+def search(spec, weights, split, remaining="0.2", **settings):
+    return Search(spec, weights, remaining, split, recipe_for({**SMALL, **settings}))
 
 
 @pytest.mark.parametrize("pattern", ["element", "row", "kernel"])
-def test_global_shares_of_any_pattern_come_back_from_their_file(spec, weights, lesson, tmp_path, pattern):
-    one = search(spec, weights, lesson, pattern=pattern, allocation="global", lr=1.0, adversary="fgsm")
+def test_global_shares_of_any_pattern_come_back_from_their_file(spec, weights, split, tmp_path, pattern):
+    one = search(spec, weights, split, pattern=pattern, allocation="global", lr=1.0, adversary="fgsm")
     ticket, _ = edge_popup(one)
     ticket.save(tmp_path / "t.safetensors")
     assert Ticket.load(tmp_path / "t.safetensors").digest == ticket.digest
 
 
 @pytest.mark.parametrize("settings", [{}, {"dense": "last"}, {"allocation": "p:0.5"}])
-def test_scaled_weights_are_scaled_by_what_their_layer_keeps(spec, weights, lesson, settings):
-    ticket, _ = edge_popup(search(spec, weights, lesson, scale=True, **settings))
+def test_scaled_weights_are_scaled_by_what_their_layer_keeps(spec, weights, split, settings):
+    ticket, _ = edge_popup(search(spec, weights, split, scale=True, **settings))
     state = ticket.module().state_dict()
     for name, mask in ticket.masks.items():
         fraction = 0.2 if not settings.get("allocation") and not mask.all() else float(mask.float().mean())
         assert torch.allclose(state[name][mask], weights[name][mask] / fraction**0.5, rtol=1e-5)
     recipe = recipe_for({**SMALL, "weights": "inherit", "lr": 1e-12, "weight_decay": 0.0})
-    inherited, _ = train(spec, lesson, recipe, ticket=ticket)
+    inherited, _ = train(spec, split, recipe, ticket=ticket)
     assert all(torch.allclose(inherited.state[name], state[name], atol=1e-6) for name in ticket.masks)
-    fresh, _ = train(spec, lesson, replace(recipe, weights="reinit"), ticket=ticket)
+    fresh, _ = train(spec, split, replace(recipe, weights="reinit"), ticket=ticket)
     for name, mask in ticket.masks.items():
         assert torch.allclose(fresh.state[name][mask].abs(), state[name][mask].abs(), atol=1e-5)
 
@@ -85,13 +85,13 @@ def test_scaled_weights_are_scaled_by_what_their_layer_keeps(spec, weights, less
         ({"momentum": 7.0}, "momentum must be below 1"),
     ],
 )
-def test_wrong_combinations(spec, weights, lesson, settings, message):
+def test_wrong_combinations(spec, weights, split, settings, message):
     with pytest.raises(BadRequest, match=message):
-        assert search(spec, weights, lesson, **settings).budgets
+        assert search(spec, weights, split, **settings).budgets
 
 
 @pytest.mark.parametrize("name", ["swin_t", "squeezenet1_1", "googlenet"])
-def test_library_networks_follow_from_their_seed(lesson, name):
+def test_library_networks_follow_from_their_seed(split, name):
     """Whatever the global generator was used for before, and with dropout."""
     spec = NetworkSpec(f"torchvision:{name}", (3, 64, 64), 10)
     states = []
@@ -103,8 +103,8 @@ def test_library_networks_follow_from_their_seed(lesson, name):
     if name == "swin_t":
         return
     x = torch.rand(8, 3, 64, 64)
-    images = replace(lesson.train, pixels=x, labels=torch.arange(8) % 10)
-    small = replace(lesson, train=images, select=images)
+    images = replace(split.train, pixels=x, labels=torch.arange(8) % 10)
+    small = replace(split, train=images, select=images)
     digests = []
     for before in (1, 2):
         torch.manual_seed(before)

@@ -135,13 +135,13 @@ def test_damage_anywhere_in_a_file_is_noticed(ticket_files, tmp_path):
             Ticket.load(tmp_path / "t.safetensors")
 
 
-def test_damage_in_a_checkpoint_is_noticed(spec, lesson, tmp_path):
+def test_damage_in_a_checkpoint_is_noticed(spec, split, tmp_path):
     from rstbench.tickets.checkpoint import train
     from rstbench.training.recipe import recipe_for
 
     recipe = recipe_for({"network": "conv2", "width": 0.1, "epochs": 1, "batch": 32, "adversary": "none"})
     path = tmp_path / "c.safetensors"
-    train(spec, lesson, recipe)[0].save(path)
+    train(spec, split, recipe)[0].save(path)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

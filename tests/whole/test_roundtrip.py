@@ -23,7 +23,7 @@ WIDTHS = {"conv2": 0.1, "resnet18": 0.05}
 DATA = "digits:test:100"
 
 
-def made_by_this_tool(kind, network, normalize, norm, lesson):
+def made_by_this_tool(kind, network, normalize, norm, split):
     """A ticket that was drawn, or a checkpoint that was trained, for digits."""
     settings = {"network": network, "width": WIDTHS[network], "norm": norm, "normalize": normalize,
                 "data": "digits:train:128", "epochs": 4 if network == "conv2" else 2,
@@ -31,11 +31,11 @@ def made_by_this_tool(kind, network, normalize, norm, lesson):
     recipe = recipe_for(settings)
     spec = NetworkSpec(network, (1, 8, 8), 10, WIDTHS[network], norm, normalize=normalize)
     if kind == "checkpoint":
-        return train(spec, lesson, recipe)[0]
+        return train(spec, split, recipe)[0]
     from rstbench.tickets.methods.edge_popup import edge_popup
 
     weights = random_weights(prunable(build(spec)), recipe.init, recipe.seed)
-    return edge_popup(Search(spec, weights, "0.4", lesson, recipe))[0]
+    return edge_popup(Search(spec, weights, "0.4", split, recipe))[0]
 
 
 def written(made, folder, network, normalize, norm):
@@ -87,8 +87,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "network", "normalize", "norm"), CASES)
-def test_what_is_exported_is_measured_as_itself(tmp_path, cli, lesson, kind, network, normalize, norm):
-    made = made_by_this_tool(kind, network, normalize, norm, lesson)
+def test_what_is_exported_is_measured_as_itself(tmp_path, cli, split, kind, network, normalize, norm):
+    made = made_by_this_tool(kind, network, normalize, norm, split)
     made.save(tmp_path / "own.safetensors")
     own = f"{kind}:{tmp_path}/own.safetensors"
     found = written(made, tmp_path, network, normalize, norm)
