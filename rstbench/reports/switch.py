@@ -93,17 +93,16 @@ def queries(evidence: Evidence) -> pd.DataFrame:
 def compare_switches(evidence: Evidence) -> pd.DataFrame:
     """Return the lines of compare.csv of each switch, on the worst of all crafted sets."""
     lines = [
-        comparison(
-            bits.attackers()[-1].robust(),
-            baseline.robust,
-            model=evidence.info(row.model).name,
-            baseline=baseline.name,
-            role=baseline.role,
-            attack=MINIMUM,
-            threat=row.threat,
-            data=evidence.request.run["data"],
-            seed=row.seed,
-        )
+        comparison(bits.attackers()[-1].robust(), baseline.robust)
+        | {
+            "model": evidence.info(row.model).name,
+            "baseline": baseline.name,
+            "role": baseline.role,
+            "attack": MINIMUM,
+            "threat": row.threat,
+            "data": evidence.request.run["data"],
+            "seed": row.seed,
+        }
         for row, bits in switches(evidence)
         for baseline in baselines(evidence, row, bits)
     ]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..ratios import without_ratio
 from ..transfer import groups_of, matrix
+from .template import records
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,14 @@ def switch_grids(switch: pd.DataFrame | None) -> Iterator[SwitchGrid]:
         ["members", "weights", "threat", "seed"], sort=False
     ):
         unequal = "" if len(set(weights.split("+"))) == 1 else f" with weights {weights.replace('+', ', ')}"
-        lines = part.astype(object).where(part.notna(), "").to_dict("records")
+        lines = records(part, "")
         first = lines[0]
         yield SwitchGrid(
             f"{str(members).replace('+', ', ')}{unequal} at {threat}, seed {seed}",
             float(first["clean"]),
             float(first["lower_bound"]),
             float(first["upper_bound"]),
-            tuple({str(name): value for name, value in line.items()} for line in lines),
+            tuple(lines),
         )
 
 
