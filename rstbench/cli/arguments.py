@@ -1,4 +1,4 @@
-"""The options of every verb: a function for each, listed in `VERBS` with an example.
+"""The options of every verb: a function for each, listed in `commands.VERBS`.
 
 An option of one verb is a line in that verb's function. A setting of a recipe, for `draw` and `train`, is a
 field of `training.recipe.Recipe` and a line in `_recipe`: options named like a field reach the recipe by
@@ -16,6 +16,8 @@ from ..plugins import BUILTIN
 from ..training.recipe import CHOICES
 
 Add = Callable[..., object]  # `add_argument` of a verb's parser
+# What a verb does with the parsed arguments, what adds its options, and an example of its arguments.
+Verb = tuple[Callable[[argparse.Namespace], int], Callable[[Add], None], str]
 _MODELS = "source:id such as ticket:FILE or torchvision:resnet18; file: and python: run the code they name"
 
 
@@ -26,13 +28,12 @@ class _Parser(argparse.ArgumentParser):
         raise BadRequest(f"{message}; see '{self.prog} --help'")
 
 
-def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
+def make_parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     """Return the parser; `verb` of what it parses is the function of that name."""
     parser = _Parser(prog="rstbench", description="Draws robust scratch tickets and measures them.")
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB", parser_class=_Parser)
-    for name, function in functions.items():
-        add_options, example = VERBS[name]
-        verb = verbs.add_parser(
+    parsers = parser.add_subparsers(title="verbs", required=True, metavar="VERB", parser_class=_Parser)
+    for name, (function, add_options, example) in verbs.items():
+        verb = parsers.add_parser(
             name,
             help=function.__doc__,
             description=function.__doc__,
@@ -44,21 +45,21 @@ def make_parser(functions: Mapping[str, Callable[..., int]]) -> argparse.Argumen
     return parser
 
 
-def _evaluate(add: Add) -> None:
+def evaluate(add: Add) -> None:
     add("what", nargs="*", metavar="STUDY|MODEL", help=f"a study (default: digits), or models, {_MODELS}")
     add("--attack", action="append", help="pgd, pgd:steps=50, autoattack (repeatable)")
     _measurement(add)
     add("--save-adversarials", action="store_true", help="keep all crafted images")
 
 
-def _transfer(add: Add) -> None:
+def transfer(add: Add) -> None:
     add("models", nargs="+", metavar="MODEL", help=_MODELS)
     add("--attack", action="append", help="the crafting attack (default: pgd)")
     add("--early-stop", action="store_true", help="stop at the first success, as the paper does")
     _measurement(add)
 
 
-def _draw(add: Add) -> None:
+def draw(add: Add) -> None:
     add("--remaining", required=True, help="kept fractions: 0.05,0.1,0.2")
     add("--from", dest="start", metavar="MODEL", help="choose among trained weights: checkpoint:FILE")
     add("--method", help="how the mask is found (default: rst)")
@@ -72,14 +73,14 @@ def _draw(add: Add) -> None:
     _recipe(add, data_required=True)
 
 
-def _train(add: Add) -> None:
+def train(add: Add) -> None:
     add("--from", dest="start", metavar="TICKET", help="fine-tune this ticket, its mask fixed")
     add("--weights", help="with --from: inherit (default), reinit, reinit-kaiming")
     add("--size-of", metavar="TICKET", help="train a narrower dense network of as many weights")
     _recipe(add, data_required=False)
 
 
-def _export(add: Add) -> None:
+def export(add: Add) -> None:
     add("model", metavar="TICKET", help="a ticket's or checkpoint's file, or a reference")
     add("--to", default="state_dict", help=f"{', '.join(BUILTIN['exports'])} (default: state_dict)")
     add("--fold", action="store_true", help="fold batch norm into the layers before it")
@@ -90,40 +91,26 @@ def _export(add: Add) -> None:
     add("--out", required=True, metavar="PATH", help="a file, or a folder for robustbench, hub-folder")
 
 
-def _report(add: Add) -> None:
+def report(add: Add) -> None:
     add("folders", nargs="+", metavar="DIR", help="what evaluate wrote, or what holds such")
     add("--out", metavar="DIR", help="merge the evidence of all folders into this one")
     add("--index", action="store_true", help="a page beside the folders that links theirs")
     formats = "beside CSV: markdown, latex, html, json, parquet, robustbench (repeatable)"
     add("--format", action="append", metavar="FORMAT", help=formats)
-    published = "figures to quote: CSV, RobustBench's JSON, or a folder of them"
-    add("--published", metavar="PATH", help=published)
+    add("--published", metavar="PATH", help="figures to quote: CSV, RobustBench's JSON, or a folder of them")
 
 
-def _pack(add: Add) -> None:
+def pack(add: Add) -> None:
     add("folders", nargs="+", metavar="DIR", help="what evaluate wrote, or what holds such")
 
 
-def _status(add: Add) -> None:
+def status(add: Add) -> None:
     add("folders", nargs="+", metavar="DIR")
 
 
-def _list(add: Add) -> None:
+def list_names(add: Add) -> None:
     kinds = "models, networks, recipes, init, adversary, …; all by default"
     add("kind", nargs="?", metavar="KIND", help=kinds)
-
-
-VERBS: Mapping[str, tuple[Callable[[Add], None], str]] = {
-    "evaluate": (_evaluate, "digits --limit 50"),
-    "transfer": (_transfer, "ticket:tickets/conv4-0.1.safetensors ticket:tickets/conv4-0.2.safetensors"),
-    "draw": (_draw, "--network conv4 --width 0.5 --data digits --remaining 0.1,0.2 --out tickets"),
-    "train": (_train, "--network conv4 --width 0.5 --out checkpoints"),
-    "export": (_export, "tickets/conv4-0.1.safetensors --to onnx --out conv4.onnx"),
-    "report": (_report, "runs/digits"),
-    "pack": (_pack, "leaderboards/*"),
-    "status": (_status, "runs/digits"),
-    "list": (_list, "attacks"),
-}
 
 
 def _measurement(add: Add) -> None:
