@@ -71,22 +71,9 @@ def benchmark(
         raise BadRequest("preprocessing is not applied to data here; make it the first layer of the model")
     out = aa_state_path or (_folder(data, norm, model_name) if to_disk else None)
     images, threat, batch = f"{data}:test:{n_examples}", _threat(norm, eps), min(batch_size, n_examples)
+    settings: dict[str, Any] = {"device": str(device or "cpu"), "batch": batch, "seed": 0, "root": data_dir}
     models = {model_name or type(model).__name__: model}
-    return _accuracies(models, images, threat, out, str(device or "cpu"), batch, data_dir)
-
-
-def _accuracies(
-    models: dict[str, nn.Module],
-    data: str,
-    threat: str,
-    out: Path | None,
-    device: str,
-    batch: int,
-    root: str,
-) -> tuple[float, float]:
-    """Return the clean and the robust accuracy of one model. Raises ModelFault where either is missing."""
-    settings: dict[str, Any] = {"out": out, "device": device, "batch": batch, "seed": 0, "root": root}
-    outcome, _ = run_evaluation(models, data, threat, "autoattack", Silent(), **settings)
+    outcome, _ = run_evaluation(models, images, threat, "autoattack", Silent(), out=out, **settings)
     if outcome.faults:
         raise outcome.faults[0]
     table = outcome.tables["leaderboard"]

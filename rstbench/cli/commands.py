@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 from ..errors import BadRequest, ModelFault, RstbenchError, unknown
 from ..plugins import BUILTIN, names
 from ..references import Reference
-from . import requests
-from .arguments import make_parser
+from . import arguments, requests
+from .arguments import Verb, make_parser
 
 DONE, FAULTS, REFUSED, INTERRUPTED = 0, 1, 2, 130
 WARNINGS_OF_OTHERS = (
@@ -23,14 +23,14 @@ WARNINGS_OF_OTHERS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 1 some model or attack failed, 2 refused."""
     import warnings
 
     for message in WARNINGS_OF_OTHERS:
         warnings.filterwarnings("ignore", message=message)
     try:
-        parsed = make_parser(VERBS).parse_args(arguments)
+        parsed = make_parser(VERBS).parse_args(argv)
         status: int = parsed.verb(parsed)
         return status
     except RstbenchError as error:
@@ -106,13 +106,12 @@ def train(args: argparse.Namespace) -> int:
     """Adversarially trains a dense network, or the weights of a ticket with its mask fixed."""
     from ..study.draw_train import train_network
 
-    start, size_of = args.start or "", args.size_of or ""
     made = train_network(
         requests.settings_of(args),
         requests.options_of(args, ""),
         requests.progress_of(args),
-        start=start,
-        size_of=size_of,
+        start=args.start or "",
+        size_of=args.size_of or "",
     )
     return _list_made(*made)
 
@@ -208,16 +207,18 @@ def list_names(args: argparse.Namespace) -> int:
     return DONE
 
 
-VERBS = {
-    "evaluate": evaluate,
-    "transfer": transfer,
-    "draw": draw,
-    "train": train,
-    "export": export,
-    "report": report,
-    "pack": pack,
-    "status": status,
-    "list": list_names,
+_NETWORK = "--network conv4 --width 0.5"
+_TICKETS = "ticket:tickets/conv4-0.1.safetensors ticket:tickets/conv4-0.2.safetensors"
+VERBS: Mapping[str, Verb] = {
+    "evaluate": (evaluate, arguments.evaluate, "digits --limit 50"),
+    "transfer": (transfer, arguments.transfer, _TICKETS),
+    "draw": (draw, arguments.draw, f"{_NETWORK} --data digits --remaining 0.1,0.2 --out tickets"),
+    "train": (train, arguments.train, f"{_NETWORK} --out checkpoints"),
+    "export": (export, arguments.export, "tickets/conv4-0.1.safetensors --to onnx --out conv4.onnx"),
+    "report": (report, arguments.report, "runs/digits"),
+    "pack": (pack, arguments.pack, "leaderboards/*"),
+    "status": (status, arguments.status, "runs/digits"),
+    "list": (list_names, arguments.list_names, "attacks"),
 }
 
 

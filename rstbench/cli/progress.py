@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from dataclasses import dataclass
+from typing import Any, TextIO
 
 from ..progress import Silent
 
@@ -20,11 +21,20 @@ class Notes(Silent):
         print(line, file=sys.stderr, flush=True)
 
 
-class Bars:
-    """Show one bar a stage, with units per second, the remaining time and the figures so far."""
+class _Printed:
+    """Print notes and remarks."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self.out = out or sys.stderr
+
+    def note(self, line: str) -> None:
+        print(line, file=self.out, flush=True)
+
+    remark = note
+
+
+class Bars(_Printed):
+    """Show one bar a stage, with units per second, the remaining time and the figures so far."""
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[_Bar]:
@@ -33,37 +43,24 @@ class Bars:
         with tqdm(total=total, desc=name, unit=unit, file=self.out, dynamic_ncols=True) as bar:
             yield _Bar(bar)
 
-    def note(self, line: str) -> None:
-        print(line, file=self.out)
 
-    remark = note
-
-
+@dataclass
 class _Bar:
-    def __init__(self, bar: object) -> None:
-        self.bar = bar
+    bar: Any
 
     def advance(self, count: int, **figures: float) -> None:
-        self.bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items()}, refresh=False)  # type: ignore[attr-defined]
-        self.bar.update(count)  # type: ignore[attr-defined]
+        self.bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items()}, refresh=False)
+        self.bar.update(count)
 
 
-class Lines:
+class Lines(_Printed):
     """Show a line every 15 seconds of a stage, and at its end."""
-
-    def __init__(self, out: TextIO | None = None) -> None:
-        self.out = out or sys.stderr
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[_Line]:
         line = _Line(self, name, total, unit)
         yield line
         line.write()
-
-    def note(self, line: str) -> None:
-        print(line, file=self.out, flush=True)
-
-    remark = note
 
 
 class _Line:

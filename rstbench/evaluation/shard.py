@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -99,14 +98,14 @@ def run(shard: Shard) -> Answer:
                     clean_from=shard.start if shard.attack is None else None,
                 )
     frozen.raise_fault(shard.source, *(shard.targets if len(shard.targets) == 1 else ()))
-    measured = SimpleNamespace(
-        forwards=cost.forwards,
-        backwards=cost.backwards,
-        seconds=round(time.perf_counter() - began, 3),
-        device=device_name(shard.device),
-        threads=torch.get_num_threads(),
-        versions=versions(),
-    )
+    measured: dict[str, Any] = {
+        "forwards": cost.forwards,
+        "backwards": cost.backwards,
+        "seconds": round(time.perf_counter() - began, 3),
+        "device": device_name(shard.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
     results, predicted = dict[str, ShardResult](), None
     right_under: Mapping[str, Tensor] = {}
     for target, trial in zip(shard.targets, shard.trials, strict=True):
@@ -118,7 +117,7 @@ def run(shard: Shard) -> Answer:
         stages = {name: as_bits(broken) for name, broken in crafted.stages.items()} if own else {}
         flags = {*verdict.flags, *(crafted.flags if own or shard.source.members else ())}
         results[trial.key] = ShardResult(
-            shard.start, as_bits(verdict.predicted == y), stages, tuple(sorted(flags)), **vars(measured)
+            shard.start, as_bits(verdict.predicted == y), stages, tuple(sorted(flags)), **measured
         )
     faults = {t.key: frozen.faults[t.target] for t in shard.trials if t.target in frozen.faults}
     return Answer(results, adv.cpu(), predicted, faults, right_under)

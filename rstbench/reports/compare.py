@@ -45,31 +45,13 @@ def compare(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def comparison(
-    ours: np.ndarray,
-    theirs: np.ndarray,
-    *,
-    model: str,
-    baseline: str,
-    role: str,
-    attack: str,
-    threat: str,
-    data: str,
-    seed: int,
-) -> dict[str, Any]:
-    """Return one line of the table. ours, theirs: probabilities of being right on each image, (images,).
+def comparison(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """Return the figures of one line. ours, theirs: probabilities of being right on each image, (images,).
 
     The verdict follows from the 95 % interval of the paired difference alone.
     """
     difference, low, high = (round(value, DIGITS) for value in paired(ours, theirs))
     return {
-        "model": model,
-        "baseline": baseline,
-        "role": role,
-        "attack": attack,
-        "threat": threat,
-        "data": data,
-        "seed": seed,
         "images": len(ours),
         "robust": mean(ours),
         "baseline_robust": mean(theirs),
@@ -118,14 +100,12 @@ def _lines(
     for attack, values in ours.known().items():
         same_question = attack != WORST or set(row.attacks) == set(their_row.attacks)
         if attack in theirs.known() and same_question:
-            yield comparison(
-                values,
-                theirs.known()[attack],
-                model=evidence.info(row.model).name,
-                baseline=evidence.info(their_row.model).name,
-                role=role,
-                attack=attack,
-                threat=row.threat,
-                data=evidence.request.run["data"],
-                seed=row.seed,
-            )
+            yield comparison(values, theirs.known()[attack]) | {
+                "model": evidence.info(row.model).name,
+                "baseline": evidence.info(their_row.model).name,
+                "role": role,
+                "attack": attack,
+                "threat": row.threat,
+                "data": evidence.request.run["data"],
+                "seed": row.seed,
+            }

@@ -46,11 +46,15 @@ class Evidence:
         info = self.info(digest)
         return list(zip(info.members, info.weights, strict=True)) if info.members else [(digest, 1.0)]
 
+    def record(self, source: str, target: str, attack: str, threat: str, seed: int) -> TrialResult | None:
+        """Return the complete answer; clean images have one whatever the source, the threat and the seed."""
+        if attack == CLEAN:
+            source, threat, seed = target, "", 0
+        return self.records.get((source, target, attack, threat, seed))
+
     def bits(self, source: str, target: str, attack: str, threat: str, seed: int) -> np.ndarray | None:
         """Return 1.0 where `target` was right, shape (images,), or None where there is no complete answer."""
-        clean = attack == CLEAN
-        key = (target, target, CLEAN, "", 0) if clean else (source, target, attack, threat, seed)
-        record = self.records.get(key)
+        record = self.record(source, target, attack, threat, seed)
         if record is None:
             return None
         return np.frombuffer(record.bits[: self.request.images].encode(), dtype=np.uint8) - 48.0
@@ -70,22 +74,14 @@ class Evidence:
 
         Of a switch they are those judged by its first member, which carry the cost of crafting once.
         """
-        first = self.members(model)[0][0]
-        source = first if attack == CLEAN else model
-        threat, seed = ("", 0) if attack == CLEAN else (threat, seed)
-        record = self.records.get((source, first, attack, threat, seed))
+        record = self.record(model, self.members(model)[0][0], attack, threat, seed)
         return tuple(record.within(self.request.images)) if record else ()
 
     def all_flags(self, model: str, attack: str, threat: str, seed: int) -> set[str]:
         """Return the flags of every judge of a model's own trial."""
-        flags: set[str] = set()
-        threat, seed = ("", 0) if attack == CLEAN else (threat, seed)
-        for member, _ in self.members(model):
-            source = member if attack == CLEAN else model
-            record = self.records.get((source, member, attack, threat, seed))
-            for shard in record.within(self.request.images) if record else ():
-                flags |= set(shard.flags)
-        return flags
+        records = [self.record(model, member, attack, threat, seed) for member, _ in self.members(model)]
+        shards = [shard for record in records if record for shard in record.within(self.request.images)]
+        return {flag for shard in shards for flag in shard.flags}
 
 
 def base_attack(text: str) -> str:

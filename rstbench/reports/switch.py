@@ -22,6 +22,7 @@ COLUMNS = [
     "members", "weights", "rung", "attack", "knows_switch", "threat", "data", "seed", "images", "clean",
     "robust", "robust_low", "robust_high", "lower_bound", "upper_bound",
 ]  # fmt: skip
+BY_SWITCH = ["members", "weights", "threat", "seed"]  # columns that tell the lines of one switch from others
 QUERIES = (1, 2, 5, 10, 100)
 QUERY_COLUMNS = [
     "members", "weights", "rung", "attack", "threat", "data", "seed", "images", "queries", "robust",
@@ -93,17 +94,16 @@ def queries(evidence: Evidence) -> pd.DataFrame:
 def compare_switches(evidence: Evidence) -> pd.DataFrame:
     """Return the lines of compare.csv of each switch, on the worst of all crafted sets."""
     lines = [
-        comparison(
-            bits.attackers()[-1].robust(),
-            baseline.robust,
-            model=evidence.info(row.model).name,
-            baseline=baseline.name,
-            role=baseline.role,
-            attack=MINIMUM,
-            threat=row.threat,
-            data=evidence.request.run["data"],
-            seed=row.seed,
-        )
+        comparison(bits.attackers()[-1].robust(), baseline.robust)
+        | {
+            "model": evidence.info(row.model).name,
+            "baseline": baseline.name,
+            "role": baseline.role,
+            "attack": MINIMUM,
+            "threat": row.threat,
+            "data": evidence.request.run["data"],
+            "seed": row.seed,
+        }
         for row, bits in switches(evidence)
         for baseline in baselines(evidence, row, bits)
     ]
@@ -146,9 +146,7 @@ def baselines(evidence: Evidence, row: Row, bits: SwitchBits) -> Iterator[Baseli
 
 def switch_text(frame: pd.DataFrame) -> Iterator[str]:
     """Yield switch.csv for a terminal."""
-    for (members, weights, threat, seed), part in frame.groupby(
-        ["members", "weights", "threat", "seed"], sort=False
-    ):
+    for (members, weights, threat, seed), part in frame.groupby(BY_SWITCH, sort=False):
         lower, upper = (100 * part.iloc[0][bound] for bound in ("lower_bound", "upper_bound"))
         unequal = "" if len(set(weights.split("+"))) == 1 else f" with weights {weights}"
         yield (

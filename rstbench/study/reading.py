@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,8 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
 
 
 def _check(study: Study, where: str) -> None:
-    for name in (study.name, *(table.name for table in (*study.draws, *study.trains))):
+    tables = (*study.draws, *study.trains)
+    for name in (study.name, *(table.name for table in tables)):
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise BadRequest(f"{where}: a name is made of letters, digits and . _ + -, got {name!r}")
     if not study.threats or not study.attacks or not study.seeds:
@@ -103,7 +104,6 @@ def _check(study: Study, where: str) -> None:
         raise BadRequest(f"{where}: seeds are whole numbers from 0 to 2**31 - 1, got {list(study.seeds)}")
     if study.images < 0:
         raise BadRequest(f"{where}: images must be positive, got {study.images}")
-    tables = (*study.draws, *study.trains)
     names = [*(table.name for table in tables), *(model.name for model in study.models if model.name)]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
@@ -164,18 +164,15 @@ def _model(table: Mapping[str, Any], where: str) -> StudyModel:
 def _table(table: Mapping[str, Any], known: set[str], where: str) -> dict[str, Any]:
     """Return a table with its keys, written as the long options are, as names of settings."""
     plain = {key.replace("-", "_"): value for key, value in table.items()}
-    _only(
-        {key.replace("_", "-"): value for key, value in plain.items()},
-        {k.replace("_", "-") for k in known},
-        where,
-    )
+    options = {key.replace("_", "-") for key in known}
+    _only([key.replace("_", "-") for key in plain], options, where)
     if len(plain) < len(table):
         raise BadRequest(f"{where}: a key is written twice, with - and with _")
     return plain
 
 
-def _only(plain: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in plain:
+def _only(keys: Iterable[str], known: set[str], where: str) -> None:
+    for key in keys:
         if key not in known:
             raise BadRequest(f"{where}: {unknown('key', key, known)}")
 

@@ -8,23 +8,19 @@ import pytest
 from rstbench.evidence.trial import ModelInfo
 from rstbench.reports.compare import comparison, of_architecture
 
-NEAR = "Linf:0.1"
-
 
 def dense(name, network="conv4"):
     return ModelInfo(name, "trained", "adversarial-training", network, 1.0, 100, 100)
 
 
 def test_verdicts():
-    names = {"model": "a", "baseline": "b", "role": "dense", "attack": "pgd", "threat": NEAR}
-    names |= {"data": "digits:test", "seed": 0}
     right, wrong = np.ones(60), np.zeros(60)
-    assert comparison(right, wrong, **names)["verdict"] == "better"
-    assert comparison(wrong, right, **names)["verdict"] == "worse"
-    assert comparison(right, right, **names)["verdict"] == "not told apart"
-    line = comparison(right, np.full(60, 0.5), **names)
+    assert comparison(right, wrong)["verdict"] == "better"
+    assert comparison(wrong, right)["verdict"] == "worse"
+    assert comparison(right, right)["verdict"] == "not told apart"
+    line = comparison(right, np.full(60, 0.5))
     assert (line["robust"], line["baseline_robust"], line["difference"]) == (1.0, 0.5, 0.5)
-    empty = comparison(right[:1], wrong[:1], **names)
+    empty = comparison(right[:1], wrong[:1])
     assert empty["verdict"] == "not told apart"
 
 

@@ -141,6 +141,7 @@ def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
     low, high = axes.get_ylim()
     inches = axes.get_window_extent().height / axes.figure.dpi
     gap = 1.25 * SIZE / 72 / inches * (high - low)
+    line = {"arrowstyle": "-", "lw": 0.4, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
     for (x, y, name, colour), at in zip(ends, spread_out([y for _, y, _, _ in ends], gap), strict=True):
         axes.annotate(
             label(name),
@@ -150,14 +151,7 @@ def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
             va="center",
             color=colour,
             annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "lw": 0.4,
-                "shrinkA": 1,
-                "shrinkB": 3,
-                "relpos": (0, 0.5),
-            },
+            arrowprops={**line, "color": colour},
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ..switch import BY_SWITCH
 from .style import INK, MUTED, SERIES, SIZE, Drawing, file_name, label, percent_axis, subplots
 
 ROW = 0.24  # inches
@@ -20,9 +21,7 @@ def draw_switch(switch: pd.DataFrame | None) -> Iterator[Drawing]:
     if switch is None or switch.empty:
         return
     taken: set[str] = set()
-    for (members, weights, threat, seed), rows in switch.groupby(
-        ["members", "weights", "threat", "seed"], sort=False
-    ):
+    for (members, weights, threat, seed), rows in switch.groupby(BY_SWITCH, sort=False):
         attackers, baselines = rows[rows["knows_switch"] != ""], rows[rows["knows_switch"] == ""]
         size = (3.4, ROW * (len(attackers) + 1))
         figure, axes = subplots(1, size=size, margins=(2.0, 0.75, 0.9, 0.32))

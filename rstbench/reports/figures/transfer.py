@@ -72,18 +72,10 @@ def _map(axes: Axes, values: np.ndarray, low: float, high: float) -> None:
     for row, column in np.argwhere(~np.isnan(values)):
         value = values[row, column]
         share = (value - low) / (high - low) if high > low else 1.0
-        own = row == column
         axes.add_patch(
-            Rectangle(
-                (column - 0.5, row - 0.5),
-                1,
-                1,
-                facecolor=colours(share),
-                edgecolor=PAPER,
-                lw=1.0,
-            )
+            Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colours(share), edgecolor=PAPER, lw=1.0)
         )
-        if own:
+        if row == column:
             axes.add_patch(
                 Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, fill=False, edgecolor="#d55e00", lw=1.4)
             )

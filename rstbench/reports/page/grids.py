@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from ..ratios import without_ratio
+from ..switch import BY_SWITCH
 from ..transfer import groups_of, matrix
+from .template import records
 
 
 @dataclass(frozen=True)
@@ -85,17 +87,15 @@ def transfer_grids(transfer: pd.DataFrame | None) -> Iterator[Grid]:
         for names in groups_of(part):
             values = matrix(part[part["source"].isin(names)], names)
             stopped = ", stopped at its first success" if stop == "true" else ""
+            cells = [
+                tuple(Cell(_number(value), framed=row == column) for column, value in enumerate(accuracies))
+                for row, accuracies in enumerate(values)
+            ]
             yield Grid(
                 f"{attack} at {threat}{stopped}",
                 "percent right; down: whom images were crafted against; across: who judges; framed: its own",
                 tuple(names),
-                tuple(
-                    (
-                        name,
-                        tuple(Cell(_number(v), framed=row == column) for column, v in enumerate(values[row])),
-                    )
-                    for row, name in enumerate(names)
-                ),
+                tuple(zip(names, cells, strict=True)),
             )
 
 
@@ -114,18 +114,16 @@ def switch_grids(switch: pd.DataFrame | None) -> Iterator[SwitchGrid]:
     """Yield a grid a switch, threat and seed."""
     if switch is None or switch.empty:
         return
-    for (members, weights, threat, seed), part in switch.groupby(
-        ["members", "weights", "threat", "seed"], sort=False
-    ):
+    for (members, weights, threat, seed), part in switch.groupby(BY_SWITCH, sort=False):
         unequal = "" if len(set(weights.split("+"))) == 1 else f" with weights {weights.replace('+', ', ')}"
-        lines = part.astype(object).where(part.notna(), "").to_dict("records")
+        lines = records(part, "")
         first = lines[0]
         yield SwitchGrid(
             f"{str(members).replace('+', ', ')}{unequal} at {threat}, seed {seed}",
             float(first["clean"]),
             float(first["lower_bound"]),
             float(first["upper_bound"]),
-            tuple({str(name): value for name, value in line.items()} for line in lines),
+            tuple(lines),
         )
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from ...evidence.manifest import Row
-from ...evidence.trial import CLEAN, ShardResult, TrialResult
+from ...evidence.trial import CLEAN, ShardResult
 from ..lookup import Evidence
 from .commands import row_command
+from .template import records
 
 MOST_ATTACKS = 4  # columns; the evidence of a row lists all
 
@@ -51,14 +52,14 @@ class LeaderboardRow:
 def leaderboard_rows(evidence: Evidence, board: pd.DataFrame, folder: Path) -> Iterator[LeaderboardRow]:
     """Yield the rows in the order of the leaderboard."""
     by_name = {(evidence.info(row.model).name, row.threat, row.seed): row for row in evidence.request.rows}
-    for cells in board.astype(object).where(board.notna(), None).to_dict("records"):
+    for cells in records(board, None):
         row = by_name[cells["model"], cells["threat"], cells["seed"]]
         info = evidence.info(row.model)
         members = [(evidence.info(digest).name, weight) for digest, weight in evidence.members(row.model)]
         cost = [f"{info.made_seconds:g} s"] if info.made_seconds is not None else []
         cost += [f"{info.made_mib:g} MiB"] if info.made_mib is not None else []
         yield LeaderboardRow(
-            cells={str(name): value for name, value in cells.items()},
+            cells=cells,
             flags=tuple(str(cells["flags"] or "").split()),
             digest=row.model,
             members=tuple(members) if info.members else (),
@@ -78,7 +79,6 @@ def column_attacks(board: pd.DataFrame, attacks: Sequence[str]) -> list[str]:
 def _attack_result(evidence: Evidence, row: Row, attack: str) -> AttackResult:
     robust = evidence.robust(row.model, attack, row.threat, row.seed)
     clean = evidence.robust(row.model, CLEAN, row.threat, row.seed)
-    keys = [(name, record.trial.key) for name, record in _records(evidence, row, attack)]
     shards = evidence.shards(row.model, attack, row.threat, row.seed)
     flags = evidence.all_flags(row.model, attack, row.threat, row.seed)
     return AttackResult(
@@ -87,19 +87,18 @@ def _attack_result(evidence: Evidence, row: Row, attack: str) -> AttackResult:
         images=evidence.request.images,
         stages=_broken_by_stage(shards, clean) if attack != CLEAN and clean is not None else (),
         flags=tuple(sorted(flags)),
-        files=tuple((name, key, evidence.places.get(key, ())) for name, key in keys),
+        files=tuple(_files(evidence, row, attack)),
         machine=_machine(evidence, shards),
     )
 
 
-def _records(evidence: Evidence, row: Row, attack: str) -> Iterator[tuple[str, TrialResult]]:
-    """Yield (judge, result) of a model's own trial; of a switch's, one a member."""
+def _files(evidence: Evidence, row: Row, attack: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield (judge, key, files) of a model's own trial; of a switch's, one a member."""
     for member, _ in evidence.members(row.model):
-        source = member if attack == CLEAN else row.model
-        threat, seed = ("", 0) if attack == CLEAN else (row.threat, row.seed)
-        record = evidence.records.get((source, member, attack, threat, seed))
+        record = evidence.record(row.model, member, attack, row.threat, row.seed)
         if record is not None:
-            yield evidence.info(member).name, record
+            key = record.trial.key
+            yield evidence.info(member).name, key, evidence.places.get(key, ())
 
 
 def _broken_by_stage(shards: Sequence[ShardResult], clean: np.ndarray) -> tuple[tuple[str, int], ...]:

@@ -35,5 +35,11 @@ def _count(value: Any) -> str:
     return "" if value is None or pd.isna(value) else f"{int(value):,}"
 
 
+def records(frame: pd.DataFrame, missing: object) -> list[dict[str, Any]]:
+    """Return the rows as dictionaries, with `missing` in empty cells."""
+    plain = frame.astype(object).where(frame.notna(), missing)
+    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
+
+
 def distinct(board: pd.DataFrame | None, column: str) -> list[str]:
     return [] if board is None else [str(value) for value in board[column].unique()]

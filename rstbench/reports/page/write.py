@@ -19,7 +19,7 @@ from .commands import study_command
 from .grids import setting_grids, switch_grids, transfer_grids
 from .inline import Picture
 from .rows import column_attacks, leaderboard_rows, run_text
-from .template import FILE, distinct, template
+from .template import FILE, distinct, records, template
 
 
 def write_page(
@@ -79,13 +79,9 @@ def worst_comparisons(compare: pd.DataFrame | None) -> list[dict[str, Any]]:
     """Return the lines of compare.csv on the worst case."""
     if compare is None:
         return []
-    worst = compare[compare["attack"].isin((WORST, MINIMUM))]
-    return [{str(name): value for name, value in row.items()} for row in worst.to_dict("records")]
+    return records(compare[compare["attack"].isin((WORST, MINIMUM))], None)
 
 
 def quoted_rows(published: pd.DataFrame | None) -> list[dict[str, Any]]:
     """Return the rows of published.csv; empty cells are None."""
-    if published is None or published.empty:
-        return []
-    plain = published.astype(object).where(published.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
+    return [] if published is None else records(published, None)
