@@ -48,8 +48,8 @@ class AdversarialWriter:
             trial = record.trial
             parts = [self._part(trial, start) for start in range(0, len(data), batch)]
             if all(part.exists() for part in parts):
-                card = request.models[trial.source]
-                name = f"{card.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
+                info = request.models[trial.source]
+                name = f"{info.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
                 path = self.folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.pt"
                 images = torch.cat([torch.load(part, weights_only=True) for part in parts])
                 if path not in written:

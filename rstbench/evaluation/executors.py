@@ -1,6 +1,6 @@
-"""Executors: where tasks run. Nothing above them knows which one is in use.
+"""Run tasks in this process or in several; `executor_for` alone chooses where.
 
-An executor for a cluster is another class with `width` and `map`; `study.run.evaluation_setting` chooses it.
+An executor for a cluster is another class with `width` and `map`, returned by `executor_for`.
 """
 
 from __future__ import annotations
@@ -89,6 +89,11 @@ class Processes:
                 else:
                     for task in submitted:
                         yield from Processes(1).map(function, [task])
+
+
+def executor_for(workers: int, *, retry: bool = True) -> Executor:
+    """Return what runs `workers` tasks at a time; see `Processes` for `retry`."""
+    return Processes(workers, retry) if workers > 1 else Local()
 
 
 def _map_in_pool(

@@ -44,8 +44,8 @@ def load_models(
     loaded = []
     for given in models:
         model = load_reference(given.reference, images, download=download)
-        card = replace(model.info, name=given.name or model.info.name)
-        loaded.append((str(given.reference), replace(model, info=card)))
+        info = replace(model.info, name=given.name or model.info.name)
+        loaded.append((str(given.reference), replace(model, info=info)))
     return with_unique_names(loaded)
 
 
@@ -109,8 +109,8 @@ def _with_weights(equal: EvalModel, kind: str, builder: Builder, out: Path) -> E
     """Return the switch of equal probabilities as it is, or with those that suit it best."""
     if kind == EQUAL:
         return equal
-    card = replace(equal.info, name=f"{equal.info.name}-{BEST}", family=f"{equal.info.family}-{BEST}")
-    return fit_weights(replace(equal, info=card), builder, out)
+    info = replace(equal.info, name=f"{equal.info.name}-{BEST}", family=f"{equal.info.family}-{BEST}")
+    return fit_weights(replace(equal, info=info), builder, out)
 
 
 def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
@@ -124,8 +124,8 @@ def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
 def _wrap(network: Network, job: Job, suffix: str) -> EvalModel:
     wrap = ticket_model if isinstance(network, Ticket) else checkpoint_model
     model = wrap(network, job.name + suffix)  # type: ignore[arg-type]
-    card = replace(model.info, family=job.family, ratio=job.ratio)
+    info = replace(model.info, family=job.family, ratio=job.ratio)
     cost = read_costs(job.path.parent / COSTS_FILE).get(job.path.stem)
     if cost and not cost.resumed:
-        card = replace(card, made_seconds=cost.seconds, made_mib=cost.peak_mib)
-    return replace(model, info=card)
+        info = replace(info, made_seconds=cost.seconds, made_mib=cost.peak_mib)
+    return replace(model, info=info)
