@@ -97,7 +97,6 @@ def draw(args: argparse.Namespace) -> int:
         requests.options_of(args, ""),
         requests.progress_of(args),
         start=args.start or "",
-        store=not args.no_weights,
     )
     return _list_made(*made)
 

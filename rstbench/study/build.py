@@ -127,7 +127,7 @@ class Builder:
             device=self.device,
             on_epoch=on_epoch,
             initial_state=start.other_state,
-            store_weights=job.store_weights,
+            options=job.options,
             resume_file=resume_path(job.path),
         )
 
@@ -227,7 +227,7 @@ def _from_model(job: Job, images: Images) -> StartingPoint:
     recipe = job.recipe
     if recipe.scale:
         raise BadRequest("scale is for random weights; trained ones are taken as they are")
-    if not job.store_weights:
+    if not job.options.store_weights:
         raise BadRequest("trained weights follow from no seed: a ticket drawn from them stores them")
     if source == "checkpoint":
         checkpoint = Checkpoint.load(Path(file).expanduser())

@@ -91,7 +91,8 @@ def report_notes(models: Iterable[EvalModel], progress: Progress) -> None:
             progress.note(f"{model.info.name}: {note}")
         if not model.resumable and not model.fault:
             progress.note(
-                f"{model.info.name}: the code that defines it cannot be read, so nothing of it is resumed"
+                f"{model.info.name}: the code that defines it cannot be read, so its results cannot be reused "
+                f"after an interruption"
             )
 
 

@@ -49,7 +49,7 @@ def note_on_added_attacks(study: Study, participants: Participants) -> str:
         if attack not in study.attacks_at(threat)
     }
     names = ", ".join(added)
-    return f"autoattack sees only the mean of a switch; asked too are: {names}" if added else ""
+    return f"AutoAttack sees only the mean prediction of a switch; also running: {names}" if added else ""
 
 
 def tasks_of(study: Study, participants: Participants) -> list[AttackTask]:
