@@ -121,12 +121,13 @@ def _measurement(add: Add) -> None:
 def _settings(add: Add, verb: str, required: str = "") -> None:
     """Add the options that a verb takes from `training.recipe`; a recipe checks their values."""
     for name, setting in offered(verb).items():
-        option, kind, text = f"--{name.replace('_', '-')}", type(setting.default), setting.metadata["text"]
+        kind: type = type(setting.default)
+        option, text = f"--{name.replace('_', '-')}", setting.metadata["text"]
         if kind is bool:
             add(option, action="store_true", default=None, help=text)
             continue
         choices = ",".join(filter(None, CHOICES.get(name, ())))
-        metavar = f"{{{choices}}}" if choices else {"int": "N", "float": "X"}.get(kind.__name__)
+        metavar = f"{{{choices}}}" if choices else {int: "N", float: "X"}.get(kind)
         text += f": {', '.join(FORMS[name])}" if name in FORMS else ""
         read = _natural if kind is int else kind
         add(option, type=read, metavar=metavar, required=name == required, help=text)
