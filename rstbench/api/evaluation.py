@@ -84,7 +84,7 @@ def evaluate(
 
 
 class _Notes(Silent):
-    """Keeps the notes of a run."""
+    """Keep the notes of a run."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

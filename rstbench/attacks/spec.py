@@ -1,4 +1,4 @@
-"""What an attack is, and how it is named: `pgd:restarts=5,steps=50`. No torch."""
+"""Define the contract of an attack, and parse its text: `pgd:restarts=5,steps=50`. No torch."""
 
 from __future__ import annotations
 

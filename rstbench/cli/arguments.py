@@ -22,7 +22,7 @@ _MODELS = "source:id such as ticket:FILE or torchvision:resnet18; file: and pyth
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line, without the usage text."""
+    """Report an error in one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         raise BadRequest(f"{message}; see '{self.prog} --help'")
@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     """Return the parser; `verb` of what it parses is the function of that name."""
-    parser = _Parser(prog="rstbench", description="Draws robust scratch tickets and measures them.")
+    parser = _Parser(prog="rstbench", description="Draw robust scratch tickets and measure their robustness.")
     parsers = parser.add_subparsers(title="verbs", required=True, metavar="VERB", parser_class=_Parser)
     for name, (function, add_options, example) in verbs.items():
         verb = parsers.add_parser(

@@ -23,7 +23,7 @@ from .shard import Answer, Shard
 
 
 class AdversarialWriter:
-    """Writes `adversarials/parts/<key>-<start>.pt` as shards are done, and joins them at the end."""
+    """Write `adversarials/parts/<key>-<start>.pt` as shards are done, and join them at the end."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -64,7 +64,7 @@ class AdversarialWriter:
 
 
 class ExampleWriter:
-    """Keeps the first images of each model's own attacks, and of the data, for `examples.npz`."""
+    """Keep the first images of each model's own attacks, and of the data, for `examples.npz`."""
 
     def __init__(self, root: Path, request: Manifest, data: Images) -> None:
         self.root, self.data = root, data
@@ -86,8 +86,7 @@ class ExampleWriter:
         write_part(self.root, hashlib.sha256(name.encode()).hexdigest(), shard.start, arrays)
 
     def collect(self) -> None:
-        """Write `examples.npz` from what it held and what this run, or a killed one before it, kept; write
-        nothing where there is neither."""
+        """Write `examples.npz` from what it held and what this run or a killed one kept, if anything."""
         if not (self.root / FILE).exists() and not (self.root / PARTS).exists():
             return
         x, y = self.data.at(slice(0, COUNT))

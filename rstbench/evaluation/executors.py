@@ -32,7 +32,7 @@ class WorkerDied(ModelFault):
 
 
 class Executor(Protocol):
-    """Runs a function over tasks, `width` at a time."""
+    """Run a function over tasks, `width` at a time."""
 
     @property
     def width(self) -> int: ...
@@ -47,7 +47,7 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """Runs one task after another, in this process."""
+    """Run one task after another, in this process."""
 
     width: int = 1
 
@@ -63,7 +63,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Processes:
-    """Runs several tasks at a time on this machine, each in a process with its share of the threads.
+    """Run several tasks at a time on this machine, each in a process with its share of the threads.
 
     What cannot be sent to a process, such as a model of a user's code, is run in this one: a task says so
     itself, by an attribute `portable`. retry: a task whose process was killed is run once more, alone, so

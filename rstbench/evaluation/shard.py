@@ -49,14 +49,13 @@ class Shard:
 
     @property
     def portable(self) -> bool:
-        """Return whether another process would run the same models: a user's code may read what it set up in
-        this one, which no copy carries along."""
+        """Return whether another process would run the same models; a user's code may depend on this one."""
         return all(uses_only_libraries(model.module) for model in (self.source, *self.targets))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What running a shard gives.
+    """Hold the results of a shard.
 
     results: by trial key; images: the crafted ones, on the CPU; predicted: the class the source itself sees
     in each, where it judged them (-1: its logits are not finite); faults: of targets that failed, by trial
@@ -190,7 +189,7 @@ def _craft(
 
 
 class PassCounter:
-    """Counts images passed forward and backward through the models that `counted` returns."""
+    """Count images passed forward and backward through the models that `counted` returns."""
 
     def __init__(self) -> None:
         self.forwards = 0

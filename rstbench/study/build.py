@@ -39,7 +39,7 @@ Network = Ticket | Checkpoint
 
 @dataclass(frozen=True)
 class Builder:
-    """Makes networks on one device. root: where data sets lie."""
+    """Make networks on one device. root: where data sets lie."""
 
     root: Path
     device: torch.device

@@ -63,8 +63,10 @@ def draw_tickets(
 def train_network(
     settings: Mapping[str, Any], options: Options, progress: Progress, *, start: str = "", size_of: str = ""
 ) -> Made:
-    """Train one network into `out/<network>.safetensors`, a ticket's into `<network>-<remaining>-<weights>`,
-    one of a ticket's size into `<network>-<remaining>-narrow`."""
+    """Train one network into `out/<network>.safetensors`.
+
+    A ticket's is named `<network>-<remaining>-<weights>`, one of a ticket's size `<network>-<remaining>-narrow`.
+    """
     refuse_mixed(settings, start, size_of, "")
     name = recipe_for({**settings, "method": "training"}).network.replace(":", "-")
     if origin := start or size_of:

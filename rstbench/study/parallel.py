@@ -52,7 +52,7 @@ def make_all(
 
 
 def _blocked(job: Job, result: BuildResult) -> bool:
-    """Return whether what a job begins from has failed, which is its own fault then."""
+    """Return whether what a job begins from has failed, and record the fault as the job's own."""
     if job.needs in result.faults:
         result.fail(job, f"{job.needs.stem} is missing")
         return True

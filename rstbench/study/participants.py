@@ -1,4 +1,4 @@
-"""The models of a study: given by reference, drawn, trained, and switches of tickets."""
+"""Gather the models of a study: given by reference, drawn, trained, and switches of tickets."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from .switch_weights import fit_weights
 
 @dataclass(frozen=True)
 class Participants:
-    """The models under one seed. groups: models that are judged by one another; faults: of those that could
-    not be made."""
+    """Hold the models under one seed.
+
+    groups: models that are judged by one another; faults: of models that could not be made.
+    """
 
     seed: int
     models: tuple[EvalModel, ...]
@@ -85,14 +87,14 @@ def gather_participants(
 
 
 def report_notes(models: Iterable[EvalModel], progress: Progress) -> None:
-    """Report what was assumed about the models, and which of them resume nothing."""
+    """Report what was assumed about the models, and which of them cannot be resumed."""
     for model in models:
         for note in model.notes:
             progress.note(f"{model.info.name}: {note}")
         if not model.resumable and not model.fault:
             progress.note(
-                f"{model.info.name}: the code that defines it cannot be read, so its results cannot be reused "
-                f"after an interruption"
+                f"{model.info.name}: the code that defines it cannot be read, so its results cannot be "
+                f"reused after an interruption"
             )
 
 

@@ -81,8 +81,7 @@ def trials_of(tasks: Sequence[AttackTask], setting: EvalSetting) -> list[Trial]:
 
 
 def refuse_other_kind(out: Path, *, rows: bool) -> None:
-    """Raise BadRequest where a folder holds a transfer matrix and a leaderboard is asked for, or the reverse:
-    each would take the other's tables away."""
+    """Raise BadRequest where a folder holds a transfer matrix, or without `rows` a leaderboard, to replace."""
     if (out / FILE).exists() and bool(Manifest.load(out).rows) != rows:
         held = "a transfer matrix" if rows else "a leaderboard"
         raise BadRequest(f"{out} holds {held}; choose another --out")
@@ -97,7 +96,7 @@ def make_manifest(
     *,
     rows: bool = True,
 ) -> Manifest:
-    """Return what this run asks for; without `rows` there is no leaderboard, only the matrix."""
+    """Return the manifest of a run; without `rows` there is no leaderboard, only the matrix."""
     infos = {model.digest: model.info for task in tasks for model in (task.source, *task.targets)}
     # A model that is a member of a switch too has its own name.
     infos |= {model.digest: model.info for participants in by_seed for model in participants.models}

@@ -59,7 +59,7 @@ class Outcome:
 def run_study(
     study: Study, options: Options, progress: Progress | None = None, given: Sequence[EvalModel] | None = None
 ) -> Outcome:
-    """Make what is missing, answer what is unanswered, write the CSV files and `study.toml`.
+    """Make missing networks, run missing attacks, write the CSV files and `study.toml`.
 
     given: the models that the study names, where they are loaded already.
     Raises BadRequest before any work; what fails later is in the outcome.

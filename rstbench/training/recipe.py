@@ -53,11 +53,11 @@ def setting(default: T, text: str, verbs: tuple[str, ...] = ("draw", "train"), o
 class Recipe:
     """Hold the settings of a search over scores or of a training of weights, as stored in the files.
 
-    Each field is an option of `draw` and `train`, a key of study files and an argument in Python, with its help
-    text. adversary: see `training.adversaries`; pattern, allocation, dense, floor, kept_count: see
-    `tickets.allocation`; scale: by 1/sqrt(k); drops: fractions of all steps; select: on held-out training
-    images ('validation'), the last epoch, or, to repeat the paper, on the test set ('test'); origin: digest of
-    what a training or a drawing began from.
+    Each field is an option of `draw` and `train`, a key of study files, an argument in Python, and holds its
+    help text. adversary: see `training.adversaries`; pattern, allocation, dense, floor, kept_count: see
+    `tickets.allocation`; scale: by 1/sqrt(k); drops: fractions of all steps; select: on held-out images
+    ('validation'), the last epoch, or, to repeat the paper, on the test set ('test'); origin: digest of what a
+    training or a drawing began from.
     """
 
     network: str = setting("conv4", "conv4, resnet18, wrn-28-10, torchvision:resnet50, …")
