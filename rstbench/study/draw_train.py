@@ -65,7 +65,7 @@ def train_network(
 ) -> Made:
     """Train one network into `out/<network>.safetensors`.
 
-    A ticket's is named `<network>-<remaining>-<weights>`, one of a ticket's size `<network>-<remaining>-narrow`.
+    A ticket's is named `<network>-<remaining>-<weights>`, one of its size `<network>-<remaining>-narrow`.
     """
     refuse_mixed(settings, start, size_of, "")
     name = recipe_for({**settings, "method": "training"}).network.replace(":", "-")

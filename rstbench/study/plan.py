@@ -141,7 +141,7 @@ def refuse_fixed(
 
 
 def names_a_file(start: str) -> bool:
-    """Return whether a drawing begins from a checkpoint of this tool or of the study, which knows its network."""
+    """Return whether a drawing begins from a checkpoint of this tool or study, which knows its network."""
     return bool(start) and (":" not in start or start.startswith("checkpoint:"))
 
 

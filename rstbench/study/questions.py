@@ -81,7 +81,7 @@ def trials_of(tasks: Sequence[AttackTask], setting: EvalSetting) -> list[Trial]:
 
 
 def refuse_other_kind(out: Path, *, rows: bool) -> None:
-    """Raise BadRequest where a folder holds a transfer matrix, or without `rows` a leaderboard, to replace."""
+    """Raise BadRequest where a folder holds a transfer matrix, or without `rows` a leaderboard."""
     if (out / FILE).exists() and bool(Manifest.load(out).rows) != rows:
         held = "a transfer matrix" if rows else "a leaderboard"
         raise BadRequest(f"{out} holds {held}; choose another --out")

@@ -56,8 +56,8 @@ class Recipe:
     Each field is an option of `draw` and `train`, a key of study files, an argument in Python, and holds its
     help text. adversary: see `training.adversaries`; pattern, allocation, dense, floor, kept_count: see
     `tickets.allocation`; scale: by 1/sqrt(k); drops: fractions of all steps; select: on held-out images
-    ('validation'), the last epoch, or, to repeat the paper, on the test set ('test'); origin: digest of what a
-    training or a drawing began from.
+    ('validation'), the last epoch, or, to repeat the paper, on the test set ('test'); origin: digest of
+    what a training or a drawing began from.
     """
 
     network: str = setting("conv4", "conv4, resnet18, wrn-28-10, torchvision:resnet50, …")
