@@ -74,12 +74,7 @@ def load_model(text: str) -> nn.Module:
 
 
 def draw(
-    remaining: str | float,
-    *,
-    start: str = "",
-    device: str = "auto",
-    root: str | None = None,
-    **settings: Any,
+    remaining: str | float, *, start: str = "", device: str = "auto", root: str | None = None, **settings: Any
 ) -> Ticket:
     """Draw one ticket from a random network.
 

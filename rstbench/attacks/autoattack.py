@@ -109,13 +109,7 @@ class AutoAttack:
         return finite.broken_by_nan(crafted, x, y, threat)
 
     def _run(
-        self,
-        logits_of: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        seed: int,
-        warnings: list[str],
+        self, logits_of: Model, x: Tensor, y: Tensor, threat: Threat, seed: int, warnings: list[str]
     ) -> Crafted:
         """Run each stage on the images that survived the ones before."""
         library = self._library(logits_of, threat, seed, x.device)

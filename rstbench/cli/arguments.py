@@ -147,13 +147,11 @@ def _data_root(add: Add) -> None:
     add("--data-root", metavar="DIR", help="default: $RSTBENCH_DATA, else ~/.cache/rstbench")
 
 
-def _natural(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"wants a whole number from 0 to 2**31 - 1, got {text!r}")
+def _natural(text: str, least: int = 0) -> int:
+    if not (text.isascii() and text.isdigit()) or not least <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"wants a whole number from {least} to 2**31 - 1, got {text!r}")
     return int(text)
 
 
 def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"wants a whole number from 1, got {text!r}")
-    return int(text)
+    return _natural(text, least=1)

@@ -91,13 +91,8 @@ def draw(args: argparse.Namespace) -> int:
     from ..study.draw_train import draw_tickets
 
     remaining = [part.strip() for part in args.remaining.split(",") if part.strip()]
-    made = draw_tickets(
-        requests.settings_of(args),
-        remaining,
-        requests.options_of(args, ""),
-        requests.progress_of(args),
-        start=args.start or "",
-    )
+    how = requests.options_of(args, ""), requests.progress_of(args)
+    made = draw_tickets(requests.settings_of(args), remaining, *how, start=args.start or "")
     return _list_made(*made)
 
 
@@ -105,13 +100,8 @@ def train(args: argparse.Namespace) -> int:
     """Train adversarially a dense network, or the weights of a ticket with its mask fixed."""
     from ..study.draw_train import train_network
 
-    made = train_network(
-        requests.settings_of(args),
-        requests.options_of(args, ""),
-        requests.progress_of(args),
-        start=args.start or "",
-        size_of=args.size_of or "",
-    )
+    how = requests.options_of(args, ""), requests.progress_of(args)
+    made = train_network(requests.settings_of(args), *how, start=args.start or "", size_of=args.size_of or "")
     return _list_made(*made)
 
 

@@ -33,6 +33,7 @@ from ..training.costs import COSTS_FILE, record_cost
 from ..training.epochs import Epoch, EpochCallback, TrainSplit, hold_out
 from ..training.recipe import Recipe
 from .jobs import Job
+from .plan import OF_NETWORK
 
 Network = Ticket | Checkpoint
 
@@ -195,15 +196,8 @@ def _advance(stage: Stage, row: Epoch) -> None:
 
 def spec_for(recipe: Recipe, images: Images) -> NetworkSpec:
     """Return the network of a recipe for these images."""
-    return NetworkSpec(
-        recipe.network,
-        images.shape,
-        images.classes,
-        recipe.width,
-        recipe.norm,
-        recipe.last_norm,
-        recipe.normalize,
-    )
+    name, *others = (getattr(recipe, key) for key in OF_NETWORK)
+    return NetworkSpec(name, images.shape, images.classes, *others)
 
 
 def resume_path(path: Path) -> Path:
@@ -256,8 +250,7 @@ def _inheriting(recipe: Recipe, source: Network, digest: str) -> Recipe:
 
 def _network(spec: NetworkSpec) -> dict[str, Any]:
     """Return the settings of a recipe that name a network."""
-    plain = {"width": spec.width, "norm": spec.norm, "last_norm": spec.last_norm, "normalize": spec.normalize}
-    return {"network": spec.name, **plain}
+    return {key: getattr(spec, "name" if key == "network" else key) for key in OF_NETWORK}
 
 
 def _ticket(reference: str) -> Ticket:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..errors import BadRequest, unknown
 from ..training.recipe import DrawOptions, Recipe
-from .plan import NetworkTable, Study
+from .plan import OF_NETWORK, NetworkTable, Study
 
 # Settings that a job takes from what it begins from.
-INHERITED = ("network", "width", "norm", "last_norm", "normalize", "init")
+INHERITED = (*OF_NETWORK, "init")
 
 
 @dataclass(frozen=True)

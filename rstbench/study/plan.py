@@ -14,7 +14,7 @@ from ..training.recipe import DrawOptions, Recipe, offered, recipe_for
 if TYPE_CHECKING:
     from ..attacks.spec import AttackSpec
 
-OF_NETWORK = ("network", "width", "norm", "last_norm", "normalize")
+OF_NETWORK = ("network", "width", "norm", "last_norm", "normalize")  # in the order of a `NetworkSpec`
 # Keys of the tables of a study, which names its seeds itself.
 DRAW = {*offered("draw"), "name", "remaining", "from"} - {"seed"}
 TRAIN = {*offered("train"), "name", "from", "size_of"} - {"seed"}
