@@ -111,7 +111,7 @@ def _measurement(add: Add) -> None:
     add("--threat", action="append", help="Linf:8/255, L2:0.5, L1:12 (repeatable)")
     add("--data", help="digits, cifar10:test:1000, npz:FILE")
     add("--seed", type=_natural, help="of the attacks, and of what a study makes")
-    sizes = ", ".join(f"{size} on {device}" for device, size in BATCH.items())
+    sizes = ", ".join(f"{size} on {device.upper()}" for device, size in BATCH.items())
     size = f"images crafted at once, part of a result's identity: a number, or auto ({sizes}; default)"
     add("--batch-size", default="auto", metavar="N", help=size)
     add("--limit", type=_positive, default=0, help="images, rounded up to whole batches")

@@ -29,12 +29,12 @@ class AdversarialWriter:
         self.root = root
         self.folder = root / "adversarials"
 
-    def keep(self, shard: Shard, answer: Answer) -> None:
+    def on_answer(self, shard: Shard, answer: Answer) -> None:
         trial = shard.trials[0]
         if answer.images is not None and trial.attack != CLEAN:
             write_whole(self._part(trial, shard.start), _bytes(answer.images.float()))
 
-    def has(self, trial: Trial, start: int) -> bool:
+    def is_kept(self, trial: Trial, start: int) -> bool:
         """Return whether the images of a shard are still kept."""
         return trial.attack == CLEAN or self._part(trial, start).exists()
 
@@ -71,7 +71,7 @@ class ExampleWriter:
         channels, height, width = data.shape
         self.wanted = wanted(request, 4 * channels * height * width)
 
-    def keep(self, shard: Shard, answer: Answer) -> None:
+    def on_answer(self, shard: Shard, answer: Answer) -> None:
         trial = shard.trials[0]
         crafting = (trial.source, trial.attack, trial.threat, trial.seed)
         left = COUNT - shard.start

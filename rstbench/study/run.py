@@ -96,8 +96,8 @@ def run_study(
             setting,
             store,
             progress,
-            on_answer=[writer.keep for writer in (adversarials, examples) if writer],
-            is_kept=adversarials.has if adversarials else lambda trial, start: True,
+            on_answer=[writer.on_answer for writer in (adversarials, examples) if writer],
+            is_kept=adversarials.is_kept if adversarials else lambda trial, start: True,
         )
         if faults:
             manifest = replace(manifest, failures=tuple(str(fault) for fault in faults))
