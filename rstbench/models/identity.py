@@ -1,6 +1,8 @@
-"""The identity of a model: one digest of all that defines its outputs.
+"""Identify a model by one digest of all that defines its outputs.
 
-Change here, and in `settings_text` for attributes, what makes two models the same.
+What makes two models the same is decided here: in `module_digest`, and for switches in `switch_digest`. Texts
+of attributes are written by `settings_text` in settings.py; the packages whose code is not read are listed in
+`LIBRARIES` in plain.py.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import hashlib
 import re
 import types
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -51,6 +53,11 @@ def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = 
     if not reader.readable:
         digest.update(uuid.uuid4().bytes)
     return digest.hexdigest(), reader.readable
+
+
+def switch_digest(members: Sequence[str], weights: Sequence[float]) -> str:
+    """Return the sha256 of a switch: of its members' digests, in their order, and their probabilities."""
+    return hashlib.sha256(repr(("switch", tuple(members), weights)).encode()).hexdigest()
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

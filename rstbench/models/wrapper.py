@@ -1,6 +1,6 @@
 """The evaluated model: an ordinary module with its info for the tables and its digest.
 
-What makes two models the same is `module_digest` in identity.py, and nothing else.
+What makes two models the same is told in identity.py, by `module_digest` and `switch_digest`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..tickets.checkpoint import Checkpoint
 from ..tickets.switch import Switch
 from ..tickets.ticket import Ticket
 from ..training.recipe import Recipe
-from .identity import module_digest
+from .identity import module_digest, switch_digest
 from .normalise import normalised
 
 
@@ -113,7 +113,7 @@ def wrap_switch(members: Sequence[EvalModel], name: str, switch: Switch | None =
         members=digests,
         weights=module.weights,
     )
-    digest = hashlib.sha256(repr(("switch", digests, module.weights)).encode()).hexdigest()
+    digest = switch_digest(digests, module.weights)
     resumable = all(member.resumable for member in members)
     fault = next((member.fault for member in members if member.fault), "")
     return EvalModel(module, info, digest, resumable, None, tuple(members), fault=fault)
