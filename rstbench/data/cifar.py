@@ -14,27 +14,27 @@ from .images import Found, no_id
 from .layout import FIRST
 
 
-def cifar10(name: str, split: str, root: Path) -> Found:
+def cifar10(id: str, split: str, root: Path) -> Found:
     """Read 50,000 training and 10,000 test images, 3x32x32, uint8; from ROOT/cifar-10-batches-py."""
     from torchvision.datasets import CIFAR10
 
-    no_id("cifar10", name)
+    no_id("cifar10", id)
     return Found(*_cifar(CIFAR10, split, root), 10, layout=FIRST)
 
 
-def cifar100(name: str, split: str, root: Path) -> Found:
+def cifar100(id: str, split: str, root: Path) -> Found:
     """Read 50,000 training and 10,000 test images of 100 fine classes; from ROOT/cifar-100-python."""
     from torchvision.datasets import CIFAR100
 
-    no_id("cifar100", name)
+    no_id("cifar100", id)
     return Found(*_cifar(CIFAR100, split, root), 100, layout=FIRST)
 
 
-def svhn(name: str, split: str, root: Path) -> Found:
+def svhn(id: str, split: str, root: Path) -> Found:
     """Read 73,257 training and 26,032 test house numbers, 3x32x32, uint8; from ROOT/<split>_32x32.mat."""
     from torchvision.datasets import SVHN
 
-    no_id("svhn", name)
+    no_id("svhn", id)
     _two_splits("svhn", split)
     path = root / f"{split}_32x32.mat"
     if not path.is_file():

@@ -18,15 +18,15 @@ from .images import no_id
 FILES = {"train": "train", "test": "t10k"}
 
 
-def mnist(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+def mnist(id: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
     """Read 60,000 training and 10,000 test digits, 28x28 grey, uint8; from ROOT/MNIST/raw."""
-    no_id("mnist", name)
+    no_id("mnist", id)
     return _read("MNIST", split, root)
 
 
-def fashionmnist(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+def fashionmnist(id: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
     """Read Fashion-MNIST (Xiao et al. 2017), in MNIST's form; from ROOT/FashionMNIST/raw."""
-    no_id("fashionmnist", name)
+    no_id("fashionmnist", id)
     return _read("FashionMNIST", split, root)
 
 

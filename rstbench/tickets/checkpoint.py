@@ -17,6 +17,7 @@ from ..training.recipe import Recipe
 from .init import random_weights
 from .mask import apply_masks, register_masks, unparametrized_state
 from .safetensors_io import read_safetensors, write_safetensors
+from .seeds import REINITIALISED
 from .ticket import Ticket, scale_weights
 
 FORMAT = "rstbench-checkpoint-1"
@@ -115,6 +116,6 @@ def _initial_weights(net: nn.Module, recipe: Recipe, ticket: Ticket | None) -> d
         return scale_weights(ticket.random_network(), ticket.recipe, ticket.remaining)
     kind = "kaiming_normal" if recipe.weights == "reinit-kaiming" else recipe.init
     # A reinitialised ticket must not find its own weights again under the same seed.
-    seed = recipe.seed + 1_000 if ticket else recipe.seed
+    seed = recipe.seed + REINITIALISED if ticket else recipe.seed
     weights = random_weights(prunable(net), kind, seed)
     return scale_weights(weights, ticket.recipe, ticket.remaining) if ticket else weights

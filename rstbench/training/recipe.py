@@ -22,9 +22,10 @@ CHOICES = {
     "precision": ("float32", "bf16"),
     "kept_count": ("ceil", "authors"),
 }
+PATTERNS = ("element", "row", "kernel", "filter")  # what one score decides on
 # Settings whose names may hold numbers, an example of each form.
 FORMS = {
-    "pattern": ("element", "row", "kernel", "filter", "N:M"),
+    "pattern": (*PATTERNS, "N:M"),
     "allocation": ("uniform", "p:0.1", "global"),
     "threat": ("Linf:8/255", "L2:0.5", "L1:12"),
     "drops": ("1/2+3/4",),

@@ -31,10 +31,8 @@ from ...training.recipe import Recipe
 from ..allocation import LayerBudget, allocate, allocate_globally
 from ..init import weights_digest
 from ..mask import apply_masks, parse_remaining, random_scores
+from ..seeds import SCORES
 from ..ticket import Ticket, scale_weights
-
-# Scores, then data order, then noise: the streams of one seed must not coincide.
-SCORES = 1_000_003
 
 
 @dataclass(frozen=True)
