@@ -80,7 +80,7 @@ class Images:
         return " ".join("; ".join((f"{self.name}: {facts}", *self.notes)).split())
 
     def at(self, where: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Return (x, y): float32 images in [0, 1] and int64 labels at these indices; `slice(None)` for all."""
+        """Return float32 images in [0, 1] and int64 labels at these indices, `slice(None)` for all."""
         pixels = self.pixels[where]
         x = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
         return x, self.labels[where]

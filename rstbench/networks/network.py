@@ -75,11 +75,11 @@ class NetworkSpec:
         return f"{self.name}[{','.join(options)}]" if options else self.name
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> NetworkSpec:
-        """Return the spec that a file holds, see `plain`. Raises KeyError or TypeError for what is none."""
+    def from_dict(cls, plain: Mapping[str, Any]) -> NetworkSpec:
+        """Return the spec that a file holds, see `to_dict`. Raises KeyError or TypeError for what is none."""
         return cls(**{**plain, "shape": tuple(plain["shape"])})
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the spec as files hold it: without `bias` and `shortcut` where they are the defaults, as in
         files that are older than these options."""
         defaults = {"bias": "none", "shortcut": ""}

@@ -19,7 +19,7 @@ def preactresnet18(spec: NetworkSpec) -> nn.Module:
 
 
 def preactresnet18_raw(spec: NetworkSpec) -> nn.Module:
-    """Build the same with nothing between the last block and the pooling, as much adversarial training code does:
+    """Build the same with nothing between the last block and the pooling, as in much adversarial training:
     shortcuts from the input itself (fast_adversarial by Wong et al., RobustBench's PreActResNet18) unless
     the spec says that they begin at the activated input (kuangliu/pytorch-cifar)."""
     return trace(_PreAct(spec, 64, (64, 128, 256, 512), 2, final_norm=False))
@@ -36,8 +36,8 @@ def wrn_34_10(spec: NetworkSpec) -> nn.Module:
 
 
 class _Block(nn.Module):
-    """Apply norm and ReLU before each convolution; a 1x1 shortcut where sizes change, from the activated input or
-    from the input itself."""
+    """Apply norm and ReLU before each convolution; a 1x1 shortcut where sizes change, from the activated
+    input or from the input itself."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, spec: NetworkSpec) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ class Checkpoint:
         """Write the file whole or not at all."""
         about = {
             "recipe": asdict(self.recipe),
-            "spec": self.spec.plain(),
+            "spec": self.spec.to_dict(),
             "remaining": self.remaining,
             "kept_weights": self.kept_weights,
             "total_weights": self.total_weights,
@@ -59,8 +59,8 @@ class Checkpoint:
         about, state = read_safetensors(path, FORMAT, "checkpoint")
         try:
             checkpoint = cls(
-                Recipe.of(about["recipe"]),
-                NetworkSpec.of(about["spec"]),
+                Recipe.from_dict(about["recipe"]),
+                NetworkSpec.from_dict(about["spec"]),
                 about["remaining"],
                 state,
                 about["kept_weights"],

@@ -125,7 +125,7 @@ class Recipe:
         return points
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Recipe:
+    def from_dict(cls, plain: dict[str, Any]) -> Recipe:
         """Return a recipe read from a file. Raises BadRequest for keys of a later version."""
         unknown_keys = sorted(set(plain) - {f.name for f in fields(cls)})
         if unknown_keys:

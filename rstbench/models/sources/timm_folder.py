@@ -38,7 +38,7 @@ class TimmRepository:
     pooling: str
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], what: str) -> TimmRepository:
+    def from_config(cls, config: Mapping[str, Any], what: str) -> TimmRepository:
         """Read a configuration as timm's `load_model_config_from_hf` does. Raises BadFile.
 
         A file of the old form, without `pretrained_cfg`, is the settings itself.
