@@ -140,6 +140,13 @@ def no_id(source: str, id: str) -> None:
         raise BadRequest(f"{source} takes a split of {', '.join(SPLITS)} and a number, got {id!r}")
 
 
+def train_or_test(source: str, id: str, split: str) -> None:
+    """Raise BadRequest for an id, and for a split that a source of these two does not have."""
+    no_id(source, id)
+    if split not in ("train", "test"):
+        raise BadRequest(f"{source} has the splits train and test; a validation part is held out of train")
+
+
 def _tensor(values: Any, what: str) -> tuple[Tensor, str]:
     """Return (a tensor on the CPU, the name of the type the values came in).
 

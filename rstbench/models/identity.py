@@ -170,9 +170,10 @@ class _ContentDigest:
             file = vars(value).get("__file__")
             self.readable &= file is not None
             self.files |= {Path(file)} if file else set()
-        if isinstance(value, enum.Enum | PurePath | types.ModuleType):
-            name = value.name if isinstance(value, enum.Enum) else module_or_path_name(value)
-            return f"{kind} {name}".encode()
+            # A user's file has no fixed package.
+            return f"{kind} {value.__name__.rpartition('.')[2]}".encode()
+        if isinstance(value, enum.Enum | PurePath):
+            return f"{kind} {value.name if isinstance(value, enum.Enum) else value}".encode()
         if isinstance(value, np.ndarray):
             return f"{kind} {value.shape}".encode()
         self._read_class(type(value))
@@ -193,8 +194,3 @@ class _ContentDigest:
         path = source_file(definition)
         self.readable &= path is not None
         self.files |= {path} if path else set()
-
-
-def module_or_path_name(value: types.ModuleType | PurePath) -> str:
-    """Return a path, or the last part of a Python module's name, for a user's file has no fixed package."""
-    return value.__name__.rpartition(".")[2] if isinstance(value, types.ModuleType) else str(value)

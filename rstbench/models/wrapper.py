@@ -137,15 +137,13 @@ def load_reference(
     normalisation = "" if normalises_itself else options.pop("normalize", "")
     try:
         loaded = source(reference.id, **options)
-    except TypeError as error:
-        # Only a refused signature is the request's fault; deeper ones belong to the source.
-        if reference.options and "unexpected keyword argument" in str(error):
-            raise BadRequest(f"{text!r}: {error}") from error
-        raise BadRequest(f"{text!r} cannot be made: {error!r}") from error
     except BadRequest:
         raise
     except (Exception, SystemExit) as error:
-        raise BadRequest(f"{text!r} cannot be made: {error!r}") from error
+        # Only a refused signature is the request's fault; deeper errors belong to the source.
+        refused = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
+        problem = f": {error}" if refused and reference.options else f" cannot be made: {error!r}"
+        raise BadRequest(f"{text!r}{problem}") from error
     model = loaded if isinstance(loaded, EvalModel) else wrap(loaded, ModelInfo(text, "external"))
     return _with_normalisation(model, normalisation, images) if normalisation else model
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-NORMS = ("batch", "affine", "none")
+NORM_LAYERS = ("batch", "affine", "none")
 BIASES = ("none", "last")
 # Where the shortcut of a pre-activation block begins, at the block's input or after its first norm and ReLU:
 # the networks for which there is a choice, with their default.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import BadRequest, unknown
 from ..plugins import find
-from .choices import BIASES, NORMS, SHORTCUTS
+from .choices import BIASES, NORM_LAYERS, SHORTCUTS
 from .normalise import normalisation_layer, parse_normalisation
 
 
@@ -46,8 +46,8 @@ class NetworkSpec:
             self._check_shortcut()
         if self.bias not in BIASES:
             raise unknown("bias", self.bias, BIASES)
-        if self.norm not in NORMS:
-            raise unknown("norm", self.norm, NORMS)
+        if self.norm not in NORM_LAYERS:
+            raise unknown("norm", self.norm, NORM_LAYERS)
         if not self.width > 0:
             raise BadRequest(f"width is a positive multiplier, got {self.width}")
         if self.normalize:

@@ -175,7 +175,7 @@ class Ticket:
         return ticket
 
     def check_counts(self) -> None:
-        """Raises BadFile where a layer keeps another number of weights than the recipe says."""
+        """Raise BadFile where a layer keeps another number of weights than the recipe says."""
         shapes = {name: tuple(mask.shape) for name, mask in self.masks.items()}
         budgets = allocate(shapes, parse_remaining(self.remaining), self.recipe)
         expected = {

@@ -8,11 +8,11 @@ from fractions import Fraction
 from typing import Any
 
 from ..errors import BadRequest, unknown
-from ..networks.choices import INITS, NORMS
+from ..networks.choices import INITS, NORM_LAYERS
 
 CHOICES = {
     "init": tuple(INITS),
-    "norm": NORMS,
+    "norm": NORM_LAYERS,
     "dense": ("", "first", "last", "first+last"),
     "weights": ("", "inherit", "reinit", "reinit-kaiming"),
     "schedule": ("piecewise", "cosine", "one-cycle", "constant"),

@@ -57,7 +57,8 @@ def recipe_settings(settings: Mapping[str, str]) -> dict[str, Any]:
 def positive_int(value: str | int, name: str, text: str) -> int:
     """Parse a whole number from 1. Raises BadRequest."""
     if not str(value).isdigit() or int(value) == 0:
-        raise BadRequest(f"{text}: {name} is missing; add {name}=10, or --data")
+        given = f", got {value!r}" if value else ""
+        raise BadRequest(f"{text}: {name} is missing; add {name}=10, or --data{given}")
     return int(value)
 
 

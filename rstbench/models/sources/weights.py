@@ -33,12 +33,8 @@ LIBRARIES = ("torchvision", "timm")
 # Options of the one kind of network that the other lacks.
 NATIVE_OPTIONS = ("width", "norm", "last_norm", "bias", "shortcut", "recipe")
 LIBRARY_OPTIONS = ("in_chans", "transform_input")
-VALUES = {
-    "last_norm": ("true", "false"),
-    "match": ("order",),
-    "transform_input": ("true", "false"),
-    "bias": BIASES,
-}
+YES_NO = ("true", "false")
+VALUES = {"last_norm": YES_NO, "match": ("order",), "bias": BIASES, "transform_input": YES_NO}
 
 
 def weights(
@@ -69,21 +65,18 @@ def weights(
     if model := library_model(Path(id).expanduser(), text, given, classes, shape):
         return model
     match = MatchOptions(selected.prefix, selected.without, normalize, order=selected.match == "order")
-    file = _read(Path(id), text, match, selected.key, TIMM_KEYS if selected.arch.startswith("timm:") else ())
+    timm_keys = TIMM_KEYS if selected.arch.startswith("timm:") else ()
+    file, match = _read(Path(id), text, match, selected.key, timm_keys)
     state = read_masked_state(file.state, selected.remaining, selected.allocation, selected.scores)
     if recipe and not state.pattern and not state.masks:
         raise BadRequest(f"{text}: recipe goes with files that hold scores, this one has none")
     request = _Request(id, text, given, file, state, match)
     if selected.arch.partition(":")[0] in LIBRARIES:
         return _library_model(request, classes, shape)
+    size = (required_shape(shape, text), positive_int(classes, "classes", text))
+    width, last_norm = width_multiplier(selected.width), selected.last_norm == "true"
     spec = NetworkSpec(
-        selected.arch,
-        required_shape(shape, text),
-        positive_int(classes, "classes", text),
-        width_multiplier(selected.width),
-        selected.norm,
-        last_norm=selected.last_norm == "true",
-        shortcut=selected.shortcut,
+        selected.arch, *size, width, selected.norm, last_norm=last_norm, shortcut=selected.shortcut
     )
     if not recipe:
         return _native_model(request, spec)
@@ -181,17 +174,12 @@ def timm_checkpoint_model(
     Of several networks in a file timm's own choice is taken, the averaged weights first, unless `key` names
     another. build: makes the network, given num_classes. Raises BadFile and BadRequest as `weights` does.
     """
-    options = {
-        "checkpoint": checkpoint,
-        "in_chans": in_chans,
-        "key": key,
-        "prefix": prefix,
-        "without": without,
-    }
-    given = {name: value for name, value in options.items() if value}
+    names = ("checkpoint", "in_chans", "key", "prefix", "without")
+    values = (checkpoint, in_chans, key, prefix, without)
+    given = {name: value for name, value in zip(names, values, strict=True) if value}
     text = reference_text(f"timm:{id}", given)
     match = MatchOptions(prefix, without, None, network=id, schemes=library_naming(id))
-    file = _read(Path(checkpoint), text, match, key, TIMM_KEYS)
+    file, match = _read(Path(checkpoint), text, match, key, TIMM_KEYS)
     state = read_masked_state(file.state)
     matrices = [value for value in state.state.values() if value.dim() == 2]
     classes = classes or (len(matrices[-1]) if matrices else "")  # the last layer has a row a class
@@ -205,9 +193,11 @@ def timm_checkpoint_model(
 
 def _read(
     path: Path, text: str, options: MatchOptions, key: str, preferred_keys: Sequence[str]
-) -> StoredNetwork:
+) -> tuple[StoredNetwork, MatchOptions]:
+    """Read a file; return (its network, the options with what the file tells of its order and parts)."""
     file = read_checkpoint(path, key, preferred_keys, options.prefix, options.without, parts=True)
-    return replace(file, state=select_tensors(file.state, text, options))
+    file = replace(file, state=select_tensors(file.state, text, options))
+    return file, replace(options, ordered=file.ordered, ambiguity=file.ambiguity)
 
 
 def _load_library(
@@ -219,7 +209,7 @@ def _load_library(
     """
     state, text = request.state, request.text
     with suggest_sizes(module, state.state, request.match, arch, sizes):
-        match = match_tensors(module, state.state, text, _for_file(request))
+        match = match_tensors(module, state.state, text, request.match)
     state = state.renamed(match.names, module.state_dict())
     load_tensors(module, state.dense(), text)
     info = ModelInfo("", "external", flags=_flags(match))
@@ -236,15 +226,11 @@ def _found_options(file: StoredNetwork, match: Match) -> dict[str, str]:
     return ({"key": file.key} if file.key else {}) | match.options
 
 
-def _for_file(request: _Request) -> MatchOptions:
-    return replace(request.match, ordered=request.file.ordered, ambiguity=request.file.ambiguity)
-
-
 def _match_native(request: _Request, spec: NetworkSpec) -> tuple[NetworkSpec, Match]:
     """Match a network of this tool, with a bias on its last layer where the file has one."""
     given, state = request.given, request.state.state
     bias = given.get("bias", "")
-    options = replace(_for_file(request), schemes=naming_schemes(spec.name), network=spec.name)
+    options = replace(request.match, schemes=naming_schemes(spec.name), network=spec.name)
     build(replace(spec, bias=bias or "none"))  # says what is wrong with the network itself
     candidates = [replace(spec, bias=choice) for choice in ((bias,) if bias else ("last", "none"))]
     nearest = candidates[0] if last_layer_bias(state) == "last" else candidates[-1]

@@ -26,7 +26,7 @@ from ..seeds import SIGN_TRAINING
 from ..ticket import Ticket
 from .search import Search, require_storable_weights
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _MIN_DROP = Fraction(1, 1000)  # of the remaining weights, in each round
 
 
@@ -149,7 +149,7 @@ class AWS:
 
 def _affine_norms(net: nn.Module) -> list[nn.Module]:
     """Return the batch norms with parameters to interpolate."""
-    return [layer for layer in net.modules() if isinstance(layer, NORMS) and layer.affine]
+    return [layer for layer in net.modules() if isinstance(layer, BATCH_NORMS) and layer.affine]
 
 
 def _train(
