@@ -151,10 +151,7 @@ def to_ticket(
             **settings,
             "init": settings.get("init") or _infer_init(weights),
             "network": spec.name,
-            "width": spec.width,
-            "norm": spec.norm,
-            "last_norm": spec.last_norm,
-            "normalize": spec.normalize,
+            **{name: getattr(spec, name) for name in ("width", "norm", "last_norm", "normalize")},
             "pattern": checkpoint.pattern,
             "kept_count": "authors",
         }

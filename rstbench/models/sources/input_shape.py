@@ -66,6 +66,8 @@ def adapt_channels(module: nn.Module, channels: int, text: str) -> nn.Module:
     For grey images the weights of the first convolution are summed over its channels, for others repeated and
     scaled. Raises BadRequest where that has no meaning.
     """
+    if channels == RGB:
+        return module
     from timm.models import adapt_input_conv
 
     if getattr(module, "transform_input", False):

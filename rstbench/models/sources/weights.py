@@ -195,7 +195,7 @@ def _read(
     path: Path, text: str, options: MatchOptions, key: str, preferred_keys: Sequence[str]
 ) -> tuple[StoredNetwork, MatchOptions]:
     """Read a file; return (its network, the options with what the file tells of its order and parts)."""
-    file = read_checkpoint(path, key, preferred_keys, options.prefix, options.without, parts=True)
+    file = read_checkpoint(path, key, preferred_keys, options, parts=True)
     file = replace(file, state=select_tensors(file.state, text, options))
     return file, replace(options, ordered=file.ordered, ambiguity=file.ambiguity)
 
