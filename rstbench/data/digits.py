@@ -15,11 +15,11 @@ SPLIT_SEED = 0
 SIZES = {"train": 1200, "validation": 147, "test": 450}
 
 
-def digits(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+def digits(id: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
     """Read pixels 0..16 as float in [0, 1]; a permutation by a fixed seed is cut into the three splits."""
     from sklearn.datasets import load_digits
 
-    no_id("digits", name)
+    no_id("digits", id)
     bunch = load_digits()
     # RandomState's stream is frozen by numpy's compatibility policy; default_rng's is not.
     order = np.random.RandomState(SPLIT_SEED).permutation(len(bunch.target))

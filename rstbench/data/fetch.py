@@ -1,4 +1,4 @@
-"""Downloads, when and only when they are asked for, through torchvision, which checks the md5 sums."""
+"""Download data sets when and only when asked to, through torchvision, which checks the md5 sums."""
 
 from __future__ import annotations
 
@@ -21,12 +21,19 @@ CLASSES = {
 def download(data: Iterable[DataReference], root: Path) -> None:
     """Put the named data sets under `root`, training and test images, where they cannot be read there yet.
 
-    Names that torchvision does not know are left alone. Raises BadFile where the download fails.
+    Names with an id are the user's own files. Raises BadFile where the download fails, and for missing data
+    that is none of `CLASSES`.
     """
-    for source in sorted({reference.source for reference in data} & set(CLASSES)):
-        for split in ("train", "test"):
-            if not _readable(f"{source}:{split}", root):
-                _fetch(source, split, root)
+    for source, reference in sorted({reference.source: reference for reference in data}.items()):
+        if source in CLASSES:
+            for split in ("train", "test"):
+                if not _readable(f"{source}:{split}", root):
+                    _fetch(source, split, root)
+        elif not reference.id:
+            try:
+                load(reference, root)
+            except BadFile as error:
+                raise BadFile(f"{error}; downloads are known of {', '.join(CLASSES)} only") from None
 
 
 def _readable(text: str, root: Path) -> bool:

@@ -20,7 +20,7 @@ SHUFFLE_SEED = 0
 TINY = "tiny-imagenet-200"
 
 
-def imagefolder(name: str, split: str, root: Path) -> Found:
+def imagefolder(id: str, split: str, root: Path) -> Found:
     """Read DIR/<split>/<class>/*.png; for the test images also DIR/val, or DIR itself.
 
     Classes are the sorted names of the training folder where there is one, so that a class without test
@@ -28,9 +28,9 @@ def imagefolder(name: str, split: str, root: Path) -> Found:
     all classes: (n, 3, h, w), or (n, 1, h, w) where all files of all splits are grey; uint8, or float32 where
     files have 16 bits.
     """
-    if not name:
+    if not id:
         raise BadRequest("imagefolder wants a folder: imagefolder:DIR")
-    folder, notes = _split_folder(Path(name).expanduser(), split)
+    folder, notes = _split_folder(Path(id).expanduser(), split)
     own, beside = class_folders(folder)
     if not own:
         raise BadFile(f"no class folders in {folder}; image trees read {folder}/<class>/*.png")
@@ -150,12 +150,12 @@ def _all_grey(folder: Path) -> bool:
     return all(is_grey(path) for name in class_folders(folder)[0] for path in find_images(folder / name)[0])
 
 
-def tiny_imagenet(name: str, split: str, root: Path) -> Found:
+def tiny_imagenet(id: str, split: str, root: Path) -> Found:
     """Read 100,000 training and, for testing, the 10,000 labelled validation images, 3x64x64, 200 classes.
 
     They lie in ROOT/tiny-imagenet-200 as it is distributed; its grey files are read as RGB.
     """
-    no_id("tiny-imagenet", name)
+    no_id("tiny-imagenet", id)
     folder = root / TINY
     try:
         classes = {wnid: label for label, wnid in enumerate((folder / "wnids.txt").read_text().split())}

@@ -1,4 +1,4 @@
-"""`digits:test:150`, `cifar10:test`, `npz:FILE:test:100` as labelled images with a digest.
+"""Read `digits:test:150`, `cifar10:test`, `npz:FILE:test:100` as labelled images with a digest.
 
 A source is a callable `(id, split, root) -> (pixels, labels[, classes[, notes[, layout]]])`, or `Found`,
 which names these: pixels (n, c, h, w), (n, h, w, c) or (n, h, w), uint8 in 0..255 or float in [0, 1];
@@ -30,7 +30,7 @@ from .pixels import to_unit_range
 
 
 class Found(NamedTuple):
-    """What a source has read, before it is checked; every source may return a plain tuple like it."""
+    """Hold what a source has read, before it is checked; every source may return a plain tuple like it."""
 
     pixels: Any
     labels: Any
@@ -62,13 +62,13 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image."""
+        """Return (channels, height, width) of one image."""
         channels, height, width = self.pixels.shape[1:]
         return channels, height, width
 
     @property
     def summary(self) -> str:
-        """One line: number, shape, range as it was read, classes, and the notes."""
+        """Write one line: number, shape, range as it was read, classes, and the notes."""
         x, y = self.pixels, self.labels
         low, high = (float(x.min()), float(x.max()))
         white = 255 if x.dtype == torch.uint8 else 1
@@ -80,22 +80,22 @@ class Images:
         return " ".join("; ".join((f"{self.name}: {facts}", *self.notes)).split())
 
     def at(self, where: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """(x, y): float32 images in [0, 1] and int64 labels at these indices."""
+        """Return float32 images in [0, 1] and int64 labels at these indices, `slice(None)` for all."""
         pixels = self.pixels[where]
         x = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
         return x, self.labels[where]
 
     def first(self, count: int) -> Images:
-        """The first `count` images; the digest stays that of the whole split."""
+        """Return the first `count` images; the digest stays that of the whole split."""
         return replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
     def take(self, where: Tensor) -> Images:
-        """The images at these indices, for learning from a part."""
+        """Return the images at these indices, for learning from a part."""
         return replace(self, pixels=self.pixels[where], labels=self.labels[where])
 
 
 def data_root(given: str | None = None) -> Path:
-    """Where data sets lie: `given`, else $RSTBENCH_DATA, else ~/.cache/rstbench."""
+    """Return where data sets lie: `given`, else $RSTBENCH_DATA, else ~/.cache/rstbench."""
     return Path(given or os.environ.get("RSTBENCH_DATA") or Path.home() / ".cache" / "rstbench")
 
 
@@ -134,14 +134,21 @@ def training_images(text: str, root: Path | None = None) -> tuple[Images, Images
     return train, load(reference.all_of("validation"), root) if own else None
 
 
-def no_id(source: str, name: str) -> None:
-    """For sources that take no id: `digits:tset` is a misspelt split, not a name."""
-    if name:
-        raise BadRequest(f"{source} takes a split of {', '.join(SPLITS)} and a number, got {name!r}")
+def no_id(source: str, id: str) -> None:
+    """Raise BadRequest for an id, of sources that take none: `digits:tset` is a misspelt split."""
+    if id:
+        raise BadRequest(f"{source} takes a split of {', '.join(SPLITS)} and a number, got {id!r}")
+
+
+def train_or_test(source: str, id: str, split: str) -> None:
+    """Raise BadRequest for an id, and for a split that a source of these two does not have."""
+    no_id(source, id)
+    if split not in ("train", "test"):
+        raise BadRequest(f"{source} has the splits train and test; a validation part is held out of train")
 
 
 def _tensor(values: Any, what: str) -> tuple[Tensor, str]:
-    """(a tensor on the CPU, the name of the type the values came in).
+    """Return (a tensor on the CPU, the name of the type the values came in).
 
     Arrays in this machine's byte order, whole numbers that not every torch can compare as int64. Raises
     BadRequest for what are no numbers.

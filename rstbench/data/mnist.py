@@ -12,27 +12,24 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import BadFile, BadRequest
-from .images import no_id
+from ..errors import BadFile
+from .images import train_or_test
 
 FILES = {"train": "train", "test": "t10k"}
 
 
-def mnist(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+def mnist(id: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
     """Read 60,000 training and 10,000 test digits, 28x28 grey, uint8; from ROOT/MNIST/raw."""
-    no_id("mnist", name)
-    return _read("MNIST", split, root)
+    return _read("MNIST", id, split, root)
 
 
-def fashionmnist(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+def fashionmnist(id: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
     """Read Fashion-MNIST (Xiao et al. 2017), in MNIST's form; from ROOT/FashionMNIST/raw."""
-    no_id("fashionmnist", name)
-    return _read("FashionMNIST", split, root)
+    return _read("FashionMNIST", id, split, root)
 
 
-def _read(folder: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    if split not in FILES:
-        raise BadRequest(f"{folder} has the splits train and test; a validation part is held out of train")
+def _read(folder: str, id: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    train_or_test(folder.lower(), id, split)
     raw = root / folder / "raw"
     images = _read_idx(raw / f"{FILES[split]}-images-idx3-ubyte", 3)
     return images, _read_idx(raw / f"{FILES[split]}-labels-idx1-ubyte", 1).astype(np.int64), 10

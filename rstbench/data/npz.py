@@ -16,13 +16,13 @@ MAGIC = b"\x93NUMPY"  # of a file with one array
 DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError, zlib.error)
 
 
-def npz(name: str, split: str, root: Path) -> Found:
+def npz(id: str, split: str, root: Path) -> Found:
     """Read the arrays `x_<split>` and `y_<split>`, or for the test images `x` and `y`.
 
     x: (n, c, h, w), (n, h, w, c) or (n, h, w), uint8 or float in [0, 1]; y: (n,), whole numbers from 0. An
     array `layout`, 'nchw' or 'nhwc', tells the axes where their shape does not.
     """
-    path = Path(name).expanduser()
+    path = Path(id).expanduser()
     if not path.is_file():
         raise BadFile(f"no file {path}; npz data read 'npz:FILE[:test][:N]'")
     if not zipfile.is_zipfile(path):

@@ -47,10 +47,6 @@ class ChannelsLast(nn.Module):
         if x.requires_grad:
             # AutoAttack calls `.view` on gradients: hand them back as the images came.
             x = x.view_as(x)
-            x.register_hook(_contiguous)
+            x.register_hook(Tensor.contiguous)
         logits: Tensor = self.net(x.contiguous(memory_format=torch.channels_last))
         return logits
-
-
-def _contiguous(gradient: Tensor) -> Tensor:
-    return gradient.contiguous()

@@ -1,6 +1,8 @@
-"""The identity of a model: one digest of all that defines its outputs.
+"""Identify a model by one digest of all that defines its outputs.
 
-Change here, and in `settings_text` for attributes, what makes two models the same.
+What makes two models the same is decided here: in `module_digest`, and for switches in `switch_digest`. Texts
+of attributes are written by `settings_text` in settings.py; the packages whose code is not read are listed in
+`LIBRARIES` in plain.py.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import hashlib
 import re
 import types
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -51,6 +53,11 @@ def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = 
     if not reader.readable:
         digest.update(uuid.uuid4().bytes)
     return digest.hexdigest(), reader.readable
+
+
+def switch_digest(members: Sequence[str], weights: Sequence[float]) -> str:
+    """Return the sha256 of a switch: of its members' digests, in their order, and their probabilities."""
+    return hashlib.sha256(repr(("switch", tuple(members), weights)).encode()).hexdigest()
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
@@ -163,9 +170,10 @@ class _ContentDigest:
             file = vars(value).get("__file__")
             self.readable &= file is not None
             self.files |= {Path(file)} if file else set()
-        if isinstance(value, enum.Enum | PurePath | types.ModuleType):
-            name = value.name if isinstance(value, enum.Enum) else module_or_path_name(value)
-            return f"{kind} {name}".encode()
+            # A user's file has no fixed package.
+            return f"{kind} {value.__name__.rpartition('.')[2]}".encode()
+        if isinstance(value, enum.Enum | PurePath):
+            return f"{kind} {value.name if isinstance(value, enum.Enum) else value}".encode()
         if isinstance(value, np.ndarray):
             return f"{kind} {value.shape}".encode()
         self._read_class(type(value))
@@ -186,8 +194,3 @@ class _ContentDigest:
         path = source_file(definition)
         self.readable &= path is not None
         self.files |= {path} if path else set()
-
-
-def module_or_path_name(value: types.ModuleType | PurePath) -> str:
-    """Return a path, or the last part of a Python module's name, for a user's file has no fixed package."""
-    return value.__name__.rpartition(".")[2] if isinstance(value, types.ModuleType) else str(value)

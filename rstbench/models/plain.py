@@ -1,4 +1,7 @@
-"""Classify values that need no traversal: plain values, and what libraries make for their own use."""
+"""Tell which values text defines, and which classes and functions belong to one of `LIBRARIES`.
+
+The identity of a model covers such values by their text, and anything else by its contents.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,12 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that a Python statement made
 
 
 def is_library(value: Any) -> bool:
-    """Whether a class, function or module is of a package whose version is in the record."""
+    """Whether a class, function or module belongs to one of `LIBRARIES`."""
     if isinstance(value, types.FunctionType):  # whatever name a decorator has given it
         name = value.__globals__.get("__name__")
     else:
         name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-    return str(name or "").split(".")[0] in LIBRARIES
+    return str(name or "").partition(".")[0] in LIBRARIES
 
 
 def is_plain(value: Any) -> bool:

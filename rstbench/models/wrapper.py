@@ -1,6 +1,6 @@
 """The evaluated model: an ordinary module with its info for the tables and its digest.
 
-What makes two models the same is `module_digest` in identity.py, and nothing else.
+What makes two models the same is told in identity.py, by `module_digest` and `switch_digest`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..tickets.checkpoint import Checkpoint
 from ..tickets.switch import Switch
 from ..tickets.ticket import Ticket
 from ..training.recipe import Recipe
-from .identity import module_digest
+from .identity import module_digest, switch_digest
 from .normalise import normalised
 
 
@@ -113,7 +113,7 @@ def wrap_switch(members: Sequence[EvalModel], name: str, switch: Switch | None =
         members=digests,
         weights=module.weights,
     )
-    digest = hashlib.sha256(repr(("switch", digests, module.weights)).encode()).hexdigest()
+    digest = switch_digest(digests, module.weights)
     resumable = all(member.resumable for member in members)
     fault = next((member.fault for member in members if member.fault), "")
     return EvalModel(module, info, digest, resumable, None, tuple(members), fault=fault)
@@ -137,15 +137,13 @@ def load_reference(
     normalisation = "" if normalises_itself else options.pop("normalize", "")
     try:
         loaded = source(reference.id, **options)
-    except TypeError as error:
-        # Only a refused signature is the request's fault; deeper ones belong to the source.
-        if reference.options and "unexpected keyword argument" in str(error):
-            raise BadRequest(f"{text!r}: {error}") from error
-        raise BadRequest(f"{text!r} cannot be made: {error!r}") from error
     except BadRequest:
         raise
     except (Exception, SystemExit) as error:
-        raise BadRequest(f"{text!r} cannot be made: {error!r}") from error
+        # Only a refused signature is the request's fault; deeper errors belong to the source.
+        refused = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
+        problem = f": {error}" if refused and reference.options else f" cannot be made: {error!r}"
+        raise BadRequest(f"{text!r}{problem}") from error
     model = loaded if isinstance(loaded, EvalModel) else wrap(loaded, ModelInfo(text, "external"))
     return _with_normalisation(model, normalisation, images) if normalisation else model
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import BadRequest, unknown
 from ..plugins import find
-from .choices import BIASES, NORMS, SHORTCUTS
+from .choices import BIASES, NORM_LAYERS, SHORTCUTS
 from .normalise import normalisation_layer, parse_normalisation
 
 
@@ -46,8 +46,8 @@ class NetworkSpec:
             self._check_shortcut()
         if self.bias not in BIASES:
             raise unknown("bias", self.bias, BIASES)
-        if self.norm not in NORMS:
-            raise unknown("norm", self.norm, NORMS)
+        if self.norm not in NORM_LAYERS:
+            raise unknown("norm", self.norm, NORM_LAYERS)
         if not self.width > 0:
             raise BadRequest(f"width is a positive multiplier, got {self.width}")
         if self.normalize:
@@ -75,11 +75,11 @@ class NetworkSpec:
         return f"{self.name}[{','.join(options)}]" if options else self.name
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> NetworkSpec:
-        """Return the spec that a file holds, see `plain`. Raises KeyError or TypeError for what is none."""
+    def from_dict(cls, plain: Mapping[str, Any]) -> NetworkSpec:
+        """Return the spec that a file holds, see `to_dict`. Raises KeyError or TypeError for what is none."""
         return cls(**{**plain, "shape": tuple(plain["shape"])})
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the spec as files hold it: without `bias` and `shortcut` where they are the defaults, as in
         files that are older than these options."""
         defaults = {"bias": "none", "shortcut": ""}

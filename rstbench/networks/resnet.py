@@ -17,12 +17,12 @@ WIDTHS = (64, 128, 256, 512)
 
 
 def resnet18(spec: NetworkSpec) -> nn.Module:
-    """Basic blocks 2-2-2-2."""
+    """Build basic blocks 2-2-2-2."""
     return trace(_ResNet(spec, (2, 2, 2, 2), _Basic))
 
 
 def resnet34(spec: NetworkSpec) -> nn.Module:
-    """Basic blocks 3-4-6-3."""
+    """Build basic blocks 3-4-6-3."""
     return trace(_ResNet(spec, (3, 4, 6, 3), _Basic))
 
 

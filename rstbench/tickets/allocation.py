@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadRequest, unknown
-from ..training.recipe import FORMS, Recipe
+from ..training.recipe import FORMS, PATTERNS, Recipe
 from .mask import kept_count
 
 
@@ -94,7 +94,7 @@ def allocate(
         raise BadRequest("floor keeps a weight of every output, pattern filter drops whole outputs")
     if match := re.fullmatch(r"(\d+):(\d+)", pattern):
         return _n_m_budgets(sparse, int(match[1]), int(match[2]), remaining, recipe)
-    if pattern not in FORMS["pattern"][:-1]:
+    if pattern not in PATTERNS:
         raise unknown("pattern", pattern, FORMS["pattern"])
     last = list(shapes)[-1]
     if pattern == "filter" and last in sparse:

@@ -17,6 +17,7 @@ from ..training.recipe import Recipe
 from .init import random_weights
 from .mask import apply_masks, register_masks, unparametrized_state
 from .safetensors_io import read_safetensors, write_safetensors
+from .seeds import REINITIALISED
 from .ticket import Ticket, scale_weights
 
 FORMAT = "rstbench-checkpoint-1"
@@ -44,7 +45,7 @@ class Checkpoint:
         """Write the file whole or not at all."""
         about = {
             "recipe": asdict(self.recipe),
-            "spec": self.spec.plain(),
+            "spec": self.spec.to_dict(),
             "remaining": self.remaining,
             "kept_weights": self.kept_weights,
             "total_weights": self.total_weights,
@@ -58,8 +59,8 @@ class Checkpoint:
         about, state = read_safetensors(path, FORMAT, "checkpoint")
         try:
             checkpoint = cls(
-                Recipe.of(about["recipe"]),
-                NetworkSpec.of(about["spec"]),
+                Recipe.from_dict(about["recipe"]),
+                NetworkSpec.from_dict(about["spec"]),
                 about["remaining"],
                 state,
                 about["kept_weights"],
@@ -115,6 +116,6 @@ def _initial_weights(net: nn.Module, recipe: Recipe, ticket: Ticket | None) -> d
         return scale_weights(ticket.random_network(), ticket.recipe, ticket.remaining)
     kind = "kaiming_normal" if recipe.weights == "reinit-kaiming" else recipe.init
     # A reinitialised ticket must not find its own weights again under the same seed.
-    seed = recipe.seed + 1_000 if ticket else recipe.seed
+    seed = recipe.seed + REINITIALISED if ticket else recipe.seed
     weights = random_weights(prunable(net), kind, seed)
     return scale_weights(weights, ticket.recipe, ticket.remaining) if ticket else weights

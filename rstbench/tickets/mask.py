@@ -1,8 +1,7 @@
 """Masks over the weights of ordinary layers: edge-popup scores, fixed masks, and how many weights are kept.
 
 Each prunable weight gets a score of its own shape. The forward pass uses the weights of the largest |score|;
-the backward pass treats the mask as |score| (Ramanujan et al., CVPR 2020). To change how a kept count is
-rounded, edit `kept_count`; the names of its rules are in `CHOICES` of `training.recipe`.
+the backward pass treats the mask as |score| (Ramanujan et al., CVPR 2020).
 """
 
 from __future__ import annotations
@@ -38,6 +37,9 @@ def kept_count(remaining: Fraction | float, weights: int, rule: str = "ceil") ->
     'ceil' is ceil(k n) for an exact ratio, and the nearest count for a float, as the p-rule gives.
     'authors' is n - int((1 - k) n) in floating point, as in the RST code: one more where (1 - k) n falls
     just below a whole number (4,609 of 5,120 for k = 0.9).
+
+    A new rounding is a rule under a new name, here and in `CHOICES` of training/recipe.py. Ticket files are
+    checked against the rule that their recipe names: to change one makes the existing files invalid.
     """
     if rule == "authors":
         count = weights - int((1 - float(remaining)) * weights)

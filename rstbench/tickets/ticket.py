@@ -129,7 +129,7 @@ class Ticket:
         }
         about = {
             "recipe": asdict(self.recipe),
-            "spec": self.spec.plain(),
+            "spec": self.spec.to_dict(),
             "remaining": self.remaining,
             "random_digest": self.random_digest,
             "facts": dict(self.facts),
@@ -152,12 +152,12 @@ class Ticket:
         path = Path(path)
         about, tensors = read_safetensors(path, FORMAT, "ticket")
         try:
-            spec = NetworkSpec.of(about["spec"])
+            spec = NetworkSpec.from_dict(about["spec"])
             like = prunable(build(spec))
             masks = {name: _unpack(tensors[f"mask/{name}"], weight) for name, weight in like.items()}
             weights = {name: tensors[f"weight/{name}"] for name in like if f"weight/{name}" in tensors}
             ticket = cls(
-                Recipe.of(about["recipe"]),
+                Recipe.from_dict(about["recipe"]),
                 spec,
                 about["remaining"],
                 masks,
@@ -175,7 +175,7 @@ class Ticket:
         return ticket
 
     def check_counts(self) -> None:
-        """Raises BadFile where a layer keeps another number of weights than the recipe says."""
+        """Raise BadFile where a layer keeps another number of weights than the recipe says."""
         shapes = {name: tuple(mask.shape) for name, mask in self.masks.items()}
         budgets = allocate(shapes, parse_remaining(self.remaining), self.recipe)
         expected = {

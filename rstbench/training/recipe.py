@@ -9,12 +9,12 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 from ..errors import BadRequest, unknown
-from ..networks.choices import INITS, NORMS
+from ..networks.choices import INITS, NORM_LAYERS
 
 T = TypeVar("T", bool, int, float, str)
 CHOICES = {
     "init": tuple(INITS),
-    "norm": NORMS,
+    "norm": NORM_LAYERS,
     "dense": ("", "first", "last", "first+last"),
     "weights": ("", "inherit", "reinit", "reinit-kaiming"),
     "schedule": ("piecewise", "cosine", "one-cycle", "constant"),
@@ -24,9 +24,10 @@ CHOICES = {
     "precision": ("float32", "bf16"),
     "kept_count": ("ceil", "authors"),
 }
+PATTERNS = ("element", "row", "kernel", "filter")  # what one score decides on
 # Settings whose names may hold numbers, an example of each form.
 FORMS = {
-    "pattern": ("element", "row", "kernel", "filter", "N:M"),
+    "pattern": (*PATTERNS, "N:M"),
     "allocation": ("uniform", "p:0.1", "global"),
     "threat": ("Linf:8/255", "L2:0.5", "L1:12"),
     "drops": ("1/2+3/4",),
@@ -131,7 +132,7 @@ class Recipe:
         return points
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Recipe:
+    def from_dict(cls, plain: dict[str, Any]) -> Recipe:
         """Return a recipe read from a file. Raises BadRequest for keys of a later version."""
         unknown_keys = sorted(set(plain) - {f.name for f in fields(cls)})
         if unknown_keys:

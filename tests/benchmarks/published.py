@@ -18,7 +18,7 @@ from rstbench.threat import Threat
 from rstbench.tickets.allocation import LayerBudget, allocate
 from rstbench.tickets.init import random_weights
 from rstbench.tickets.mask import parse_remaining, random_scores, register_scores, straight_through
-from rstbench.tickets.methods.search import SCORES
+from rstbench.tickets.seeds import SCORES
 from rstbench.training.adversaries import Batch, InnerPGD
 from rstbench.training.recipe import Recipe
 

@@ -17,7 +17,8 @@ from rstbench.tickets.init import random_weights, weights_digest
 from rstbench.tickets.mask import parse_remaining, random_scores, register_scores
 from rstbench.tickets.methods.edge_popup import edge_popup
 from rstbench.tickets.methods.saliency import random
-from rstbench.tickets.methods.search import SCORES, Search
+from rstbench.tickets.methods.search import Search
+from rstbench.tickets.seeds import SCORES
 from rstbench.tickets.ticket import Ticket
 from rstbench.training.recipe import recipe_for
 

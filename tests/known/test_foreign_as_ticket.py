@@ -85,8 +85,8 @@ def test_a_binary_subnetwork(tmp_path, digits):
         (True, f"remaining=0.3,{SETTINGS},allocation=p:0.5,dense=last", "masks are not those of the recipe"),
         (True, "remaining=0.3,data=digits", "data go with recipe=NAME"),
         (True, "remaining=0.3,recipe=magic", "no recipe named 'magic'"),
-        (True, f"remaining=0.3,{SETTINGS},colour=red", "no setting named 'colour'"),
-        (True, f"remaining=0.3,{SETTINGS},epochs=many", "epochs wants a whole number"),
+        (True, f"remaining=0.3,{SETTINGS},colour=red", "no option of 'recipe' named 'colour'"),
+        (True, f"remaining=0.3,{SETTINGS},epochs=many", "recipe:epochs wants a whole number"),
     ],
 )
 def test_recipes_that_do_not_fit(tmp_path, digits, constants, options, message):

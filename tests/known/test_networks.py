@@ -137,8 +137,8 @@ def test_images_that_do_not_fit(name, shape):
     ],
 )
 def test_a_spec_is_read_back_from_its_file(spec):
-    plain = json.loads(json.dumps(spec.plain()))
-    assert NetworkSpec.of(plain) == spec
+    plain = json.loads(json.dumps(spec.to_dict()))
+    assert NetworkSpec.from_dict(plain) == spec
     assert ("bias" in plain) == (spec.bias != "none")
     with pytest.raises(TypeError):
-        NetworkSpec.of({**plain, "depth": 3})
+        NetworkSpec.from_dict({**plain, "depth": 3})

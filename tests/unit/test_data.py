@@ -209,6 +209,9 @@ def test_download_fetches_once_and_checks(tmp_path, monkeypatch):
     download([DataReference("cifar10")], root)  # all there: nothing is fetched
     with pytest.raises(BadFile, match="cifar10 cannot be downloaded to"):
         download([DataReference("cifar10")], tmp_path / "other")
+    with pytest.raises(BadFile, match=r"tiny-imagenet.*; downloads are known of mnist, .*, svhn only$"):
+        download([DataReference("tiny-imagenet")], root)
+    download([DataReference("npz", "missing.npz")], root)  # the user's own file
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rstbench.errors import BadRequest
-from rstbench.networks.choices import INITS, Initialisation
-from rstbench.tickets.init import random_weights, seed_is_enough, weights_digest
+from rstbench.networks.choices import INITS, Initialisation, signs
+from rstbench.tickets.init import random_weights, weights_digest
 
 LIKE = {"conv": torch.empty(64, 32, 3, 3), "fc": torch.empty(10, 400)}
 
@@ -51,7 +51,7 @@ def test_only_the_seed_decides(kind):
 
 
 def test_signs_need_no_storage():
-    assert [kind for kind in INITS if seed_is_enough(kind)] == ["signed_constant", "binary"]
+    assert [kind for kind in INITS if INITS[kind].portable] == ["signed_constant", "binary"]
 
 
 def test_the_signs_of_a_seed_are_pinned():
@@ -64,12 +64,11 @@ PINNED = [[-1, 1, 1, -1, 1, 1, 1, 1], [1, 1, 1, -1, -1, 1, -1, -1]]
 
 
 def test_one_line_adds_an_initialisation(monkeypatch):
-    line = Initialisation("signs", lambda fan_in, fan_out: 1 / (fan_in * fan_out))
+    line = Initialisation(signs, lambda fan_in, fan_out: 1 / (fan_in * fan_out))
     monkeypatch.setitem(INITS, "by_both_fans", line)
     drawn = random_weights(LIKE, "by_both_fans", 0)
     assert drawn["conv"].abs().unique().tolist() == pytest.approx([1 / (288 * 576)])
     assert drawn["fc"].abs().unique().tolist() == pytest.approx([1 / (400 * 10)])
-    assert seed_is_enough("by_both_fans")
 
 
 def test_unknown_kind():

@@ -100,7 +100,7 @@ def test_a_random_start_is_seeded_and_knows_the_classes(digits):
     assert first.module(x).shape == (1, 7)
     assert load_reference(text, images).module(x).shape == (1, 10)
     assert load_reference("timm:resnet10t", images).module(x).shape == (1, 10)
-    with pytest.raises(BadRequest, match="number of classes is missing"):
+    with pytest.raises(BadRequest, match="has no weights: classes is missing; add classes=10"):
         load_reference(text)
     with pytest.raises(BadRequest, match="did you mean 'resnet18'"):
         load_reference("torchvision:resnet19[classes=10]")

@@ -38,7 +38,7 @@ def to_dense(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if part not in PARTS or f"{weight}.crow_indices" not in state:
             dense[name] = tensor
         elif weight not in dense:
-            dense[weight] = _dense(weight, {part: state.get(f"{weight}.{part}") for part in PARTS})
+            dense[weight] = _dense(weight, state)
     return dense
 
 
@@ -54,10 +54,9 @@ def _csr_parts(tensor: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _dense(name: str, parts: Mapping[str, Tensor | None]) -> Tensor:
-    values, starts, columns, shape = (parts[part] for part in PARTS)
+def _dense(name: str, state: Mapping[str, Tensor]) -> Tensor:
     try:
-        assert values is not None and starts is not None and columns is not None and shape is not None  # noqa: PT018
+        values, starts, columns, shape = (state[f"{name}.{part}"] for part in PARTS)
         dense = torch.zeros(shape.tolist(), dtype=values.dtype)
         columns = columns.long()
         assert int(starts[0]) == 0
@@ -66,6 +65,6 @@ def _dense(name: str, parts: Mapping[str, Tensor | None]) -> Tensor:
         assert not len(columns) or int(columns.min()) >= 0
         rows = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.long().diff())
         dense.flatten(1)[rows, columns] = values
-    except (AssertionError, RuntimeError, IndexError) as error:
+    except (AssertionError, KeyError, RuntimeError, IndexError) as error:
         raise BadFile(f"{name} is compressed, and its parts do not fit together: {error}") from None
     return dense

@@ -23,7 +23,7 @@ from ...errors import BadRequest, unknown
 from ...networks.network import NetworkSpec, build, prunable
 from ...tickets.allocation import p_exponent, p_rule
 from ...tickets.init import weights_digest
-from ...tickets.mask import apply_masks, parse_remaining
+from ...tickets.mask import apply_masks, kept_count, parse_remaining
 from ...tickets.ticket import Ticket
 from ...training.recipe import recipe_for
 from .layer_order import reshape_like
@@ -151,10 +151,7 @@ def to_ticket(
             **settings,
             "init": settings.get("init") or _infer_init(weights),
             "network": spec.name,
-            "width": spec.width,
-            "norm": spec.norm,
-            "last_norm": spec.last_norm,
-            "normalize": spec.normalize,
+            **{name: getattr(spec, name) for name in ("width", "norm", "last_norm", "normalize")},
             "pattern": checkpoint.pattern,
             "kept_count": "authors",
         }
@@ -191,7 +188,7 @@ def _infer_init(weights: Mapping[str, Tensor]) -> str:
 def published_mask(
     scores: Tensor, kept: float, weight: Tensor, name: str = "weight", *, signed: bool = False
 ) -> Tensor:
-    """Return the mask by the published rule: sort by |scores|, drop the first int((1 - k) n).
+    """Return the mask by the published rule: the largest |scores|, as many as `kept_count` says by 'authors'.
 
     scores: of the weight's shape, or of its first dimensions (rows, kernels, filters); signed: sort by the
     scores themselves.
@@ -200,7 +197,7 @@ def published_mask(
         raise BadRequest(f"{name} {tuple(weight.shape)} has scores {tuple(scores.shape)} that do not fit it")
     flat = (scores if signed else scores.abs()).flatten()
     mask = torch.ones(flat.shape, dtype=torch.bool)
-    mask[flat.argsort()[: int((1 - kept) * flat.numel())]] = False
+    mask[flat.argsort()[: flat.numel() - kept_count(kept, flat.numel(), "authors")]] = False
     shape = tuple(scores.shape) + (1,) * (weight.dim() - scores.dim())
     return mask.view(shape).expand(weight.shape)
 

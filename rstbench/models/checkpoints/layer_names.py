@@ -28,20 +28,24 @@ OWN = NamingScheme(lambda name: name)
 
 
 def _resnet(name: str) -> str:
-    """kuangliu/pytorch-cifar models/resnet.py; after it TRADES, HYDRA, RobustBench, and MadryLab/robustness
-    (cifar_models/resnet.py)."""
+    """Rename as kuangliu/pytorch-cifar (models/resnet.py) does, and after it TRADES, HYDRA, RobustBench, and
+    MadryLab/robustness (cifar_models/resnet.py)."""
     return re.sub(r"^fc\.", "linear.", name)
 
 
 def _preact(name: str) -> str:
-    """With a norm before the last layer: locuslab/robust_overfitting (RobustBench: Rice2020Overfitting).
-    Without: locuslab/fast_adversarial (RobustBench: Wong2020Fast), kuangliu/pytorch-cifar."""
+    """Rename as public pre-activation networks do.
+
+    With a norm before the last layer it is locuslab/robust_overfitting (RobustBench: Rice2020Overfitting),
+    without it locuslab/fast_adversarial (RobustBench: Wong2020Fast) or kuangliu/pytorch-cifar.
+    """
     name = re.sub(r"^layers\.(\d)\.", lambda match: f"layer{int(match[1]) + 1}.", name)
     return re.sub(r"^fc\.", "linear.", name.replace(".shortcut.", ".shortcut.0."))
 
 
 def _wide(name: str) -> str:
-    """yaodongyu/TRADES models/wideresnet.py, after xternalz/WideResNet-pytorch; HYDRA and RobustBench too."""
+    """Rename as yaodongyu/TRADES (models/wideresnet.py) does, after xternalz/WideResNet-pytorch; so do HYDRA
+    and RobustBench."""
     name = re.sub(r"^bn\.", "bn1.", name.replace(".shortcut.", ".convShortcut."))
     return re.sub(r"^layers\.(\d)\.", lambda match: f"block{int(match[1]) + 1}.layer.", name)
 

@@ -88,10 +88,9 @@ def _matches(normalize: str | None, values: Sequence[Tensor]) -> bool:
 
 
 def _equal(normalize: str, values: Sequence[Tensor]) -> bool:
-    for side, theirs in zip(parse_normalisation(normalize), values, strict=True):
-        ours = torch.tensor(side, dtype=torch.float64)
-        if len(ours) != len(theirs) and 1 not in (len(ours), len(theirs)):
-            return False
-        if not bool(torch.isclose(ours, theirs, rtol=1e-5, atol=1e-6).all()):
-            return False
-    return True
+    given = [torch.tensor(side, dtype=torch.float64) for side in parse_normalisation(normalize)]
+    return all(
+        (len(ours) == len(theirs) or 1 in (len(ours), len(theirs)))
+        and torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        for ours, theirs in zip(given, values, strict=True)
+    )

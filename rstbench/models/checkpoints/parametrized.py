@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -56,14 +56,9 @@ def _part(name: str, state: Mapping[str, Tensor]) -> tuple[str, str]:
 
 def _weight_of(weight: str, parts: Mapping[str, Tensor]) -> Tensor:
     computed = None
-    if parts.keys() == {"_g", "_v"}:
-        computed = _weight_norm(parts["_v"], parts["_g"])
-    elif parts.keys() == {"original0", "original1"}:
-        computed = _weight_norm(parts["original1"], parts["original0"])
-    elif parts.keys() == {"_orig", "_u", "_v"}:
-        computed = _spectral_norm(parts["_orig"], parts["_u"], parts["_v"])
-    elif parts.keys() == {"original", "0._u", "0._v"}:
-        computed = _spectral_norm(parts["original"], parts["0._u"], parts["0._v"])
+    for names, compute in _FORMS.items():
+        if parts.keys() == set(names):
+            computed = compute(*(parts[name] for name in names))
     if computed is None:
         raise BadRequest(
             f"{weight} is stored in parts ({', '.join(parts)}) that its own code puts together; save the "
@@ -96,3 +91,12 @@ def _spectral_norm(weight: Tensor, u: Tensor, v: Tensor) -> Tensor | None:
     dim = dims[0]  # torch's own is 0, and 1 only for transposed convolutions
     matrix = weight.transpose(0, dim).flatten(1) if dim else weight.flatten(1)
     return weight / torch.dot(u, torch.mv(matrix, v))
+
+
+# The names of the parts, in the order in which the function takes them.
+_FORMS: dict[tuple[str, ...], Callable[..., Tensor | None]] = {
+    ("_v", "_g"): _weight_norm,
+    ("original1", "original0"): _weight_norm,
+    ("_orig", "_u", "_v"): _spectral_norm,
+    ("original", "0._u", "0._v"): _spectral_norm,
+}

@@ -17,24 +17,18 @@ from .select import StoredNetwork, select_network
 
 
 def read_checkpoint(
-    path: Path,
-    key: str = "",
-    preferred_keys: Sequence[str] = (),
-    prefix: str = "",
-    without: str = "",
-    *,
-    parts: bool = False,
+    path: Path, key: str, preferred_keys: Sequence[str], options: MatchOptions, *, parts: bool = False
 ) -> StoredNetwork:
     """Read one network of a file (see `select.select_network`), dense, without torch's wrappers in its names.
 
-    prefix, without: as in `match.MatchOptions`. Raises BadFile, also for other objects among the tensors,
-    and BadRequest.
+    options: whose `prefix` and `without` tell which values count. Raises BadFile, also for other objects
+    among the tensors, and BadRequest.
     """
     content, ordered = read_weight_file(path)
     checkpoint = select_network(content, path, key, preferred_keys, parts=parts)
-    ignored = tuple(f"{start}." for start in without.split("+") if start)
+    ignored = tuple(f"{start}." for start in options.without.split("+") if start)
     objects = [name for name in checkpoint.objects if not f"{name}.".startswith(ignored)]
-    objects = [name for name in objects if name.startswith(prefix)]
+    objects = [name for name in objects if name.startswith(options.prefix)]
     if objects:
         raise BadFile(
             checkpoint.ambiguity
@@ -47,13 +41,13 @@ def read_checkpoint(
     return replace(checkpoint, state=plain if len(plain) == len(dense) else dense, ordered=ordered)
 
 
-def read_state_dict(path: Path, key: str = "") -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the tensors of one network from a `.safetensors` file or one that `torch.save` wrote.
 
-    key: of the network where a nested checkpoint holds several. Raises BadFile for files that are missing,
-    damaged, hold no tensors, or would run code, BadRequest where it is not clear which network is meant.
+    Raises BadFile for files that are missing, damaged, hold no tensors, or would run code, BadRequest where
+    it is not clear which network is meant.
     """
-    return read_checkpoint(path, key).state
+    return read_checkpoint(path, "", (), MatchOptions()).state
 
 
 def load_matching(module: nn.Module, state: Mapping[str, Tensor], what: str) -> nn.Module:

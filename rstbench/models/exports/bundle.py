@@ -75,7 +75,7 @@ class ExportBundle:
         artifact = self.artifact
         metadata = {
             "recipe": asdict(artifact.recipe),
-            "network": artifact.spec.plain(),
+            "network": artifact.spec.to_dict(),
             "remaining": artifact.remaining,
             "kept_weights": artifact.kept_weights,
             "total_weights": artifact.total_weights,

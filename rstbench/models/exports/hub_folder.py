@@ -30,7 +30,7 @@ datasets:
 
 {what}
 
-Pixels in [0, 1], shape (n, {channels}, {height}, {width}), to logits of {classes} classes. Torch's own layers
+Pixels in [0, 1], shape (n, {shape}), to logits of {classes} classes. Torch's own layers
 only.
 
 ```python
@@ -53,7 +53,7 @@ net = network()
 |---|---|
 {recipe}
 """
-NORMS = {
+NORM_MEANINGS = {
     "Linf": "each pixel moves by at most",
     "L2": "Euclidean distance at most",
     "L1": "L1 distance at most",
@@ -79,15 +79,12 @@ def hub_folder(bundle: ExportBundle, path: Path) -> list[Path]:
 def model_card(bundle: ExportBundle) -> str:
     """Write the model card: architecture, threat model, results and recipe."""
     spec, recipe = bundle.artifact.spec, bundle.artifact.recipe
-    channels, height, width = bundle.shape
     settings = bundle.metadata()["recipe"]
     return MODEL_CARD.format(
         source=recipe.data.partition(":")[0],
         title=bundle.name,
         what=_description(bundle),
-        channels=channels,
-        height=height,
-        width=width,
+        shape=", ".join(map(str, bundle.shape)),
         classes=spec.classes,
         threat=_threat(recipe),
         measured=_results(bundle),
@@ -119,8 +116,8 @@ def _threat(recipe: Recipe) -> str:
     if recipe.adversary == "none":
         return "Made without an adversary: not robust by design."
     return (
-        f"Made against {recipe.threat} ({NORMS.get(norm, norm)} {eps} of the pixel range), images staying in "
-        f"[0, 1], by the adversary `{recipe.adversary}`."
+        f"Made against {recipe.threat} ({NORM_MEANINGS.get(norm, norm)} {eps} of the pixel range), images "
+        f"staying in [0, 1], by the adversary `{recipe.adversary}`."
     )
 
 

@@ -17,7 +17,7 @@ from .python_source import network_source
 from .state_dict import weight_bytes
 
 DATASETS = ("cifar10", "cifar100", "imagenet")
-NORMS = ("Linf", "L2")
+ZOO_NORMS = ("Linf", "L2")
 MARKER = "rstbench.json"
 CORRUPTIONS = ("corruptions_acc", "corruptions_acc_3d", "corruptions_mce", "corruptions_mce_3d")
 REGISTER = '''
@@ -74,9 +74,9 @@ def robustbench(bundle: ExportBundle, path: Path) -> list[Path]:
     Raises BadRequest for data or a norm that RobustBench does not know.
     """
     dataset, threat = _dataset(bundle), Threat.parse(bundle.artifact.recipe.threat)
-    if dataset not in DATASETS or threat.norm not in NORMS:
+    if dataset not in DATASETS or threat.norm not in ZOO_NORMS:
         raise BadRequest(
-            f"RobustBench knows {', '.join(DATASETS)} under {' and '.join(NORMS)}, this is of {dataset} "
+            f"RobustBench knows {', '.join(DATASETS)} under {' and '.join(ZOO_NORMS)}, this is of {dataset} "
             f"{threat.norm}"
         )
     name = re.sub(r"\W", "_", bundle.name)

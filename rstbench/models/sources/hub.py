@@ -94,7 +94,7 @@ def _snapshot(id: str, download: bool) -> Path:
 
 def _native_model(id: str, metadata: dict[str, Any], file: Path) -> EvalModel:
     try:
-        spec = NetworkSpec.of(metadata["network"])
+        spec = NetworkSpec.from_dict(metadata["network"])
         remaining = float(metadata["remaining"])
         kept, total = int(metadata["kept_weights"]), int(metadata["total_weights"])
         net = build(spec)
@@ -111,7 +111,7 @@ def _timm_model(
 ) -> EvalModel:
     what = f"hub:{id}"
     state = read_state_dict(file)
-    repository, channels = TimmRepository.of(config, what), parse_in_chans(in_chans, what)
+    repository, channels = TimmRepository.from_config(config, what), parse_in_chans(in_chans, what)
     module, flags = repository.network(state, what, channels)
     name = f"{what}[in_chans={channels}]" if channels else what
     takes, adaptable = channels or repository.channels, repository.channels == RGB

@@ -43,16 +43,21 @@ def first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d] | None:
     return next(((n, part) for n, part in module.named_modules() if isinstance(part, nn.Conv2d)), None)
 
 
-def convolution_like(like: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """Make a new layer like another one, for images of other channels."""
-    return nn.Conv2d(
+def replace_first_convolution(module: nn.Module, channels: int) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """Give a network a new first convolution for images of other channels; return (old layer, new layer)."""
+    first = first_convolution(module)
+    assert first is not None  # every classifier of torchvision begins with one
+    name, before = first
+    after = nn.Conv2d(
         channels,
-        like.out_channels,
-        like.kernel_size,  # type: ignore[arg-type]
-        like.stride,  # type: ignore[arg-type]
-        like.padding,  # type: ignore[arg-type]
-        bias=like.bias is not None,
+        before.out_channels,
+        before.kernel_size,  # type: ignore[arg-type]
+        before.stride,  # type: ignore[arg-type]
+        before.padding,  # type: ignore[arg-type]
+        bias=before.bias is not None,
     )
+    module.set_submodule(name, after)
+    return before, after
 
 
 def adapt_channels(module: nn.Module, channels: int, text: str) -> nn.Module:
@@ -61,20 +66,18 @@ def adapt_channels(module: nn.Module, channels: int, text: str) -> nn.Module:
     For grey images the weights of the first convolution are summed over its channels, for others repeated and
     scaled. Raises BadRequest where that has no meaning.
     """
+    if channels == RGB:
+        return module
     from timm.models import adapt_input_conv
 
     if getattr(module, "transform_input", False):
         raise BadRequest(f"{text} shifts each of its three channels; in_chans is for other networks")
-    first = first_convolution(module)
-    assert first is not None  # every classifier of torchvision begins with one
-    name, before = first
-    after = convolution_like(before, channels)
+    before, after = replace_first_convolution(module, channels)
     try:
         after.weight.data = adapt_input_conv(channels, before.weight.data)
     except (NotImplementedError, AssertionError):
         raise BadRequest(f"{text} cannot be carried over to {channels} channels") from None
     after.bias = before.bias
-    module.set_submodule(name, after)
     return module.requires_grad_(False).eval()
 
 

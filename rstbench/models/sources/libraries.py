@@ -22,12 +22,12 @@ from .input_shape import (
     RGB,
     adapt_channels,
     checked_input,
-    convolution_like,
-    first_convolution,
     input_channels,
     parse_in_chans,
     parse_shape,
+    replace_first_convolution,
 )
+from .options import positive_int
 from .torchvision_files import file_name, pretrained
 from .weights import timm_checkpoint_model
 
@@ -135,7 +135,7 @@ def _random_start(
 ) -> EvalModel:
     if not str(seed).isdigit():
         raise BadRequest(f"seed is a whole number from 0, got {seed!r}")
-    count = _classes(classes, text)
+    count = positive_int(classes, "classes", f"{text} has no weights")
     with torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
         torch.manual_seed(int(seed))
         module = build(num_classes=count).requires_grad_(False).eval()
@@ -148,15 +148,5 @@ def _random_start(
 def _with_channels(build: Callable[..., nn.Module], channels: int, **settings: Any) -> nn.Module:
     """Build a network whose first convolution, started as torch does, takes images of other channels."""
     net = build(**settings)
-    first = first_convolution(net)
-    assert first is not None  # every classifier of torchvision begins with one
-    name, before = first
-    net.set_submodule(name, convolution_like(before, channels))
+    replace_first_convolution(net, channels)
     return net
-
-
-def _classes(classes: str | int, text: str) -> int:
-    if not str(classes).isdigit() or int(classes) == 0:
-        given = f", got {classes!r}" if classes else ""
-        raise BadRequest(f"{text} has no weights: its number of classes is missing, [classes=10]{given}")
-    return int(classes)

@@ -1,20 +1,46 @@
-"""Read and write the options of a reference to weights."""
+"""Read and write the options of references to weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from ...errors import BadRequest, unknown
+from ...attacks.spec import read_options
+from ...errors import BadRequest
 from ...training.recipe import Recipe
 
-_DEFAULTS = {"width": "1", "norm": "batch", "allocation": "uniform", "last_norm": "false"}
 
+@dataclass(frozen=True)
+class WeightOptions:
+    """Hold the options of `weights:FILE[…]` as texts, in the order in which references show them.
 
-def non_default(**options: str) -> dict[str, str]:
-    """Return the options that differ from their defaults, in their order."""
-    return {name: value for name, value in options.items() if value != _DEFAULTS.get(name, "")}
+    remaining: the kept fraction, which scores need; bias: 'last' for a network with one on its last layer, by
+    default as in the file; key: of the network in a training checkpoint; prefix: of its names; without: names
+    or prefixes of tensors to ignore, joined by '+'; match: 'order' where the names are of no known code
+    (see `checkpoints.layer_names`) and the network has branches; shortcut: see `NetworkSpec`.
+    """
+
+    arch: str = ""
+    width: str = "1"
+    norm: str = "batch"
+    remaining: str = ""
+    allocation: str = "uniform"
+    last_norm: str = "false"
+    normalize: str = ""
+    bias: str = ""
+    key: str = ""
+    prefix: str = ""
+    without: str = ""
+    scores: str = ""
+    match: str = ""
+    in_chans: str = ""
+    transform_input: str = ""
+    shortcut: str = ""
+
+    def given(self) -> dict[str, str]:
+        """Return the options that differ from their defaults."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
 def reference_text(source: str, options: Mapping[str, str]) -> str:
@@ -25,23 +51,14 @@ def reference_text(source: str, options: Mapping[str, str]) -> str:
 
 def recipe_settings(settings: Mapping[str, str]) -> dict[str, Any]:
     """Parse the settings of a recipe. Raises BadRequest for unknown names."""
-    kinds: dict[str, Any] = {f.name: type(f.default) for f in fields(Recipe)}
-    typed: dict[str, Any] = {}
-    for name, value in ((name.replace("-", "_"), value) for name, value in settings.items()):
-        if name not in kinds:
-            raise unknown("setting", name, kinds)
-        try:
-            typed[name] = value == "true" if kinds[name] is bool else kinds[name](value)
-        except ValueError:
-            number = "a whole number" if kinds[name] is int else "a number"
-            raise BadRequest(f"{name} wants {number}, got {value!r}") from None
-    return typed
+    return read_options(Recipe, "recipe", {name.replace("-", "_"): text for name, text in settings.items()})
 
 
 def positive_int(value: str | int, name: str, text: str) -> int:
     """Parse a whole number from 1. Raises BadRequest."""
     if not str(value).isdigit() or int(value) == 0:
-        raise BadRequest(f"{text}: {name} is missing; add {name}=10, or --data")
+        given = f", got {value!r}" if value else ""
+        raise BadRequest(f"{text}: {name} is missing; add {name}=10, or --data{given}")
     return int(value)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from typing import Any
 
 import torch
@@ -38,7 +40,7 @@ class TimmRepository:
     pooling: str
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], what: str) -> TimmRepository:
+    def from_config(cls, config: Mapping[str, Any], what: str) -> TimmRepository:
         """Read a configuration as timm's `load_model_config_from_hf` does. Raises BadFile.
 
         A file of the old form, without `pretrained_cfg`, is the settings itself.
@@ -133,7 +135,7 @@ class TimmRepository:
             settings["first_conv"] = None  # timm would carry over weights that fit as they are
         arguments = {**self.arguments, **({"in_chans": in_chans} if in_chans else {})}
         try:
-            with torch.random.fork_rng(devices=[]), _captured_log() as messages:
+            with torch.random.fork_rng(devices=[]), _captured_log() as records:
                 torch.manual_seed(0)
                 net: Any = timm.create_model(
                     self.architecture, pretrained=True, pretrained_cfg=settings, **arguments
@@ -143,7 +145,7 @@ class TimmRepository:
             raise BadFile(
                 f"{what}: timm cannot build {self.architecture} from it: {text or repr(error)}"
             ) from None
-        _refuse_mismatch(messages, what)
+        _refuse_mismatch([record.getMessage() for record in records], what)
         self._refuse_other_pooling(net, what)
         net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key != "state_dict"}
         net.default_cfg = net.pretrained_cfg
@@ -184,21 +186,15 @@ def _refuse_mismatch(messages: list[str], what: str) -> None:
 
 
 @contextmanager
-def _captured_log() -> Iterator[list[str]]:
+def _captured_log() -> Iterator[list[logging.LogRecord]]:
     """Collect what timm's builder logs meanwhile, and show it nowhere else."""
-    messages: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            messages.append(record.getMessage())
-
-    logger, collector = logging.getLogger("timm.models._builder"), Collector()
+    logger, collector = logging.getLogger("timm.models._builder"), BufferingHandler(sys.maxsize)
     before = (logger.level, logger.propagate, logger.disabled)
     logger.addHandler(collector)
     logger.setLevel(logging.INFO)
     logger.propagate = logger.disabled = False
     try:
-        yield messages
+        yield collector.buffer
     finally:
         logger.removeHandler(collector)
         logger.setLevel(before[0])

@@ -56,8 +56,7 @@ def library_model(
     module = library_module(given["arch"], path)
     assert module is not None
     adaptable = not getattr(module, "transform_input", False)
-    if channels != RGB:
-        module = adapt_channels(module, channels, text)
+    module = adapt_channels(module, channels, text)
     module = checked_input(module, size, channels, adaptable=adaptable)
     if "normalize" in given:
         module = normalised(module, given["normalize"])

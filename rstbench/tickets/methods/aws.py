@@ -22,12 +22,12 @@ from ...training.epochs import Epoch, fit
 from ..allocation import top_mask
 from ..init import random_weights
 from ..mask import parse_remaining, register_masks, unparametrized_state
+from ..seeds import SIGN_TRAINING
 from ..ticket import Ticket
 from .search import Search, require_storable_weights
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _MIN_DROP = Fraction(1, 1000)  # of the remaining weights, in each round
-_SEED_OFFSET = 7_919  # the trained network is not the one that receives its signs
 
 
 class NormInterpolation(nn.Module):
@@ -125,7 +125,7 @@ class AWS:
         """Return (trained state, final masks, one row an epoch)."""
         recipe, remaining = search.recipe, parse_remaining(search.remaining)
         net = build(search.spec)
-        weights = random_weights(prunable(net), recipe.init, recipe.seed + _SEED_OFFSET)
+        weights = random_weights(prunable(net), recipe.init, recipe.seed + SIGN_TRAINING)
         state, masks, history = {**net.state_dict(), **weights}, dict[str, Tensor](), list[Epoch]()
         stages = [(self.warmup, Fraction(1)), *((self.epochs, ratio) for ratio in self.rounds(remaining))]
         done = 0
@@ -149,7 +149,7 @@ class AWS:
 
 def _affine_norms(net: nn.Module) -> list[nn.Module]:
     """Return the batch norms with parameters to interpolate."""
-    return [layer for layer in net.modules() if isinstance(layer, NORMS) and layer.affine]
+    return [layer for layer in net.modules() if isinstance(layer, BATCH_NORMS) and layer.affine]
 
 
 def _train(

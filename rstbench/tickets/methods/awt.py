@@ -29,12 +29,11 @@ from ...threat import Threat
 from ...training import resume
 from ...training.adversaries import Batch, parse_adversary, require_image_adversary
 from ...training.epochs import Epoch, batches, measure_accuracy
+from ..seeds import AWT_SAMPLE
 from ..ticket import Ticket
 from .memory import count_activations, free_memory
 from .search import Search, calibrate_batch_norm, require_elementwise_scores, require_storable_weights
 from .tangent_kernel import KERNELS, Parameters, kernel_distances
-
-_SEED_OFFSET = 3_000_017  # a stream of its own, apart from those of scores and data order
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class _TangentTransfer:
         self.teacher = {name: state[name] for name in search.weights}
         self.buffers = {name: tensor for name, tensor in state.items() if name not in search.weights}
         self.student = {name: w.clone().requires_grad_(True) for name, w in self.teacher.items()}
-        self.generator = Generator().manual_seed(search.recipe.seed + _SEED_OFFSET)
+        self.generator = Generator().manual_seed(search.recipe.seed + AWT_SAMPLE)
         # Equal magnitudes, as of signed constants, must not be chosen among by their position.
         self.jitter = {
             name: 1 + 1e-9 * torch.rand(w.shape, generator=self.generator, dtype=torch.float64).to(w.device)

@@ -18,11 +18,10 @@ from ...errors import BadRequest
 from ...networks.network import prunable
 from ...training.adversaries import Adversary, Batch, parse_adversary
 from ...training.epochs import Epoch
+from ..seeds import DECODER
 from ..ticket import Ticket
 from .edge_popup import train_scores
 from .search import Search
-
-_DECODER = 4_000_037
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class ReconstructionAdversary:
 
 
 def _random_decoder(features: int, pixels: int, seed: int) -> nn.Linear:
-    decoder, generator = nn.Linear(features, pixels), Generator().manual_seed(seed + _DECODER)
+    decoder, generator = nn.Linear(features, pixels), Generator().manual_seed(seed + DECODER)
     with torch.no_grad():
         decoder.weight.copy_(torch.randn(decoder.weight.shape, generator=generator) / math.sqrt(features))
         decoder.bias.fill_(0.5)

@@ -19,12 +19,12 @@ from ...networks.network import prunable
 from ...threat import Threat
 from ...training.adversaries import Batch, Free, parse_adversary, require_image_adversary
 from ...training.epochs import Epoch, TrainSplit
+from ..seeds import SALIENCY_SAMPLE, SCORES
 from ..ticket import Ticket
-from .search import SCORES, Search, require_elementwise_scores
+from .search import Search, require_elementwise_scores
 
 PER_CLASS = 10
 TEMPERATURE = 200.0  # of GraSP's code, which divides the logits by it
-_SAMPLE = 2_000_003  # stream of the sample, apart from those of scores and data order
 
 
 def random(search: Search) -> tuple[Ticket, list[Epoch]]:
@@ -143,7 +143,7 @@ def _network_and_sample(search: Search) -> tuple[nn.Module, Tensor, Tensor]:
     """Return the unmasked network in train mode, and the class-balanced sample."""
     net = search.network().train()
     net.requires_grad_(True)
-    x, y = stratified(search.split, Generator().manual_seed(search.recipe.seed + _SAMPLE))
+    x, y = stratified(search.split, Generator().manual_seed(search.recipe.seed + SALIENCY_SAMPLE))
     return net, x.to(search.device), y.to(search.device)
 
 

@@ -22,18 +22,17 @@ from torch.nn.functional import cross_entropy
 
 from ...attacks.spec import read_options
 from ...errors import BadRequest
+from ...networks.choices import INITS
 from ...networks.network import NetworkSpec, build, prunable
 from ...plugins import find
 from ...references import parse_options
 from ...training.epochs import Epoch, EpochCallback, TrainSplit, batches, measure_accuracy
 from ...training.recipe import DrawOptions, Recipe
 from ..allocation import LayerBudget, allocate, allocate_globally
-from ..init import seed_is_enough, weights_digest
+from ..init import weights_digest
 from ..mask import apply_masks, parse_remaining, random_scores
+from ..seeds import SCORES
 from ..ticket import Ticket, scale_weights
-
-# Scores, then data order, then noise: the streams of one seed must not coincide.
-SCORES = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Search:
         """
         base, state = self.weights if weights is None else weights, net.state_dict()
         full = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in base.items()}
-        from_seed = seed_is_enough(self.recipe.init) and not self.recipe.origin
+        from_seed = INITS[self.recipe.init].portable and not self.recipe.origin
         stored = weights is not None or (self.options.store_weights and not from_seed)
         rest = [name for name in build(self.spec).state_dict() if name not in base]
         dense = [name for name in base if name not in masks]
