@@ -16,12 +16,19 @@ from .statistics import mean, short, wilson
 WIDE_INTERVAL = 0.10  # of the worst case, from which flags.FEW_IMAGES is raised
 JOINT = "joint"  # the attack that fools members of a switch together
 SQUARE_HELPS = 0.002  # AutoAttack's own threshold for its Square stage
-HEAD = [
-    "rank", "model", "kind", "method", "network", "data", "threat", "images", "seed", "remaining",
-    "kept_weights", "total_weights", "clean",
-]  # fmt: skip
-TAIL = ["worst", "worst_low", "worst_high", "flags", "forwards", "backwards", "seconds"]
-INTEGERS = {"rank": "Int64", "kept_weights": "Int64", "total_weights": "Int64"}
+# The columns in order with the kind of their values: text, integer, percent or number. `_line` computes them;
+# the attacks stand between HEAD and TAIL, as percentages.
+HEAD = {
+    "rank": "integer", "model": "text", "kind": "text", "method": "text", "network": "text", "data": "text",
+    "threat": "text", "images": "integer", "seed": "integer", "remaining": "number",
+    "kept_weights": "integer", "total_weights": "integer", "clean": "percent",
+}  # fmt: skip
+TAIL = {
+    "worst": "percent", "worst_low": "percent", "worst_high": "percent", "flags": "text",
+    "forwards": "number", "backwards": "number", "seconds": "number",
+}  # fmt: skip
+KINDS = HEAD | TAIL
+HIDDEN = ["kind", "method", "network", "data", "total_weights", "seconds"]  # in a terminal
 
 
 def lines_of(evidence: Evidence, model: str | None = None) -> list[dict[str, Any]]:
@@ -55,7 +62,7 @@ def leaderboard(evidence: Evidence) -> pd.DataFrame:
         na_position="last",
         ignore_index=True,
     )
-    return frame.astype({name: kind for name, kind in INTEGERS.items() if name in frame})
+    return frame.astype({name: "Int64" for name, kind in KINDS.items() if kind == "integer"})
 
 
 def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
@@ -111,7 +118,8 @@ def _failed(evidence: Evidence) -> list[dict[str, Any]]:
     if not evidence.request.failures:
         return []
     failed = [row for row in evidence.request.rows if not per_image_answers(evidence, row)]
-    return [_about(evidence, row) | {"flags": ""} for row in failed]
+    empty = {name: "" for name, kind in KINDS.items() if kind == "text"}
+    return [empty | _about(evidence, row) for row in failed]
 
 
 def _repeated(evidence: Evidence, model: str) -> str:
