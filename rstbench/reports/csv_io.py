@@ -20,8 +20,9 @@ from .leaderboard import KINDS
 
 # Columns that hold text, even where it looks like a number, and whole numbers; all others hold numbers.
 TEXT = {
-    "source", "target", "attack", "early_stop", "members", "weights", "rung", "knows_switch", "setting", "ratio",
-    "norm", "eps", "baseline", "role", "verdict", "on_front", "url", "page", "read", "protocol", "note", "paper",
+    "source", "target", "attack", "early_stop", "members", "weights", "rung", "knows_switch", "setting",
+    "ratio", "norm", "eps", "baseline", "role", "verdict", "on_front", "url", "page", "read", "protocol",
+    "note", "paper",
     *(name for name, kind in KINDS.items() if kind == "text"),
 }  # fmt: skip
 INTEGERS = {"seeds", "class", *(name for name, kind in KINDS.items() if kind == "integer")}

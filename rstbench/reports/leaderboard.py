@@ -11,7 +11,7 @@ from ..evidence.manifest import Row
 from ..evidence.trial import CLEAN, ShardResult, attack_family
 from .lookup import AUTOATTACK, Evidence
 from .per_image import WORST, per_image_answers
-from .statistics import mean, short, wilson
+from .statistics import confidence_interval, mean, short
 
 WIDE_INTERVAL = 0.10  # of the worst case, from which flags.FEW_IMAGES is raised
 JOINT = "joint"  # the attack that fools members of a switch together
@@ -71,7 +71,7 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
         return None
     cells = {attack: mean(values) for attack, values in answers.attacks.items()}
     worst = mean(answers.worst)
-    low, high = wilson(worst, n) if worst is not None else (None, None)
+    low, high = confidence_interval(worst, n) if worst is not None else (None, None)
     shards = [
         shard
         for attack in (CLEAN, *row.attacks)

@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from ..palette import PAGE
+
 FILE = "index.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -21,6 +23,7 @@ def template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["palette"] = PAGE
     environment.filters |= {"percent": _percent, "count": _count}
     return environment.get_template(name)
 

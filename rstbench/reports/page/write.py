@@ -13,6 +13,7 @@ from ...files import write_whole
 from ...flags import meaning_of
 from ..lookup import Evidence
 from ..per_image import WORST
+from ..statistics import INTERVAL, LEVEL
 from ..switch_bounds import MINIMUM
 from ..transfer import transfer_flags
 from .commands import study_command
@@ -48,6 +49,8 @@ def write_page(
         command=study_command(request),
         refers=bool(request.study.get("model")),
         rows=rows,
+        interval=INTERVAL,
+        level=LEVEL,
         pack=PACK,
         packed=PACK in places,
         unpacked=not places <= {PACK},
