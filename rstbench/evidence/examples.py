@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,11 +24,19 @@ from ..files import write_whole
 from .manifest import Manifest
 from .trial import CLEAN
 
-FILE = "examples.npz"
+EXAMPLES_FILE = "examples.npz"
 PARTS = ".examples"  # folder of a run that is not finished
 COUNT = 8  # images
 BUDGET = 16 * 2**20  # bytes before compression
-Crafting = tuple[str, str, str, int]  # source, attack, threat, seed
+
+
+class CraftingKey(NamedTuple):
+    """Name what crafted some images; source is the digest of a model."""
+
+    source: str
+    attack: str
+    threat: str
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Examples:
     @classmethod
     def read(cls, root: Path) -> Examples:
         """Read those of a folder that `evaluate` wrote; none where there is no file. Raises BadFile."""
-        path = Path(root) / FILE
+        path = Path(root) / EXAMPLES_FILE
         return cls(_arrays(path)) if path.exists() else cls()
 
     def images(self, data: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -47,26 +56,26 @@ class Examples:
         images, labels = self.arrays.get(f"{data}/images"), self.arrays.get(f"{data}/labels")
         return None if images is None or labels is None else (images, labels)
 
-    def crafted(self, crafting: Crafting) -> np.ndarray | None:
+    def crafted(self, crafting: CraftingKey) -> np.ndarray | None:
         """The adversarial images."""
         return self.arrays.get(f"{name_of(crafting)}/adversarial")
 
-    def predicted(self, crafting: Crafting) -> np.ndarray | None:
+    def predicted(self, crafting: CraftingKey) -> np.ndarray | None:
         """The classes that the model saw in them."""
         return self.arrays.get(f"{name_of(crafting)}/predicted")
 
 
-def name_of(crafting: Crafting) -> str:
+def name_of(crafting: CraftingKey) -> str:
     """The prefix of an array's name; clean images depend on no threat and no seed."""
     source, attack, threat, seed = crafting
     return f"{source}/{CLEAN}" if attack == CLEAN else f"{source}/{attack}/{threat}/{seed}"
 
 
-def wanted(request: Manifest, image_bytes: int) -> frozenset[Crafting]:
+def wanted(request: Manifest, image_bytes: int) -> frozenset[CraftingKey]:
     """The craftings whose images are kept: of every row its first attack, then the second, and so on while
     `BUDGET` lasts."""
     ranked = [
-        (rank, (row.model, attack, row.threat, row.seed))
+        (rank, CraftingKey(row.model, attack, row.threat, row.seed))
         for row in request.rows
         for rank, attack in enumerate(row.attacks)
     ]
@@ -90,7 +99,7 @@ def join_parts(root: Path, arrays: Mapping[str, np.ndarray]) -> None:
             if len(before) == start:
                 joined[name] = np.concatenate([before, array])
     if joined:
-        write_whole(root / FILE, _bytes(dict(sorted(joined.items()))))
+        write_whole(root / EXAMPLES_FILE, _bytes(dict(sorted(joined.items()))))
     shutil.rmtree(root / PARTS, ignore_errors=True)
 
 

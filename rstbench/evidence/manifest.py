@@ -13,7 +13,7 @@ from ..files import write_whole
 from .store import as_plain
 from .trial import ModelInfo
 
-FILE = "study.toml"
+MANIFEST_FILE = "study.toml"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Manifest:
 
     def save(self, root: Path) -> None:
         """Write `root/study.toml`."""
-        write_whole(root / FILE, self.file())
+        write_whole(root / MANIFEST_FILE, self.file())
 
     def file(self) -> bytes:
         """The content of the file that `load` reads."""
@@ -70,7 +70,7 @@ class Manifest:
     @classmethod
     def load(cls, root: Path) -> Manifest:
         """Read `root/study.toml`. Raises BadFile."""
-        path = Path(root) / FILE
+        path = Path(root) / MANIFEST_FILE
         try:
             plain = tomllib.loads(path.read_text(encoding="utf-8"))
             run, evidence = plain.pop("run"), plain.pop("evidence")
@@ -86,7 +86,7 @@ class Manifest:
                 labels=_labels(evidence.get("labels", ""), run["images"]),
             )
         except FileNotFoundError:
-            raise BadFile(f"no {FILE} in {root}; name a folder that `evaluate` wrote") from None
+            raise BadFile(f"no {MANIFEST_FILE} in {root}; name a folder that `evaluate` wrote") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise BadFile(f"{path} is not what `evaluate` writes: {reason}") from error

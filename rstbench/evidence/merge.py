@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import BadRequest
 from ..files import fill_folder
-from .manifest import FILE, Manifest
+from .manifest import MANIFEST_FILE, Manifest
 from .store import Store, join, record_file
 from .trial import Trial, TrialResult
 from .unite import unite
@@ -45,7 +45,7 @@ def merge(roots: Sequence[Path], out: Path) -> list[str]:
     files = {f"results/{record.trial.key}.jsonl": record_file(record) for record in records}
     duplicates = _answered_twice(records, manifest.images)
     manifest = replace(manifest, keys=tuple(key for key in manifest.keys if key not in duplicates))
-    fill_folder(out, {**files, FILE: manifest.file()})  # the manifest last: until then the old one holds
+    fill_folder(out, {**files, MANIFEST_FILE: manifest.file()})  # the manifest last
     return list(_notes(folders, duplicates))
 
 
@@ -95,7 +95,7 @@ def _data_digest(manifest: Manifest) -> str:
 
 
 def _is_merged(out: Path) -> bool:
-    return (out / FILE).exists() and "merged" in Manifest.load(out).run
+    return (out / MANIFEST_FILE).exists() and "merged" in Manifest.load(out).run
 
 
 def _read(key: str, stores: Iterable[Store]) -> TrialResult | None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from ..errors import BadFile
 from ..files import write_whole
 
-FILE = "results.zip"
+PACK_FILE = "results.zip"
 MAX_MEMBER = 2**28  # bytes; an answer about a million images takes a few million
 _NAME = re.compile(r"[0-9a-f]{64}\.jsonl")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can tell

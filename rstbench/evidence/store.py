@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import BadFile, BadRequest
-from .pack import FILE as PACK
-from .pack import Pack, complete_lines
+from .pack import PACK_FILE, Pack, complete_lines
 from .trial import ModelInfo, ShardResult, Trial, TrialResult, canonical
 
 try:
@@ -44,12 +43,12 @@ class Store:
         """Where the evidence of a question lies, relative to the folder: the pack, its file, or both."""
         unpacked = (f"results/{key}.jsonl",) if self.path(key).exists() else ()
         pack = self.pack()
-        return (PACK, *unpacked) if pack and key in pack.keys else unpacked
+        return (PACK_FILE, *unpacked) if pack and key in pack.keys else unpacked
 
     def describe(self, key: str) -> str:
         """Where the evidence of a question lies, for a message."""
         return " and ".join(
-            self._member(key) if place == PACK else str(self.root / place) for place in self.places(key)
+            self._member(key) if place == PACK_FILE else str(self.root / place) for place in self.places(key)
         )
 
     def add(self, trial: Trial, result: ShardResult, models: Mapping[str, ModelInfo], data: str) -> None:
@@ -94,7 +93,7 @@ class Store:
         """The pack as it lies there now, opened once. Raises BadFile where it is damaged."""
         if self._pack is None or not self._pack.is_current():
             try:
-                self._pack = Pack(self.root / PACK)
+                self._pack = Pack(self.root / PACK_FILE)
             except FileNotFoundError:
                 self._pack = None
         return self._pack
@@ -106,7 +105,7 @@ class Store:
         return sorted(unpacked | pack.keys if pack else unpacked)
 
     def _member(self, key: str) -> str:
-        return f"{self.root / PACK} (member {key}.jsonl)"
+        return f"{self.root / PACK_FILE} (member {key}.jsonl)"
 
     @contextmanager
     def lock(self, advice: str = "wait for it or choose another --out") -> Iterator[None]:

@@ -36,13 +36,13 @@ def lines_of(evidence: Evidence, model: str | None = None) -> list[dict[str, Any
 
     model: the digest of the only model that is wanted.
     """
-    rows = [row for row in evidence.request.rows if model in (None, row.model)]
+    rows = [row for row in evidence.manifest.rows if model in (None, row.model)]
     return [line for row in rows if (line := _line(evidence, row))]
 
 
 def attacks_of(evidence: Evidence) -> list[str]:
     """Return every attack that some row asks for, in the order of the study."""
-    return list(dict.fromkeys(attack for row in evidence.request.rows for attack in row.attacks))
+    return list(dict.fromkeys(attack for row in evidence.manifest.rows for attack in row.attacks))
 
 
 def leaderboard(evidence: Evidence) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def leaderboard(evidence: Evidence) -> pd.DataFrame:
     """
     lines = [*lines_of(evidence), *_failed(evidence)]
     frame = pd.DataFrame(lines, columns=[*HEAD, *attacks_of(evidence), *TAIL])
-    threats = {row.threat: index for index, row in enumerate(reversed(evidence.request.rows))}
+    threats = {row.threat: index for index, row in enumerate(reversed(evidence.manifest.rows))}
     frame["rank"] = frame.groupby("threat", sort=False)["worst"].rank(method="min", ascending=False)
     frame = frame.sort_values(
         ["threat", "worst", "model", "seed"],
@@ -66,7 +66,7 @@ def leaderboard(evidence: Evidence) -> pd.DataFrame:
 
 
 def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
-    info, n, answers = evidence.info(row.model), evidence.request.images, per_image_answers(evidence, row)
+    info, n, answers = evidence.info(row.model), evidence.manifest.images, per_image_answers(evidence, row)
     if answers is None:
         return None
     cells = {attack: mean(values) for attack, values in answers.attacks.items()}
@@ -103,9 +103,9 @@ def _about(evidence: Evidence, row: Row) -> dict[str, Any]:
         "kind": info.kind,
         "method": info.method,
         "network": info.network,
-        "data": evidence.request.run["data"],
+        "data": evidence.manifest.run["data"],
         "threat": row.threat,
-        "images": evidence.request.images,
+        "images": evidence.manifest.images,
         "seed": row.seed,
         "remaining": info.remaining,
         "kept_weights": info.kept_weights,
@@ -115,16 +115,16 @@ def _about(evidence: Evidence, row: Row) -> dict[str, Any]:
 
 def _failed(evidence: Evidence) -> list[dict[str, Any]]:
     """Return a line without figures for each row whose model failed on clean images."""
-    if not evidence.request.failures:
+    if not evidence.manifest.failures:
         return []
-    failed = [row for row in evidence.request.rows if not per_image_answers(evidence, row)]
+    failed = [row for row in evidence.manifest.rows if not per_image_answers(evidence, row)]
     empty = {name: "" for name, kind in KINDS.items() if kind == "text"}
     return [empty | _about(evidence, row) for row in failed]
 
 
 def _repeated(evidence: Evidence, model: str) -> str:
     """Return the name of a model that was attacked at several seeds, else ''."""
-    seeds = {row.seed for row in evidence.request.rows if row.model == model}
+    seeds = {row.seed for row in evidence.manifest.rows if row.model == model}
     return evidence.info(model).name if len(seeds) > 1 else ""
 
 
@@ -162,7 +162,7 @@ def _square_helps(evidence: Evidence, row: Row, attack: str) -> bool:
     shards = evidence.shards(row.model, attack, row.threat, row.seed)
     broken = sum(shard.stages.get("square", "").count("1") for shard in shards)
     has_gradient_stage = any(stage != "square" for shard in shards for stage in shard.stages)
-    return has_gradient_stage and broken > SQUARE_HELPS * evidence.request.images
+    return has_gradient_stage and broken > SQUARE_HELPS * evidence.manifest.images
 
 
 def _transfer_wins(evidence: Evidence, row: Row, cells: dict[str, float | None]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..evidence.manifest import Manifest
-from ..evidence.run_log import Crafting
+from ..evidence.run_log import CraftingLog
 from ..evidence.store import Store
 from ..evidence.trial import CLEAN, TrialResult
 
@@ -81,12 +81,12 @@ def network_progress(
 
 
 def shard_progress(
-    store: Store, request: Manifest, craftings: Sequence[Crafting], began: float | None, now: float
+    store: Store, manifest: Manifest, craftings: Sequence[CraftingLog], began: float | None, now: float
 ) -> StageProgress:
     """Return the progress of the shards of a request; one that many models judge is one. Raises BadFile."""
-    starts = range(0, request.images, int(request.run["batch"]))
+    starts = range(0, manifest.images, int(manifest.run["batch"]))
     completions, counts = defaultdict[str, list[Completion]](list), dict[str, tuple[int, int]]()
-    for attack, judged in _by_crafting(store, request, craftings):
+    for attack, judged in _by_crafting(store, manifest, craftings):
         by_start = [_completions(result, store, key) if result else {} for key, result in judged]
         answered = [start for start in starts if all(start in shards for shards in by_start)]
         completions[attack] += [
@@ -105,7 +105,7 @@ def shard_progress(
 
 
 def _by_crafting(
-    store: Store, request: Manifest, craftings: Sequence[Crafting]
+    store: Store, manifest: Manifest, craftings: Sequence[CraftingLog]
 ) -> Iterator[tuple[str, list[tuple[str, TrialResult | None]]]]:
     """Yield (attack, [(key, result)]) for each crafting of a request, clean images first.
 
@@ -116,7 +116,7 @@ def _by_crafting(
     }
     groups = defaultdict[tuple[Hashable, str], list[tuple[str, TrialResult | None]]](list)
     order = {key: number for number, key in enumerate(logged)}
-    for key in sorted(request.keys, key=lambda key: order.get(key, len(order))):
+    for key in sorted(manifest.keys, key=lambda key: order.get(key, len(order))):
         result = store.read(key)
         if result and key not in logged:
             trial = result.trial

@@ -27,12 +27,12 @@ def tables(evidence: Evidence, own: pd.DataFrame | None = None) -> dict[str, pd.
 
     own: a user's quoted rows, which join those that are published on the same data and threat.
     """
-    infos, lines = evidence.request.models.values(), lines_of(evidence)
-    frames = {"leaderboard": leaderboard(evidence)} if evidence.request.rows else {}
+    infos, lines = evidence.manifest.models.values(), lines_of(evidence)
+    frames = {"leaderboard": leaderboard(evidence)} if evidence.manifest.rows else {}
     by_ratio = ratios(lines, attacks_of(evidence))
     if is_comparison(by_ratio):
         frames["ratios"] = by_ratio
-    if evidence.request.groups:
+    if evidence.manifest.groups:
         frames["transfer"] = transfer(evidence)
     if any(info.members for info in infos):
         frames |= {"switch": switch(evidence), "queries": queries(evidence)}

@@ -12,7 +12,7 @@ from ..attacks import AttackSpec
 from ..errors import BadRequest
 from ..evaluation.evaluate import EvalSetting, Question, clean
 from ..evaluation.shard import device_name, versions
-from ..evidence.manifest import FILE, Manifest, Row
+from ..evidence.manifest import MANIFEST_FILE, Manifest, Row
 from ..evidence.trial import Trial
 from ..models.wrapper import EvalModel
 from ..threat import Threat
@@ -83,7 +83,7 @@ def trials_of(questions: Sequence[Question], setting: EvalSetting) -> list[Trial
 def refuse_other_kind(out: Path, *, rows: bool) -> None:
     """Raise BadRequest where a folder holds a transfer matrix and a leaderboard is asked for, or the reverse:
     each would take the other's tables away."""
-    if (out / FILE).exists() and bool(Manifest.load(out).rows) != rows:
+    if (out / MANIFEST_FILE).exists() and bool(Manifest.load(out).rows) != rows:
         held = "a transfer matrix" if rows else "a leaderboard"
         raise BadRequest(f"{out} holds {held}; choose another --out")
 

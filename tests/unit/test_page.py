@@ -108,7 +108,7 @@ def test_it_loads_nothing_and_its_links_lead_somewhere(folder):
 def evidence_of_rows(folder):
     """The evidence that the leaderboard's cells are views of."""
     evidence = Evidence.read(folder)
-    rows = {(m, row.model) for row in evidence.request.rows for m, _ in evidence.members(row.model)}
+    rows = {(m, row.model) for row in evidence.manifest.rows for m, _ in evidence.members(row.model)}
     return {
         f"results/{record.trial.key}.jsonl"
         for record in evidence.records.values()
@@ -206,8 +206,8 @@ def test_quoted_figures_stand_apart(hand_run, tmp_path):
 def test_evidence_from_another_machine_is_told(hand_run, tmp_path):
     evidence = hand_run(tmp_path)
     assert " on cpu, 2 threads" not in report_text(evidence, tmp_path)
-    run = {**evidence.request.run, "threads": 3}
-    changed = replace(evidence, request=replace(evidence.request, run=run))
+    run = {**evidence.manifest.run, "threads": 3}
+    changed = replace(evidence, manifest=replace(evidence.manifest, run=run))
     assert "on cpu, 2 threads, rstbench 0, torch 2" in report_text(changed, tmp_path)
 
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ..palette import PAGE
 
-FILE = "index.html"
+PAGE_FILE = "index.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
