@@ -1,4 +1,4 @@
-"""A few clean and adversarial images of each model for the page: `examples.npz`. No torch.
+"""Keep a few clean and adversarial images of each model for the page: `examples.npz`. No torch.
 
 Names in the file, with n at most `COUNT` images in the order of the data:
 `<data>/images` float32 (n, c, h, w) in [0, 1] and `<data>/labels` int64 (n,);
@@ -41,7 +41,7 @@ class CraftingKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Examples:
-    """The arrays of `examples.npz` by their names."""
+    """Hold the arrays of `examples.npz` by their names."""
 
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -52,28 +52,28 @@ class Examples:
         return cls(_arrays(path)) if path.exists() else cls()
 
     def images(self, data: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """(images, labels) of a data set, given its digest."""
+        """Return (images, labels) of a data set, given its digest."""
         images, labels = self.arrays.get(f"{data}/images"), self.arrays.get(f"{data}/labels")
         return None if images is None or labels is None else (images, labels)
 
     def crafted(self, crafting: CraftingKey) -> np.ndarray | None:
-        """The adversarial images."""
+        """Return the adversarial images."""
         return self.arrays.get(f"{name_of(crafting)}/adversarial")
 
     def predicted(self, crafting: CraftingKey) -> np.ndarray | None:
-        """The classes that the model saw in them."""
+        """Return the classes that the model saw in them."""
         return self.arrays.get(f"{name_of(crafting)}/predicted")
 
 
 def name_of(crafting: CraftingKey) -> str:
-    """The prefix of an array's name; clean images depend on no threat and no seed."""
+    """Return the prefix of an array's name; clean images depend on no threat and no seed."""
     source, attack, threat, seed = crafting
     return f"{source}/{CLEAN}" if attack == CLEAN else f"{source}/{attack}/{threat}/{seed}"
 
 
 def wanted(request: Manifest, image_bytes: int) -> frozenset[CraftingKey]:
-    """The craftings whose images are kept: of every row its first attack, then the second, and so on while
-    `BUDGET` lasts."""
+    """Return the craftings whose images are kept: the first attack of every row, then the second, and so on
+    while `BUDGET` lasts."""
     ranked = [
         (rank, CraftingKey(row.model, attack, row.threat, row.seed))
         for row in request.rows

@@ -1,4 +1,4 @@
-"""Packing a folder's evidence, such that a kill at any instant loses nothing. No torch."""
+"""Pack a folder's evidence so that a kill at any instant loses nothing. No torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pack_folder(root: Path) -> str:
 
 
 def _contents(store: Store, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Every question's lines by its key, packed ones first. Raises BadFile."""
+    """Return the lines of every question by its key, packed ones first. Raises BadFile."""
     pack, contents = store.pack(), dict[str, bytes]()
     keys = store.keys()
     for key in keys:

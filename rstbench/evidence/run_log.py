@@ -1,4 +1,4 @@
-"""The log of a run, `.agenda`, from which `status` tells how far it is. No torch.
+"""Write and read the log of a run, `.agenda`, from which `status` tells how far it is. No torch.
 
 It is written anew at the start of each run in a folder, a line of JSON for each event: first when the run
 began and which networks it makes, then one when it begins to attack (from then on `study.toml` is its
@@ -22,7 +22,7 @@ RUN_LOG_FILE = ".agenda"
 
 @dataclass(frozen=True)
 class CraftingLog:
-    """The keys of the trials that judge the same adversarial images, and the attack that crafts these."""
+    """Hold the keys of trials that judge the same adversarial images, and the attack that crafts these."""
 
     attack: str
     keys: tuple[str, ...]
@@ -30,7 +30,7 @@ class CraftingLog:
 
 @dataclass(frozen=True)
 class RunLog:
-    """What a run wrote of itself.
+    """Hold the log of a run.
 
     began: seconds since 1970; networks: files to be made, below the folder; asking: whether `study.toml` is
     that of this run; craftings: what it asks, none in logs of before 0.2; ended: whether it came to its end,

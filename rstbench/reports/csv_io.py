@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import BadFile
+from ..errors import BadFile, one_line
 from .leaderboard import KINDS
 
 # Columns that hold text, even where it looks like a number, and whole numbers; all others hold numbers.
@@ -74,7 +74,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise BadFile(f"no table {path}; `report` writes those that have something to tell") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise BadFile(f"{path} is no table of this tool: {' '.join(str(error).split())}") from error
+        raise BadFile(f"{path} is no table of this tool: {one_line(error)}") from error
 
 
 def _read(name: str, texts: list[str]) -> pd.Series:

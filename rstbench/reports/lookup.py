@@ -19,7 +19,7 @@ Key = tuple[str, str, str, str, int]  # source, target, attack, threat, seed
 
 @dataclass(frozen=True)
 class Evidence:
-    """A request, every result of it that covers all its images, and the files with each result by its key."""
+    """Hold a manifest, its results that cover all images, and the files with each result by its key."""
 
     manifest: Manifest
     records: dict[Key, TrialResult]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import BadFile, BadRequest, unknown
+from ..errors import BadFile, BadRequest, one_line, unknown
 from ..threat import Threat
 from .lookup import Evidence
 from .model_info import read_entry
@@ -102,7 +102,7 @@ def _read_texts(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise BadFile(f"no file {path}") from None
     except (OSError, ValueError) as error:
-        raise BadFile(f"{path} is no CSV: {' '.join(str(error).split())}") from error
+        raise BadFile(f"{path} is no CSV: {one_line(error)}") from error
 
 
 def _entry_frame(row: dict[str, Any], path: Path) -> pd.DataFrame:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from rstbench.errors import BadFile
 from rstbench.evidence import run_log
+from rstbench.evidence.costs import Cost
 from rstbench.evidence.manifest import Manifest, Row
 from rstbench.evidence.run_log import CraftingLog, RunLog
 from rstbench.evidence.store import Store
@@ -30,7 +32,7 @@ def network(root, name, at, seconds=None):
     os.utime(path, (at, at))
     if seconds is not None:
         with (path.parent / "costs.jsonl").open("a") as file:
-            file.write(json.dumps({"name": name, "seconds": seconds}) + "\n")
+            file.write(json.dumps(asdict(Cost(name, seconds, None, "cpu", 1))) + "\n")
     return path
 
 
