@@ -13,7 +13,6 @@ from ...files import write_whole
 from ...flags import meaning_of
 from ..lookup import Evidence
 from ..per_image import WORST
-from ..statistics import INTERVAL, LEVEL
 from ..switch_bounds import MINIMUM
 from ..transfer import transfer_flags
 from .commands import study_command
@@ -49,8 +48,6 @@ def write_page(
         command=study_command(manifest),
         refers=bool(manifest.study.get("model")),
         rows=rows,
-        interval=INTERVAL,
-        level=LEVEL,
         pack=PACK_FILE,
         packed=PACK_FILE in places,
         unpacked=not places <= {PACK_FILE},
