@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..data import Images
-from ..evidence.examples import COUNT, FILE, PARTS, join_parts, name_of, wanted, write_part
+from ..evidence import examples
 from ..evidence.manifest import Manifest
 from ..evidence.store import Store
 from ..evidence.trial import CLEAN, Trial
@@ -69,29 +69,29 @@ class ExampleWriter:
     def __init__(self, root: Path, request: Manifest, data: Images) -> None:
         self.root, self.data = root, data
         channels, height, width = data.shape
-        self.wanted = wanted(request, 4 * channels * height * width)
+        self.wanted = examples.wanted(request, 4 * channels * height * width)
 
     def on_answer(self, shard: Shard, answer: Answer) -> None:
         trial = shard.trials[0]
-        crafting = (trial.source, trial.attack, trial.threat, trial.seed)
-        left = COUNT - shard.start
+        crafting = examples.CraftingKey(trial.source, trial.attack, trial.threat, trial.seed)
+        left = examples.COUNT - shard.start
         complete = answer.predicted is not None or shard.source.members  # else only others judged it again
         if left <= 0 or not complete or (trial.attack != CLEAN and crafting not in self.wanted):
             return
-        name, arrays = name_of(crafting), {}
+        name, arrays = examples.name_of(crafting), {}
         if trial.attack != CLEAN and answer.images is not None:
             arrays[f"{name}/adversarial"] = answer.images[:left].float().numpy()
         if answer.predicted is not None:
             arrays[f"{name}/predicted"] = answer.predicted[:left].numpy()
-        write_part(self.root, hashlib.sha256(name.encode()).hexdigest(), shard.start, arrays)
+        examples.write_part(self.root, hashlib.sha256(name.encode()).hexdigest(), shard.start, arrays)
 
     def collect(self) -> None:
         """Write `examples.npz` from what it held and what this run or a killed one kept, if anything."""
-        if not (self.root / FILE).exists() and not (self.root / PARTS).exists():
+        if not (self.root / examples.EXAMPLES_FILE).exists() and not (self.root / examples.PARTS).exists():
             return
-        x, y = self.data.at(slice(0, COUNT))
+        x, y = self.data.at(slice(0, examples.COUNT))
         digest = self.data.digest
-        join_parts(self.root, {f"{digest}/images": x.numpy(), f"{digest}/labels": y.numpy()})
+        examples.join_parts(self.root, {f"{digest}/images": x.numpy(), f"{digest}/labels": y.numpy()})
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data import Images, load, training_images
 from ..errors import BadRequest
+from ..evidence.costs import COSTS_FILE
 from ..files import write_whole
 from ..models.identity import module_digest
 from ..models.wrapper import load_reference
@@ -29,7 +30,7 @@ from ..tickets.mask import parse_remaining
 from ..tickets.methods.search import Search, check_method, parse_method
 from ..tickets.ticket import Ticket
 from ..training.adversaries import parse_adversary
-from ..training.costs import COSTS_FILE, record_cost
+from ..training.costs import record_cost
 from ..training.epochs import Epoch, EpochCallback, TrainSplit, hold_out
 from ..training.recipe import Recipe
 from .jobs import Job

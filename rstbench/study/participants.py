@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..data import Images
 from ..errors import ModelFault
+from ..evidence.costs import COSTS_FILE, read_costs
 from ..models.sources.native import checkpoint_model, ticket_model
 from ..models.wrapper import EvalModel, load_reference, with_unique_names, wrap_switch
 from ..progress import Progress
 from ..tickets.ticket import Ticket
-from ..training.costs import COSTS_FILE, read_costs
 from .build import Builder, Network
 from .jobs import Job
 from .parallel import BuildResult

@@ -12,7 +12,7 @@ from ..attacks import AttackSpec
 from ..errors import BadRequest
 from ..evaluation.evaluate import AttackTask, EvalSetting, clean_task
 from ..evaluation.shard import device_name, versions
-from ..evidence.manifest import FILE, Manifest, Row
+from ..evidence.manifest import MANIFEST_FILE, Manifest, Row
 from ..evidence.trial import Trial
 from ..models.wrapper import EvalModel
 from ..threat import Threat
@@ -82,7 +82,7 @@ def trials_of(tasks: Sequence[AttackTask], setting: EvalSetting) -> list[Trial]:
 
 def refuse_other_kind(out: Path, *, rows: bool) -> None:
     """Raise BadRequest where a folder holds a transfer matrix, or without `rows` a leaderboard."""
-    if (out / FILE).exists() and bool(Manifest.load(out).rows) != rows:
+    if (out / MANIFEST_FILE).exists() and bool(Manifest.load(out).rows) != rows:
         held = "a transfer matrix" if rows else "a leaderboard"
         raise BadRequest(f"{out} holds {held}; choose another --out")
 

@@ -10,7 +10,7 @@ from rstbench.data import load
 from rstbench.evaluation.evaluate import AttackTask, EvalSetting, clean_task, run_tasks
 from rstbench.evidence.store import Store
 from rstbench.models.sources.native import ticket_model
-from rstbench.reports.statistics import wilson
+from rstbench.reports.statistics import confidence_interval
 from rstbench.threat import Threat
 from rstbench.tickets.methods.edge_popup import edge_popup
 from rstbench.tickets.methods.search import Search
@@ -55,7 +55,7 @@ def test_attacks_and_transfer_agree(drawn, attack, tmp_path):
     cpu = measure(drawn["cpu"], attack, "cpu", tmp_path / "cpu")
     gpu = measure(drawn["cpu"], attack, "cuda", tmp_path / "gpu")
     for one, other in zip(cpu, gpu, strict=True):
-        low, high = wilson(one / 100, 100)
+        low, high = confidence_interval(one / 100, 100)
         assert low <= other / 100 <= high
 
 
@@ -65,5 +65,5 @@ def test_drawing_agrees(drawn, tmp_path):
         assert one.kept_weights == other.kept_weights
     cpu, gpu = (measure(drawn[device], "pgd", device, tmp_path / device) for device in ("cpu", "cuda"))
     for one, other in zip(cpu, gpu, strict=True):
-        low, high = wilson(one / 100, 100)
+        low, high = confidence_interval(one / 100, 100)
         assert low <= other / 100 <= high
