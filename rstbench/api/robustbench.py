@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import BadRequest
 from ..progress import Silent
+from ..study.run import Outcome
 from ..threat import NORMS
 from .evaluation import run_evaluation
 
@@ -73,7 +74,11 @@ def benchmark(
     images, threat, batch = f"{data}:test:{n_examples}", _threat(norm, eps), min(batch_size, n_examples)
     settings: dict[str, Any] = {"device": str(device or "cpu"), "batch": batch, "seed": 0, "root": data_dir}
     models = {model_name or type(model).__name__: model}
-    outcome, _ = run_evaluation(models, images, threat, "autoattack", Silent(), out=out, **settings)
+    return _accuracies(run_evaluation(models, images, threat, "autoattack", Silent(), out=out, **settings)[0])
+
+
+def _accuracies(outcome: Outcome) -> tuple[float, float]:
+    """Return the clean and the robust accuracy of the only model. Raises what it failed with."""
     if outcome.faults:
         raise outcome.faults[0]
     table = outcome.tables["leaderboard"]
