@@ -73,6 +73,11 @@ def listed(names: Iterable[str], most: int = MOST_NAMED) -> str:
     return ", ".join(printable[:most]) + (", …" if len(printable) > most else "")
 
 
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """Return an exception's text on one line, cut after `most` letters, or its class where there is none."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's text, or its repr where there is none."""
     return (str(error).strip().splitlines() or [repr(error)])[0][:200]

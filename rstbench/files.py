@@ -12,7 +12,7 @@ from .errors import BadRequest
 
 
 def write_whole(path: Path, content: bytes, check: Callable[[Path], None] | None = None) -> None:
-    """Writes a file under a temporary name, then renames it: it is there whole or not at all.
+    """Write a file under a temporary name, then rename it: it is there whole or not at all.
 
     check: looks at the file before it takes its name, and raises where it must not.
     """
@@ -34,13 +34,13 @@ def write_whole(path: Path, content: bytes, check: Callable[[Path], None] | None
 
 
 def refuse_foreign(path: Path, beside: Path) -> None:
-    """Raises BadRequest where `path` is there and was not written by this tool, as `beside` would tell."""
+    """Raise BadRequest where `path` is there and was not written by this tool, as `beside` would tell."""
     if path.is_dir() or (path.exists() and not beside.exists()):
         raise BadRequest(f"{path} exists and is no earlier export; choose another --out")
 
 
 def write_folder(path: Path, files: Mapping[str, bytes], marker: str) -> None:
-    """Writes a folder of files: a new one, or one where the JSON file `marker` names this tool, as an earlier
+    """Write a folder of files: a new one, or one where the JSON file `marker` names this tool, as an earlier
     export does. Raises BadRequest for any other folder with files in it."""
     is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     if not is_free and not _is_ours(path / marker):
@@ -49,7 +49,7 @@ def write_folder(path: Path, files: Mapping[str, bytes], marker: str) -> None:
 
 
 def fill_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files into a folder. A new one is written under a temporary name, then renamed: it is there
+    """Write files into a folder. A new one is written under a temporary name, then renamed: it is there
     whole or not at all; one with files in it gets them one by one in this order, and keeps what it has."""
     if path.exists() and any(path.iterdir()):
         for name, content in files.items():

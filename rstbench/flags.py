@@ -1,14 +1,17 @@
 """Hold every flag that a measurement can raise, with its meaning.
 
-A flag is added here and nowhere else. Who raises one imports its constant and stores its `name`; the page,
-the RobustBench entries and the documentation read this registry. A plug-in registers its own flags and
-offers them as entry points of the group `rstbench.flags`: `report` finds them without loading attacks.
+A flag is added here and nowhere else. Who raises one imports its constant and stores its `name`; the page
+and the RobustBench entries read this registry, and `python -m rstbench.flags`, run in a clone, rewrites the
+table in `docs/attacks.md`. A plug-in registers its own flags and offers them as entry points of the group
+`rstbench.flags`: `report` finds them without loading attacks.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from .errors import BadRequest
 
@@ -95,12 +98,8 @@ def doubts_autoattack(name: str) -> bool:
 
 def as_markdown() -> str:
     """Return the built-in flags as a table for the documentation."""
-    lines = ["| flag | meaning | AutoAttack's figure may mislead |", "|---|---|---|"]
-    lines += [
-        f"| `{flag.name}` | {flag.meaning} | {'yes' if flag.doubts_autoattack else ''} |"
-        for flag in BUILTIN_FLAGS
-    ]
-    return "\n".join(lines)
+    rows = (f"| `{f.name}` | {f.meaning} | {'yes' if f.doubts_autoattack else ''} |" for f in BUILTIN_FLAGS)
+    return "\n".join(["| flag | meaning | AutoAttack's figure may mislead |", "|---|---|---|", *rows])
 
 
 def _builtin(name: str, meaning: str, *, doubts_autoattack: bool = False) -> Flag:
@@ -109,96 +108,100 @@ def _builtin(name: str, meaning: str, *, doubts_autoattack: bool = False) -> Fla
 
 BATCH_DEPENDENT = _builtin(
     "batch-dependent",
-    "An image alone gets other logits than in its batch, or none at all: no figure is a property of "
-    "this model, for each hangs on which images were asked together.",
+    "Logits depend on the other images of the batch, so no figure describes the model alone.",
     doubts_autoattack=True,
 )
 CHANNELS_ADAPTED = _builtin(
     "channels-adapted",
-    "The weights are for images of other channels; their first layer was carried over by timm's rule,"
-    " and pixels are normalised by the average over the channels.",
+    "The weights were trained on images with another number of channels. The first layer was "
+    "converted by timm's rule, and pixels are normalised by the mean over the channels.",
 )
 FEW_IMAGES = _builtin(
     "few-images",
-    "The 95 % interval of the worst case is wider than 10 points: too few images to tell neighbours "
-    "in the table apart.",
+    "The confidence interval of the worst case is wider than 10 points: too few images to tell "
+    "neighbours in the table apart.",
 )
 GRADIENT_IN_FORWARD = _builtin(
     "gradient-in-forward",
-    "The model computes gradients inside its forward pass: AutoAttack's authors advise an attack made"
-    " for it.",
+    "The model computes gradients inside its forward pass. AutoAttack's authors advise an adaptive "
+    "attack for such models.",
     doubts_autoattack=True,
 )
 MATCHED_BY_ORDER = _builtin(
     "matched-by-order",
-    "The layers of the checkpoint have other names than those of the network; they were matched by "
-    "their order.",
+    "The layer names of the checkpoint differ from those of the network, so the layers were matched "
+    "by their order.",
 )
 MORE_ROBUST_AT_LARGER_EPS = _builtin(
     "more-robust-at-larger-eps",
-    "Accuracy rises with eps, though every image of the smaller ball lies in the larger one: there an"
-    " attack was weaker, or fewer were asked.",
+    "Accuracy is higher than at a smaller eps, which is impossible for the best attack. The attacks "
+    "at this eps were weaker, or there were fewer of them.",
 )
 NON_FINITE_LOGITS = _builtin(
     "non-finite-logits",
-    "Under attack the model gave logits that are not finite. Such images are wrong.",
+    "Under attack the model returned logits that are not finite. Such images count as wrong.",
 )
 NORMALISATION_DOUBTFUL = _builtin(
     "normalisation-doubtful",
-    "Clean accuracy is clearly higher under another known normalisation, or none: this model was "
-    "probably not given the pixels it was trained on.",
+    "Clean accuracy is clearly higher with another known normalisation, or with none. The model "
+    "probably did not get pixels as in its training.",
 )
 NOT_ATTACKED_JOINTLY = _builtin(
     "not-attacked-jointly",
-    "The attack that fools the members of a switch together was not asked, as it is by who asks "
-    "autoattack: what the switch seems to gain may be what weaker attacks leave.",
+    "The joint attack on the members of the switch was not run (it runs automatically with "
+    "autoattack). The gain over its members may be overestimated.",
 )
 PROBABILITIES_NOT_LOGITS = _builtin(
     "probabilities-not-logits",
-    "The outputs sum to one: they look like probabilities. Gradients of losses that want logits are "
-    "then too small, and attacks too weak.",
+    "The outputs sum to one, so they look like probabilities. Losses that expect logits then have too "
+    "small gradients, and attacks are too weak.",
     doubts_autoattack=True,
 )
 RANDOM_OUTPUT = _builtin(
     "random-output",
-    "Two passes over the same images differ: the model draws random numbers, and one measurement of "
-    "it is one draw.",
+    "Two passes over the same images give different outputs: the model is random, and its figures are "
+    "those of one draw.",
     doubts_autoattack=True,
 )
 SAMPLED_SWITCH = _builtin(
     "sampled-switch",
-    "AutoAttack saw one random draw of the switch a call, not its mean: the wrong way to attack it, "
-    "and too weak.",
+    "AutoAttack saw one random draw of the switch in each call instead of its mean prediction. The "
+    "attack is too weak.",
 )
 SELECTED_ON_TEST = _builtin(
     "selected-on-test",
-    "The epoch that was kept, or the weights of the switch, were chosen on test images, as in the "
-    "paper. That flatters the figure.",
+    "The epoch that was kept, or the weights of the switch, were selected on test images, as in the "
+    "paper. The figure is too optimistic.",
 )
 SQUARE_BEATS_GRADIENT = _builtin(
     "square-beats-gradient",
-    "Square, which sees no gradient, broke images that the gradient attacks before it did not: the "
+    "Square, which uses no gradients, broke images that the gradient attacks before it did not. The "
     "gradients may be masked.",
     doubts_autoattack=True,
 )
 TRANSFER_BEATS_WHITE_BOX = _builtin(
     "transfer-beats-white-box",
-    "Images crafted against another model or a switch fool this one more often than its own by the "
-    "same attack do, or than all its own together: these are too weak.",
+    "Images crafted against another model fool this one more often than the same attack on the model "
+    "itself, or than all attacks on it together. The attacks on it are too weak.",
     doubts_autoattack=True,
 )
 UNLEARNT_MASK = _builtin(
     "unlearnt-mask",
-    "The search ended with the mask it began at: what was measured is a random mask.",
+    "The search ended with the mask that it started from, so a random mask was measured.",
 )
 WEAKER_THAN_PGD = _builtin(
     "weaker-than-pgd",
-    "AutoAttack left more images right than PGD did.",
+    "More images are right under AutoAttack than under PGD.",
     doubts_autoattack=True,
 )
 ZERO_GRADIENT = _builtin(
     "zero-gradient",
-    "For some images the gradient is exactly zero: attacks that follow it stand still.",
+    "For some images the gradient is exactly zero, so attacks that follow it cannot move.",
     doubts_autoattack=True,
 )
 BUILTIN_FLAGS = tuple(_REGISTRY[name] for name in sorted(_REGISTRY))
+
+if __name__ == "__main__":
+    page = Path(__file__).parents[1] / "docs" / "attacks.md"
+    block = f"<!-- flags -->\n{as_markdown()}\n<!-- /flags -->"
+    page.write_text(re.sub("<!-- flags -->.*<!-- /flags -->", lambda _: block, page.read_text(), flags=re.S))

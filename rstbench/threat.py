@@ -74,7 +74,7 @@ class Threat:
 
     @property
     def eps_text(self) -> str:
-        """eps as the field writes it: '8/255', '0.5'."""
+        """Return eps as papers write it: '8/255', '0.5'."""
         return _shortest(self.eps)
 
     def distance(self, x: Tensor, adv: Tensor) -> Tensor:

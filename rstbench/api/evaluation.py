@@ -47,7 +47,8 @@ def evaluate(
         attacks: Texts such as 'pgd', 'pgd:steps=50,restarts=5', 'autoattack', or one of them.
         out: Folder where the evidence is kept and resumed from; nowhere by default.
         device: 'auto', 'cpu', 'cuda' or 'cuda:1'.
-        batch_size: Images crafted at once, part of a result's identity: 'auto' is 100 on a CPU, 500 on a GPU.
+        batch_size: Images crafted at once, part of a result's identity: 'auto' is chosen by device,
+            see `rstbench evaluate --help`.
         seed: Of the attacks.
         root: Where data sets lie, see `load_data`.
 
@@ -83,7 +84,7 @@ def evaluate(
 
 
 class _Notes(Silent):
-    """Keeps the notes of a run."""
+    """Keep the notes of a run."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

@@ -19,7 +19,7 @@ from ..study.export import export_model
 from ..study.jobs import Job
 from ..tickets.checkpoint import Checkpoint
 from ..tickets.ticket import Ticket
-from ..training.recipe import recipe_for
+from ..training.recipe import DrawOptions, recipe_for
 
 
 def load_data(text: str, root: str | None = None) -> Images:
@@ -74,12 +74,7 @@ def load_model(text: str) -> nn.Module:
 
 
 def draw(
-    remaining: str | float,
-    *,
-    start: str = "",
-    device: str = "auto",
-    root: str | None = None,
-    **settings: Any,
+    remaining: str | float, *, start: str = "", device: str = "auto", root: str | None = None, **settings: Any
 ) -> Ticket:
     """Draw one ticket from a random network.
 
@@ -105,10 +100,17 @@ def draw(
         >>> ticket.remaining, ticket.recipe.method
         ('0.2', 'rst')
     """
-    recipe = recipe_for(settings)
+    options, of_recipe = DrawOptions.split(settings)
     builder = Builder(data_root(root), pick_device(device), Silent())
     with tempfile.TemporaryDirectory() as folder:
-        job = Job("ticket", Path(folder) / "ticket.safetensors", recipe, str(remaining), start)
+        job = Job(
+            "ticket",
+            Path(folder) / "ticket.safetensors",
+            recipe_for(of_recipe),
+            str(remaining),
+            start,
+            options=options,
+        )
         builder.check(job)
         ticket = builder.make(job)
     assert isinstance(ticket, Ticket)  # a job with a kept fraction is a drawing

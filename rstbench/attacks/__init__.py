@@ -8,12 +8,4 @@ from .mixture import Mixture, mean_log_probability, members_of
 from .pgd import PGD
 from .spec import Attack, AttackSpec, Crafted
 
-__all__ = [
-    "PGD",
-    "Attack",
-    "AttackSpec",
-    "Crafted",
-    "Mixture",
-    "mean_log_probability",
-    "members_of",
-]
+__all__ = ["PGD", "Attack", "AttackSpec", "Crafted", "Mixture", "mean_log_probability", "members_of"]

@@ -19,7 +19,7 @@ RHO = 0.05  # of eps: how far beyond a member's boundary
 
 @dataclass(frozen=True)
 class ARC:
-    """Lowers the expected accuracy of a switch member by member.
+    """Lower the expected accuracy of a switch member by member.
 
     In each of `steps` rounds every member in turn, the likeliest first, pulls the images towards its nearest
     class boundary; a pull is kept where the expected accuracy does not rise. step: length of a round's move

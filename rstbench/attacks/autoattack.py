@@ -61,9 +61,10 @@ class AutoAttack:
         attacks: Stages in place of a version, such as ('apgd-ce', 'square'); joined by '+' in text.
         sampled: Attack a switch through one random draw a call instead of the mean, which is the wrong way
             and raises `sampled-switch`.
+        iterations: Steps of each run of APGD; those of FAB and Square stay the library's.
 
     Raises:
-        ValueError: For an unknown version or stage.
+        ValueError: For an unknown version or stage, and fewer than one iteration.
         ModelFault: When called, where a stage cannot work on so few classes.
 
     Example:
@@ -80,8 +81,11 @@ class AutoAttack:
     version: str = "standard"
     attacks: tuple[str, ...] = ()
     sampled: bool = False
+    iterations: int = 100
 
     def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if self.version not in STAGES:
             raise ValueError(f"version must be one of {', '.join(STAGES)}, got {self.version!r}")
         stages = [stage for version in STAGES.values() for stage in version]
@@ -105,13 +109,7 @@ class AutoAttack:
         return finite.broken_by_nan(crafted, x, y, threat)
 
     def _run(
-        self,
-        logits_of: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        seed: int,
-        warnings: list[str],
+        self, logits_of: Model, x: Tensor, y: Tensor, threat: Threat, seed: int, warnings: list[str]
     ) -> Crafted:
         """Run each stage on the images that survived the ones before."""
         library = self._library(logits_of, threat, seed, x.device)
@@ -146,6 +144,9 @@ class AutoAttack:
         library: types.SimpleNamespace = Library(
             logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **version
         )
+        if self.iterations != AutoAttack.iterations:
+            for part in (library.apgd, library.apgd_targeted):
+                _set_iterations(part, self.iterations)
         return library
 
     def _fit_classes(self, library: types.SimpleNamespace, selected: list[str], classes: int) -> None:
@@ -194,6 +195,18 @@ class FiniteLogits:
                 images[index] = threat.project(x[index : index + 1], kept[near][:1])[0]
                 broken[index] = True
         return Crafted(images, {**crafted.stages, "non-finite": broken}, crafted.flags)
+
+
+def _set_iterations(apgd: types.SimpleNamespace, iterations: int) -> None:
+    """Set the iterations of an attack of the library, and the checkpoints that its constructor derives."""
+    if apgd.use_largereps and iterations < 2:
+        raise ModelFault(
+            f"APGD divides its iterations among three radii in L1, got {iterations}; ask 2 or more"
+        )
+    apgd.n_iter = apgd.n_iter_orig = iterations  # in L1 the library divides the latter
+    apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (
+        max(int(share * iterations), 1) for share in (0.22, 0.06, 0.03)
+    )
 
 
 def _flags(warnings: list[str]) -> tuple[str, ...]:

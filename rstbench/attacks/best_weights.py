@@ -71,8 +71,7 @@ def best_switch_weights(
 
 
 def descend(wrong: Tensor, steps: int = DESCENT_STEPS) -> tuple[Tensor, float]:
-    """Return the weights of lowest expected error against these outcomes, each image under its worst one, and
-    that error.
+    """Return the weights of lowest expected error, each image under its worst outcome, and that error.
 
     wrong: (sets, members, images), 1 where a member is wrong. Sub-gradient descent from equal weights, in
     steps that shrink with the root of their number, each followed by a projection onto the simplex.

@@ -17,7 +17,7 @@ from .spec import Crafted
 
 @dataclass(frozen=True)
 class Joint:
-    """Grows for each image, greedily, a set of members that are fooled together.
+    """Grow for each image, greedily, a set of members that are fooled together.
 
     A candidate joins where `steps` steps of `step` * eps on the summed hinge of all margins of the set end
     with all of it fooled. In the first of `orders` passes each image tries its members from the likeliest

@@ -1,4 +1,4 @@
-"""What an attack is, and how it is named: `pgd:restarts=5,steps=50`. No torch."""
+"""Define the contract of an attack, and parse its text: `pgd:restarts=5,steps=50`. No torch."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class AttackSpec:
     `str` of it is the canonical text `family:option=value,...`, which names the column of a table.
 
     Args:
-        family: The registered name, which says what an attack is whatever its options.
+        family: The name it is registered under, the same for all options.
         options: Those that differ from the defaults, sorted by name, so that one attack has one text. A
             plug-in that is no dataclass cannot tell its defaults: its options stand as they were given.
         attack: The attack.

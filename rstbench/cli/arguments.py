@@ -1,8 +1,7 @@
 """The options of every verb: a function for each, listed in `commands.VERBS`.
 
-An option of one verb is a line in that verb's function. A setting of a recipe, for `draw` and `train`, is a
-field of `training.recipe.Recipe` and a line in `_recipe`: options named like a field reach the recipe by
-themselves. Defaults live with what they configure.
+An option of one verb is a line in that verb's function. Settings for `draw` and `train` are fields of
+`training.recipe.Recipe` and `DrawOptions`. Defaults live with what they configure.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from ..errors import BadRequest
+from ..evaluation.batch import BATCH
 from ..plugins import BUILTIN
-from ..training.recipe import CHOICES
+from ..training.recipe import CHOICES, FORMS, offered
 
 Add = Callable[..., object]  # `add_argument` of a verb's parser
 # What a verb does with the parsed arguments, what adds its options, and an example of its arguments.
@@ -22,7 +22,7 @@ _MODELS = "source:id such as ticket:FILE or torchvision:resnet18; file: and pyth
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line, without the usage text."""
+    """Report an error in one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         raise BadRequest(f"{message}; see '{self.prog} --help'")
@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     """Return the parser; `verb` of what it parses is the function of that name."""
-    parser = _Parser(prog="rstbench", description="Draws robust scratch tickets and measures them.")
+    parser = _Parser(prog="rstbench", description="Draw robust scratch tickets and measure their robustness.")
     parsers = parser.add_subparsers(title="verbs", required=True, metavar="VERB", parser_class=_Parser)
     for name, (function, add_options, example) in verbs.items():
         verb = parsers.add_parser(
@@ -62,22 +62,15 @@ def transfer(add: Add) -> None:
 def draw(add: Add) -> None:
     add("--remaining", required=True, help="kept fractions: 0.05,0.1,0.2")
     add("--from", dest="start", metavar="MODEL", help="choose among trained weights: checkpoint:FILE")
-    add("--method", help="how the mask is found (default: rst)")
-    add("--pattern", help="element, row, kernel, filter, or N:M such as 2:4")
-    add("--allocation", help="ratio of each layer: uniform, p:0.1, global")
-    add("--dense", choices=CHOICES["dense"][1:], help="layers that keep all")
-    add("--floor", action="store_true", default=None, help="every output keeps a weight")
-    add("--scale", action="store_true", default=None, help="scale weights to the kept fan in")
-    add("--kept-count", choices=CHOICES["kept_count"], help="rounding of the kept weights")
-    add("--no-weights", action="store_true", help="never store the random weights, only their seed")
-    _recipe(add, data_required=True)
+    _settings(add, "draw", required="data")
+    _common(add, out_required=True)
 
 
 def train(add: Add) -> None:
     add("--from", dest="start", metavar="TICKET", help="fine-tune this ticket, its mask fixed")
-    add("--weights", help="with --from: inherit (default), reinit, reinit-kaiming")
     add("--size-of", metavar="TICKET", help="train a narrower dense network of as many weights")
-    _recipe(add, data_required=False)
+    _settings(add, "train")
+    _common(add, out_required=True)
 
 
 def export(add: Add) -> None:
@@ -86,26 +79,26 @@ def export(add: Add) -> None:
     add("--fold", action="store_true", help="fold batch norm into the layers before it")
     add("--compressed", action="store_true", help="write weights without their zeros (CSR)")
     add("--results", metavar="DIR", help="the run whose figures go with it (default: its own)")
-    add("--data", help="whose shape and classes bare weights take: weights:FILE[…]")
+    add("--data", help="data set whose image shape and classes to assume for weights:FILE")
     _data_root(add)
     add("--out", required=True, metavar="PATH", help="a file, or a folder for robustbench, hub-folder")
 
 
 def report(add: Add) -> None:
-    add("folders", nargs="+", metavar="DIR", help="what evaluate wrote, or what holds such")
+    add("folders", nargs="+", metavar="DIR", help="run folders, or folders that contain them")
     add("--out", metavar="DIR", help="merge the evidence of all folders into this one")
-    add("--index", action="store_true", help="a page beside the folders that links theirs")
+    add("--index", action="store_true", help="also write an index page that links all runs")
     formats = "beside CSV: markdown, latex, html, json, parquet, robustbench (repeatable)"
     add("--format", action="append", metavar="FORMAT", help=formats)
     add("--published", metavar="PATH", help="figures to quote: CSV, RobustBench's JSON, or a folder of them")
 
 
 def pack(add: Add) -> None:
-    add("folders", nargs="+", metavar="DIR", help="what evaluate wrote, or what holds such")
+    add("folders", nargs="+", metavar="DIR", help="run folders, or folders that contain them")
 
 
 def status(add: Add) -> None:
-    add("folders", nargs="+", metavar="DIR")
+    add("folders", nargs="+", metavar="DIR", help="run folders")
 
 
 def list_names(add: Add) -> None:
@@ -118,59 +111,47 @@ def _measurement(add: Add) -> None:
     add("--threat", action="append", help="Linf:8/255, L2:0.5, L1:12 (repeatable)")
     add("--data", help="digits, cifar10:test:1000, npz:FILE")
     add("--seed", type=_natural, help="of the attacks, and of what a study makes")
-    add("--batch-size", default="auto", help="images crafted at once; part of a result's identity")
+    sizes = ", ".join(f"{size} on {device.upper()}" for device, size in BATCH.items())
+    size = f"images crafted at once, part of a result's identity: a number, or auto ({sizes}; default)"
+    add("--batch-size", default="auto", metavar="N", help=size)
     add("--limit", type=_positive, default=0, help="images, rounded up to whole batches")
     _common(add)
 
 
-def _recipe(add: Add, *, data_required: bool) -> None:
-    """Add the options of verbs that make networks: settings of a `Recipe`, by the names of its fields."""
-    add("--network", help="conv4, resnet18, wrn-28-10, torchvision:resnet50, …")
-    add("--width", type=float, help="multiplier of the network's widths")
-    add("--norm", choices=CHOICES["norm"])
-    add("--normalize", help="a first layer for the pixels: cifar10, MEAN/STD, …")
-    add("--last-norm", action="store_true", default=None, help="batch norm on the logits")
-    add("--data", required=data_required, help="digits, mnist, cifar10, npz:FILE")
-    add("--init", help="signed_constant, kaiming_normal, kaiming_uniform, xavier_normal, binary")
-    add("--adversary", help="none, fgsm, fgsm-rs, pgd:steps=7, free:m=4, trades:beta=6")
-    add("--threat", help="Linf:8/255")
-    add("--recipe", help="paper-cifar, paper-imagenet, fast, digits")
-    add("--select", choices=CHOICES["select"], help="which epoch is kept")
-    add("--schedule", choices=CHOICES["schedule"])
-    add("--augment", choices=CHOICES["augment"])
-    for name, kind in (("epochs", _positive), ("batch", _positive), ("seed", _natural)):
-        add(f"--{name}", type=kind)
-    add("--attack-bn", choices=CHOICES["attack_bn"], help="batch norm in the inner attack")
-    add("--drops", help="where a piecewise rate drops: 1/2+3/4")
-    add("--precision", choices=CHOICES["precision"])
-    add("--channels-last", action="store_true", default=None)
-    for name in ("lr", "momentum", "weight-decay", "label-smoothing"):
-        add(f"--{name}", type=float)
-    _common(add, out_required=True)
+def _settings(add: Add, verb: str, required: str = "") -> None:
+    """Add the options that a verb takes from `training.recipe`; a recipe checks their values."""
+    for name, setting in offered(verb).items():
+        kind: type = type(setting.default)
+        option, text = f"--{name.replace('_', '-')}", setting.metadata["text"]
+        if kind is bool:
+            add(option, action="store_true", default=None, help=text)
+            continue
+        choices = ",".join(filter(None, CHOICES.get(name, ())))
+        metavar = f"{{{choices}}}" if choices else {int: "N", float: "X"}.get(kind)
+        text += f": {', '.join(FORMS[name])}" if name in FORMS else ""
+        read = _natural if kind is int else kind
+        add(option, type=read, metavar=metavar, required=name == required, help=text)
 
 
 def _common(add: Add, *, out_required: bool = False) -> None:
     """Add the options of all verbs that compute."""
-    workers = "made and attacked at once, each in a process with its share of the threads"
-    add("--workers", type=_positive, default=1, help=workers)
+    add("--workers", type=_positive, default=1, metavar="N", help="number of parallel worker processes")
     add("--out", metavar="DIR", required=out_required, help="where everything is written")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     _data_root(add)
     add("--download", action="store_true", help="fetch data and zoo models that are not there")
-    add("--quiet", action="store_true", help="no progress, only what one should know")
+    add("--quiet", action="store_true", help="print warnings only")
 
 
 def _data_root(add: Add) -> None:
     add("--data-root", metavar="DIR", help="default: $RSTBENCH_DATA, else ~/.cache/rstbench")
 
 
-def _natural(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"wants a whole number from 0 to 2**31 - 1, got {text!r}")
+def _natural(text: str, least: int = 0) -> int:
+    if not (text.isascii() and text.isdigit()) or not least <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"wants a whole number from {least} to 2**31 - 1, got {text!r}")
     return int(text)
 
 
 def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"wants a whole number from 1, got {text!r}")
-    return int(text)
+    return _natural(text, least=1)

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Makes what a study names, attacks everything, writes the leaderboard."""
+    """Make what a study names, attack everything, write the leaderboard."""
     from ..reports.tables import as_text
     from ..study.run import run_study
     from .tables import show
@@ -68,7 +68,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def transfer(args: argparse.Namespace) -> int:
-    """Crafts images against each model and lets every model judge them."""
+    """Craft images against each model and let every model judge them."""
     from ..reports.tables import as_text
     from ..study.transfer import run_transfer
     from .tables import show
@@ -87,37 +87,26 @@ def transfer(args: argparse.Namespace) -> int:
 
 
 def draw(args: argparse.Namespace) -> int:
-    """Draws tickets at several remaining ratios from one random network."""
+    """Draw tickets at several remaining ratios from one random network."""
     from ..study.draw_train import draw_tickets
 
     remaining = [part.strip() for part in args.remaining.split(",") if part.strip()]
-    made = draw_tickets(
-        requests.settings_of(args),
-        remaining,
-        requests.options_of(args, ""),
-        requests.progress_of(args),
-        start=args.start or "",
-        store=not args.no_weights,
-    )
+    how = requests.options_of(args, ""), requests.progress_of(args)
+    made = draw_tickets(requests.settings_of(args), remaining, *how, start=args.start or "")
     return _list_made(*made)
 
 
 def train(args: argparse.Namespace) -> int:
-    """Adversarially trains a dense network, or the weights of a ticket with its mask fixed."""
+    """Train adversarially a dense network, or the weights of a ticket with its mask fixed."""
     from ..study.draw_train import train_network
 
-    made = train_network(
-        requests.settings_of(args),
-        requests.options_of(args, ""),
-        requests.progress_of(args),
-        start=args.start or "",
-        size_of=args.size_of or "",
-    )
+    how = requests.options_of(args, ""), requests.progress_of(args)
+    made = train_network(requests.settings_of(args), *how, start=args.start or "", size_of=args.size_of or "")
     return _list_made(*made)
 
 
 def export(args: argparse.Namespace) -> int:
-    """Writes a ticket or checkpoint in a form that needs no part of this tool."""
+    """Write a ticket or checkpoint in a form that needs no part of this tool."""
     from ..study.export import export_model
 
     files = export_model(
@@ -135,7 +124,7 @@ def export(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Rebuilds tables, figures and pages from stored evidence alone; with --out, of all folders together."""
+    """Rebuild tables, figures and pages from stored evidence alone; with --out, of all folders together."""
     from ..evidence.merge import merge
     from ..reports.formats import formats
     from ..reports.lookup import Evidence
@@ -167,7 +156,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def pack(args: argparse.Namespace) -> int:
-    """Packs the evidence of folders into one file each, results.zip, which all verbs read."""
+    """Pack the evidence of each folder into one file, results.zip, which all verbs read."""
     from ..evidence.packing import pack_folder
     from ..reports.report import runs_in
 
@@ -177,7 +166,7 @@ def pack(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Says how far runs are, their rate and when they end, from their folders alone."""
+    """Show how far runs are, their rate and when they end, from their folders alone."""
     import time
 
     from ..reports.status import read_status, status_text
@@ -190,7 +179,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def list_names(args: argparse.Namespace) -> int:
-    """Prints what can be named, and which package offers it; settings of a recipe with their values."""
+    """Print what can be named, and which package offers it; settings of a recipe with their values."""
     from ..study.reading import shipped
     from ..training.recipe import CHOICES, FORMS, NAMED, Recipe
 

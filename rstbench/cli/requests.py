@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,10 +74,10 @@ def root_of(args: argparse.Namespace) -> Path:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of a recipe that were given."""
-    from ..training.recipe import Recipe
+    """Return the settings that were given, as `offered` names them."""
+    from ..training.recipe import offered
 
-    given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
+    given = {name: getattr(args, name, None) for name in {**offered("draw"), **offered("train")}}
     return {name: value for name, value in given.items() if value is not None}
 
 

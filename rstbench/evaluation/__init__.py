@@ -1,1 +1,1 @@
-"""Evaluation: shards of images are crafted and judged, by executors, into stored evidence."""
+"""Craft and judge shards of images through executors, and store the evidence."""

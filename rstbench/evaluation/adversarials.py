@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..data import Images
-from ..evidence.examples import COUNT, FILE, PARTS, join_parts, name_of, wanted, write_part
+from ..evidence import examples
 from ..evidence.manifest import Manifest
 from ..evidence.store import Store
 from ..evidence.trial import CLEAN, Trial
@@ -23,18 +23,18 @@ from .shard import Answer, Shard
 
 
 class AdversarialWriter:
-    """Writes `adversarials/parts/<key>-<start>.pt` as shards are done, and joins them at the end."""
+    """Write `adversarials/parts/<key>-<start>.pt` as shards are done, and join them at the end."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folder = root / "adversarials"
 
-    def keep(self, shard: Shard, answer: Answer) -> None:
+    def on_answer(self, shard: Shard, answer: Answer) -> None:
         trial = shard.trials[0]
         if answer.images is not None and trial.attack != CLEAN:
             write_whole(self._part(trial, shard.start), _bytes(answer.images.float()))
 
-    def has(self, trial: Trial, start: int) -> bool:
+    def is_kept(self, trial: Trial, start: int) -> bool:
         """Return whether the images of a shard are still kept."""
         return trial.attack == CLEAN or self._part(trial, start).exists()
 
@@ -48,8 +48,8 @@ class AdversarialWriter:
             trial = record.trial
             parts = [self._part(trial, start) for start in range(0, len(data), batch)]
             if all(part.exists() for part in parts):
-                card = request.models[trial.source]
-                name = f"{card.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
+                info = request.models[trial.source]
+                name = f"{info.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
                 path = self.folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.pt"
                 images = torch.cat([torch.load(part, weights_only=True) for part in parts])
                 if path not in written:
@@ -64,35 +64,34 @@ class AdversarialWriter:
 
 
 class ExampleWriter:
-    """Keeps the first images of each model's own attacks, and of the data, for `examples.npz`."""
+    """Keep the first images of each model's own attacks, and of the data, for `examples.npz`."""
 
     def __init__(self, root: Path, request: Manifest, data: Images) -> None:
         self.root, self.data = root, data
         channels, height, width = data.shape
-        self.wanted = wanted(request, 4 * channels * height * width)
+        self.wanted = examples.wanted(request, 4 * channels * height * width)
 
-    def keep(self, shard: Shard, answer: Answer) -> None:
+    def on_answer(self, shard: Shard, answer: Answer) -> None:
         trial = shard.trials[0]
-        crafting = (trial.source, trial.attack, trial.threat, trial.seed)
-        left = COUNT - shard.start
+        crafting = examples.CraftingKey(trial.source, trial.attack, trial.threat, trial.seed)
+        left = examples.COUNT - shard.start
         complete = answer.predicted is not None or shard.source.members  # else only others judged it again
         if left <= 0 or not complete or (trial.attack != CLEAN and crafting not in self.wanted):
             return
-        name, arrays = name_of(crafting), {}
+        name, arrays = examples.name_of(crafting), {}
         if trial.attack != CLEAN and answer.images is not None:
             arrays[f"{name}/adversarial"] = answer.images[:left].float().numpy()
         if answer.predicted is not None:
             arrays[f"{name}/predicted"] = answer.predicted[:left].numpy()
-        write_part(self.root, hashlib.sha256(name.encode()).hexdigest(), shard.start, arrays)
+        examples.write_part(self.root, hashlib.sha256(name.encode()).hexdigest(), shard.start, arrays)
 
     def collect(self) -> None:
-        """Write `examples.npz` from what it held and what this run, or a killed one before it, kept; write
-        nothing where there is neither."""
-        if not (self.root / FILE).exists() and not (self.root / PARTS).exists():
+        """Write `examples.npz` from what it held and what this run or a killed one kept, if anything."""
+        if not (self.root / examples.EXAMPLES_FILE).exists() and not (self.root / examples.PARTS).exists():
             return
-        x, y = self.data.at(slice(0, COUNT))
+        x, y = self.data.at(slice(0, examples.COUNT))
         digest = self.data.digest
-        join_parts(self.root, {f"{digest}/images": x.numpy(), f"{digest}/labels": y.numpy()})
+        examples.join_parts(self.root, {f"{digest}/images": x.numpy(), f"{digest}/labels": y.numpy()})
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

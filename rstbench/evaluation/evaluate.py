@@ -1,4 +1,4 @@
-"""From questions to evidence: find the shards that are missing, run them, store their results."""
+"""Run what tasks lack: find the shards without a stored result, run them and store their results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..threat import Threat
 from .executors import Executor, Local, WorkerDied
 from .shard import Answer, Shard, run
 
-BATCH = {"cpu": 100, "cuda": 500}  # images of a shard where none are named, by the type of the device
-Keep = Callable[[Shard, Answer], None]
+OnAnswer = Callable[[Shard, Answer], None]
+IsKept = Callable[[Trial, int], bool]
 
 
 @dataclass(frozen=True)
-class Question:
+class AttackTask:
     """Images crafted against `source` by `attack` within `threat`, judged by each of `targets`.
 
     attack: None for the clean images, which depend on no threat and no seed.
@@ -60,14 +60,14 @@ class Question:
         )
 
 
-def clean(model: EvalModel) -> Question:
-    """Ask how a model does on the images as they are."""
-    return Question(model, (model,))
+def clean_task(model: EvalModel) -> AttackTask:
+    """Return the task of judging a model on the images as they are."""
+    return AttackTask(model, (model,))
 
 
 @dataclass(frozen=True)
 class EvalSetting:
-    """What all questions of one run share. data: exactly the images that are attacked."""
+    """Hold what all tasks of one run share. data: exactly the images that are attacked."""
 
     data: Images
     batch: int
@@ -88,129 +88,114 @@ def pick_device(text: str) -> torch.device:
     return torch.device(text)
 
 
-def pick_batch(text: str, device: torch.device) -> int:
-    """Read 'auto' (see `BATCH`) or a whole number. Raises BadRequest."""
-    if text == "auto":
-        return BATCH[device.type]
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise BadRequest(f"--batch-size reads auto or a number of images, got {text!r}")
-    return int(text)
-
-
-def whole_shards(images: int, batch: int, available: int) -> int:
-    """Round `images` up to whole shards, as far as there are images."""
-    return min(available, -(-images // batch) * batch)
-
-
-def run_questions(
-    questions: Sequence[Question],
+def run_tasks(
+    tasks: Sequence[AttackTask],
     setting: EvalSetting,
     store: Store,
     progress: Progress | None = None,
-    keep: Sequence[Keep] = (),
-    has: Callable[[Trial, int], bool] = lambda trial, start: True,
+    on_answer: Sequence[OnAnswer] = (),
+    is_kept: IsKept = lambda trial, start: True,
 ) -> list[ModelFault]:
-    """Answer what the store does not hold yet, each shard written as it is done; return what failed.
+    """Run what the store does not hold yet, write each shard as it is done, and return what failed.
 
-    A model that fails on clean images is asked nothing more. Each of `keep` sees every answer with its
-    images before it is stored; `has` says whether those of a shard are still kept, else it is run again.
+    A model that fails on clean images is attacked no more. Each of `on_answer` is called with every answer
+    before it is stored; a shard of which `is_kept` is false is run again.
     """
-    evaluation = _Evaluation(setting, store, progress or Silent(), keep, has)
+    evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept)
     executor = setting.executor
-    # Clean images take no time, and tell which models are asked no more.
-    serial = [q for q in questions if q.attack is None or executor.width == 1]
-    for question in serial:
-        evaluation.run([question], question.name, Local())
-    parallel = [q for q in questions if q.attack is not None and executor.width > 1]
+    # Clean images take no time, and tell which models are attacked no more.
+    for task in (task for task in tasks if task.attack is None or executor.width == 1):
+        evaluation.run([task], task.name, executor if task.attack else Local())
+    parallel = [task for task in tasks if task.attack is not None and executor.width > 1]
     evaluation.run(parallel, f"{len(parallel)} attacks, {executor.width} at a time", executor)
     return evaluation.faults
 
 
 @dataclass
 class _Evaluation:
-    """A run over questions. broken: digests of models that failed on clean images."""
+    """A run over tasks. broken: digests of models that failed on clean images."""
 
     setting: EvalSetting
     store: Store
     progress: Progress
-    keep: Sequence[Keep]
-    has: Callable[[Trial, int], bool]
+    on_answer: Sequence[OnAnswer]
+    is_kept: IsKept
     faults: list[ModelFault] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
 
-    def run(self, questions: Sequence[Question], title: str, executor: Executor) -> None:
-        """Run the missing shards of all questions as one stage, as many at a time as the executor takes."""
+    def run(self, tasks: Sequence[AttackTask], title: str, executor: Executor) -> None:
+        """Run the missing shards of all tasks as one stage, as many at a time as the executor takes."""
         setting, failed, failed_trials = self.setting, set[int](), set[str]()
-        open_questions = [
-            replace(question, targets=tuple(t for t in question.targets if t.digest not in self.broken))
-            for question in questions
-            if question.source.digest not in self.broken
+        open_tasks = [
+            replace(task, targets=tuple(t for t in task.targets if t.digest not in self.broken))
+            for task in tasks
+            if task.source.digest not in self.broken
         ]
         gaps = [
             (index, gap)
-            for index, question in enumerate(open_questions)
-            for gap in _gaps(question, setting, self.store, self.has)
+            for index, task in enumerate(open_tasks)
+            for gap in _gaps(task, setting, self.store, self.is_kept)
         ]
         if not gaps:
             return
-        question_of: dict[int, int] = {}
+        task_of: dict[int, int] = {}
 
         def shards() -> Iterator[Shard]:
             for index, gap in gaps:
                 missing = tuple(pair for pair in gap.missing if pair[1].key not in failed_trials)
                 if index not in failed and missing:  # what has failed is asked no more
-                    shard = _shard(open_questions[index], setting, replace(gap, missing=missing))
-                    question_of[id(shard)] = index
+                    shard = _shard(open_tasks[index], setting, replace(gap, missing=missing))
+                    task_of[id(shard)] = index
                     yield shard
 
-        accuracies = [_RunningAccuracy(question) for question in open_questions]
-        total = len(open_questions) * len(setting.data)
+        accuracies = [_RunningAccuracy(task) for task in open_tasks]
+        total = len(open_tasks) * len(setting.data)
         with self.progress.stage(title, total, "image") as stage:
             stage.advance(total - sum(gap.length for _, gap in gaps))
             for shard, answer in executor.map(run, shards()):
-                index = question_of.pop(id(shard))
+                index = task_of.pop(id(shard))
                 if isinstance(answer, WorkerDied):
                     answer = WorkerDied(f"{shard.name}: {answer}")
                 if isinstance(answer, ModelFault):
                     if index not in failed:
-                        self._fail(answer, open_questions[index])
+                        self._fail(answer, open_tasks[index])
                     failed.add(index)
                     continue
                 for key, fault in answer.faults.items():
                     if key not in failed_trials:
-                        self._fail(fault, open_questions[index])
+                        self._fail(fault, open_tasks[index])
                     failed_trials.add(key)
-                self._write(shard, answer, open_questions[index])
+                self._write(shard, answer, open_tasks[index])
                 stage.advance(len(shard.images), **accuracies[index].add(shard, answer))
-        for question, accuracy in zip(open_questions, accuracies, strict=True):
+        for task, accuracy in zip(open_tasks, accuracies, strict=True):
             if warning := accuracy.normalisation_warning():
-                self.progress.note(f"{question.source.info.name}: {warning}")
+                self.progress.note(f"{task.source.info.name}: {warning}")
 
-    def _fail(self, fault: ModelFault, question: Question) -> None:
-        if question.attack is None:
-            self.broken.add(question.source.digest)
-        if str(fault) not in map(str, self.faults):  # a judge may fail in many questions alike
+    def _fail(self, fault: ModelFault, task: AttackTask) -> None:
+        if task.attack is None:
+            self.broken.add(task.source.digest)
+        if str(fault) not in map(str, self.faults):  # a judge may fail in many tasks alike
             self.faults.append(fault)
             run_log.add(self.store.root, "fault", str(fault))
 
-    def _write(self, shard: Shard, answer: Answer, question: Question) -> None:
-        for keep in self.keep:
-            keep(shard, answer)
-        cards = {model.digest: model.info for model in (question.source, *question.targets)}
+    def _write(self, shard: Shard, answer: Answer, task: AttackTask) -> None:
+        for on_answer in self.on_answer:
+            on_answer(shard, answer)
+        infos = {model.digest: model.info for model in (task.source, *task.targets)}
         for trial in (trial for trial in shard.trials if trial.key in answer.results):
             result = answer.results[trial.key]
-            involved = {trial.source: cards[trial.source], trial.target: cards[trial.target]}
+            involved = {trial.source: infos[trial.source], trial.target: infos[trial.target]}
             if not _holds(self.store.read(trial.key), result.start, len(result.bits)):
                 self.store.add(trial, result, involved, self.setting.data.name)
 
 
 class _RunningAccuracy:
-    """The accuracy of a question so far, and under other normalisations of clean images."""
+    """The accuracy of a task so far, and under other normalisations of clean images."""
 
-    def __init__(self, question: Question) -> None:
-        card = question.source.info
-        self.label = "clean" if question.attack is None else "robust"
-        self.weights = dict(zip(card.members, card.weights, strict=True)) or {question.source.digest: 1.0}
+    def __init__(self, task: AttackTask) -> None:
+        info = task.source.info
+        self.label = "clean" if task.attack is None else "robust"
+        self.weights = dict(zip(info.members, info.weights, strict=True)) or {task.source.digest: 1.0}
         self.correct = self.images = 0.0
         self.right_under: list[Mapping[str, Tensor]] = []
 
@@ -249,29 +234,27 @@ class _Gap:
     missing: tuple[tuple[EvalModel, Trial], ...]
 
 
-def _gaps(
-    question: Question, setting: EvalSetting, store: Store, has: Callable[[Trial, int], bool]
-) -> Iterator[_Gap]:
-    trials = question.trials(setting.data, setting.batch)
+def _gaps(task: AttackTask, setting: EvalSetting, store: Store, is_kept: IsKept) -> Iterator[_Gap]:
+    trials = task.trials(setting.data, setting.batch)
     stored = {trial.key: store.read(trial.key) for trial in trials}
     for start in range(0, len(setting.data), setting.batch):
         length = min(setting.batch, len(setting.data) - start)
         missing = tuple(
             (target, trial)
-            for target, trial in zip(question.targets, trials, strict=True)
-            if not _holds(stored[trial.key], start, length) or not has(trial, start)
+            for target, trial in zip(task.targets, trials, strict=True)
+            if not _holds(stored[trial.key], start, length) or not is_kept(trial, start)
         )
         if missing:
             yield _Gap(start, length, missing)
 
 
-def _shard(question: Question, setting: EvalSetting, gap: _Gap) -> Shard:
+def _shard(task: AttackTask, setting: EvalSetting, gap: _Gap) -> Shard:
     return Shard(
-        question.source,
+        task.source,
         tuple(target for target, _ in gap.missing),
         tuple(trial for _, trial in gap.missing),
-        question.attack.attack if question.attack else None,
-        question.threat,
+        task.attack.attack if task.attack else None,
+        task.threat,
         setting.data.take(torch.arange(gap.start, gap.start + gap.length)),
         gap.start,
         setting.device,

@@ -1,6 +1,6 @@
-"""Executors: where tasks run. Nothing above them knows which one is in use.
+"""Run tasks in this process or in several; `executor_for` alone chooses where.
 
-An executor for a cluster is another class with `width` and `map`; `study.run.evaluation_setting` chooses it.
+An executor for a cluster is another class with `width` and `map`, returned by `executor_for`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class WorkerDied(ModelFault):
 
 
 class Executor(Protocol):
-    """Runs a function over tasks, `width` at a time."""
+    """Run a function over tasks, `width` at a time."""
 
     @property
     def width(self) -> int: ...
@@ -47,7 +47,7 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """Runs one task after another, in this process."""
+    """Run one task after another, in this process."""
 
     width: int = 1
 
@@ -63,7 +63,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Processes:
-    """Runs several tasks at a time on this machine, each in a process with its share of the threads.
+    """Run several tasks at a time on this machine, each in a process with its share of the threads.
 
     What cannot be sent to a process, such as a model of a user's code, is run in this one: a task says so
     itself, by an attribute `portable`. retry: a task whose process was killed is run once more, alone, so
@@ -89,6 +89,11 @@ class Processes:
                 else:
                     for task in submitted:
                         yield from Processes(1).map(function, [task])
+
+
+def executor_for(workers: int, *, retry: bool = True) -> Executor:
+    """Return what runs `workers` tasks at a time; see `Processes` for `retry`."""
+    return Processes(workers, retry) if workers > 1 else Local()
 
 
 def _map_in_pool(

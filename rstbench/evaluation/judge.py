@@ -86,8 +86,7 @@ def _judge(
 
 
 def _logits_apart(target: EvalModel, x: Tensor, classes: int, exact: bool) -> list[tuple[Tensor, Tensor]]:
-    """Return indices of images and their logits: of some alone, then of all in another order, each from a
-    model that has seen no image before.
+    """Return (indices, logits) of some images alone, then of all in another order, from a fresh model each.
 
     What the model does not take is left out: all of it where it takes no single image. The indices follow no
     pattern, as a model's own might.
@@ -171,8 +170,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def fx_output_held() -> Iterator[None]:
-    """Hold back what is printed, and drop it where the block raises: torch.fx prints a traceback before it
-    raises, and the error says the same."""
+    """Hold back what is printed, and drop it where the block raises: torch.fx prints a traceback first."""
     printed = io.StringIO()
     with redirect_stderr(printed):
         yield

@@ -49,14 +49,13 @@ class Shard:
 
     @property
     def portable(self) -> bool:
-        """Return whether another process would run the same models: a user's code may read what it set up in
-        this one, which no copy carries along."""
+        """Return whether another process would run the same models; a user's code may depend on this one."""
         return all(uses_only_libraries(model.module) for model in (self.source, *self.targets))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What running a shard gives.
+    """Hold the results of a shard.
 
     results: by trial key; images: the crafted ones, on the CPU; predicted: the class the source itself sees
     in each, where it judged them (-1: its logits are not finite); faults: of targets that failed, by trial
@@ -79,12 +78,12 @@ def run(shard: Shard) -> Answer:
     """
     began = time.perf_counter()
     x, y = (part.to(shard.device) for part in shard.images.at(slice(None)))
-    cost, seed, verdicts = Cost(), crafting_seed(shard.trials[0], shard.start), dict[str, Verdict]()
+    counter, seed, verdicts = PassCounter(), crafting_seed(shard.trials[0], shard.start), dict[str, Verdict]()
     with _FrozenModels(shard) as frozen:
         frozen.raise_fault(shard.source)
         crafted = Crafted(x)
         if shard.attack is not None and shard.threat is not None:
-            crafted = _craft(shard, shard.attack, shard.threat, cost, x, y, seed)
+            crafted = _craft(shard, shard.attack, shard.threat, counter, x, y, seed)
         adv = crafted.images.detach()
         for target in (target for target in shard.targets if target.digest not in frozen.faults):
             with frozen.keep_fault(target):
@@ -99,8 +98,8 @@ def run(shard: Shard) -> Answer:
                 )
     frozen.raise_fault(shard.source, *(shard.targets if len(shard.targets) == 1 else ()))
     measured: dict[str, Any] = {
-        "forwards": cost.forwards,
-        "backwards": cost.backwards,
+        "forwards": counter.forwards,
+        "backwards": counter.backwards,
         "seconds": round(time.perf_counter() - began, 3),
         "device": device_name(shard.device),
         "threads": torch.get_num_threads(),
@@ -165,12 +164,12 @@ class _FrozenModels:
 
 
 def _craft(
-    shard: Shard, attack: Attack, threat: Threat, cost: Cost, x: Tensor, y: Tensor, seed: int
+    shard: Shard, attack: Attack, threat: Threat, counter: PassCounter, x: Tensor, y: Tensor, seed: int
 ) -> Crafted:
     """Run the attack on copies of images and labels, and check what it returns."""
     try:
         with seeded(seed), weights_unchanged(shard.source.module), fx_output_held():
-            model = cost.counted(shard.source, x)
+            model = counter.counted(shard.source, x)
             generator = Generator().manual_seed(seed)
             crafted = attack(model, x.clone(), y.clone(), threat, generator)
         if not isinstance(crafted, Crafted) or not isinstance(crafted.images, Tensor):
@@ -189,8 +188,8 @@ def _craft(
     return crafted
 
 
-class Cost:
-    """Counts images passed forward and backward through the models that `counted` returns."""
+class PassCounter:
+    """Count images passed forward and backward through the models that `counted` returns."""
 
     def __init__(self) -> None:
         self.forwards = 0
@@ -208,13 +207,13 @@ class Cost:
 
 
 class _Counted(nn.Module):
-    def __init__(self, module: nn.Module, cost: Cost) -> None:
+    def __init__(self, module: nn.Module, counter: PassCounter) -> None:
         super().__init__()
         self.module = module
-        self.cost = cost
+        self.counter = counter
 
     def forward(self, x: Tensor) -> Tensor:
-        self.cost.forwards += len(x)
+        self.counter.forwards += len(x)
         out: Tensor = self.module(x.clone())  # a model may write into its input
         if isinstance(out, Tensor) and out.is_inference():
             out = out.clone()  # which any attack may go on with
@@ -223,7 +222,7 @@ class _Counted(nn.Module):
         return out
 
     def _count_backward(self, gradient: Tensor) -> None:
-        self.cost.backwards += len(gradient)
+        self.counter.backwards += len(gradient)
 
 
 @dataclass(frozen=True)

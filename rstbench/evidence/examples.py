@@ -1,4 +1,4 @@
-"""A few clean and adversarial images of each model for the page: `examples.npz`. No torch.
+"""Keep a few clean and adversarial images of each model for the page: `examples.npz`. No torch.
 
 Names in the file, with n at most `COUNT` images in the order of the data:
 `<data>/images` float32 (n, c, h, w) in [0, 1] and `<data>/labels` int64 (n,);
@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,50 +24,58 @@ from ..files import write_whole
 from .manifest import Manifest
 from .trial import CLEAN
 
-FILE = "examples.npz"
+EXAMPLES_FILE = "examples.npz"
 PARTS = ".examples"  # folder of a run that is not finished
 COUNT = 8  # images
 BUDGET = 16 * 2**20  # bytes before compression
-Crafting = tuple[str, str, str, int]  # source, attack, threat, seed
+
+
+class CraftingKey(NamedTuple):
+    """Name what crafted some images; source is the digest of a model."""
+
+    source: str
+    attack: str
+    threat: str
+    seed: int
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The arrays of `examples.npz` by their names."""
+    """Hold the arrays of `examples.npz` by their names."""
 
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> Examples:
         """Read those of a folder that `evaluate` wrote; none where there is no file. Raises BadFile."""
-        path = Path(root) / FILE
+        path = Path(root) / EXAMPLES_FILE
         return cls(_arrays(path)) if path.exists() else cls()
 
     def images(self, data: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """(images, labels) of a data set, given its digest."""
+        """Return (images, labels) of a data set, given its digest."""
         images, labels = self.arrays.get(f"{data}/images"), self.arrays.get(f"{data}/labels")
         return None if images is None or labels is None else (images, labels)
 
-    def crafted(self, crafting: Crafting) -> np.ndarray | None:
-        """The adversarial images."""
+    def crafted(self, crafting: CraftingKey) -> np.ndarray | None:
+        """Return the adversarial images."""
         return self.arrays.get(f"{name_of(crafting)}/adversarial")
 
-    def predicted(self, crafting: Crafting) -> np.ndarray | None:
-        """The classes that the model saw in them."""
+    def predicted(self, crafting: CraftingKey) -> np.ndarray | None:
+        """Return the classes that the model saw in them."""
         return self.arrays.get(f"{name_of(crafting)}/predicted")
 
 
-def name_of(crafting: Crafting) -> str:
-    """The prefix of an array's name; clean images depend on no threat and no seed."""
+def name_of(crafting: CraftingKey) -> str:
+    """Return the prefix of an array's name; clean images depend on no threat and no seed."""
     source, attack, threat, seed = crafting
     return f"{source}/{CLEAN}" if attack == CLEAN else f"{source}/{attack}/{threat}/{seed}"
 
 
-def wanted(request: Manifest, image_bytes: int) -> frozenset[Crafting]:
-    """The craftings whose images are kept: of every row its first attack, then the second, and so on while
-    `BUDGET` lasts."""
+def wanted(request: Manifest, image_bytes: int) -> frozenset[CraftingKey]:
+    """Return the craftings whose images are kept: the first attack of every row, then the second, and so on
+    while `BUDGET` lasts."""
     ranked = [
-        (rank, (row.model, attack, row.threat, row.seed))
+        (rank, CraftingKey(row.model, attack, row.threat, row.seed))
         for row in request.rows
         for rank, attack in enumerate(row.attacks)
     ]
@@ -90,7 +99,7 @@ def join_parts(root: Path, arrays: Mapping[str, np.ndarray]) -> None:
             if len(before) == start:
                 joined[name] = np.concatenate([before, array])
     if joined:
-        write_whole(root / FILE, _bytes(dict(sorted(joined.items()))))
+        write_whole(root / EXAMPLES_FILE, _bytes(dict(sorted(joined.items()))))
     shutil.rmtree(root / PARTS, ignore_errors=True)
 
 

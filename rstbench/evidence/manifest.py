@@ -1,4 +1,4 @@
-"""The manifest of a run, `study.toml`: what was asked, and which evidence its tables show. No torch."""
+"""Read and write the manifest of a run, `study.toml`: what was asked, and by which keys. No torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..files import write_whole
 from .store import as_plain
 from .trial import ModelInfo
 
-FILE = "study.toml"
+MANIFEST_FILE = "study.toml"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the leaderboard: a model (its digest), a threat, a seed, and the attacks asked of it."""
+    """Name a row of the leaderboard: a model (its digest), a threat, a seed, and the attacks asked of it."""
 
     model: str
     threat: str
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The request of one run.
+    """Hold what one run asked.
 
     study: the resolved study; run: versions, device, threads, batch; images: how many were asked about;
     models: what tables say of each, by digest; rows: the lines of the leaderboard; groups: digests of models
@@ -48,10 +48,10 @@ class Manifest:
 
     def save(self, root: Path) -> None:
         """Write `root/study.toml`."""
-        write_whole(root / FILE, self.file())
+        write_whole(root / MANIFEST_FILE, self.file())
 
     def file(self) -> bytes:
-        """The content of the file that `load` reads."""
+        """Return the content of the file that `load` reads."""
         import tomli_w
 
         plain = {
@@ -70,7 +70,7 @@ class Manifest:
     @classmethod
     def load(cls, root: Path) -> Manifest:
         """Read `root/study.toml`. Raises BadFile."""
-        path = Path(root) / FILE
+        path = Path(root) / MANIFEST_FILE
         try:
             plain = tomllib.loads(path.read_text(encoding="utf-8"))
             run, evidence = plain.pop("run"), plain.pop("evidence")
@@ -86,14 +86,14 @@ class Manifest:
                 labels=_labels(evidence.get("labels", ""), run["images"]),
             )
         except FileNotFoundError:
-            raise BadFile(f"no {FILE} in {root}; name a folder that `evaluate` wrote") from None
+            raise BadFile(f"no {MANIFEST_FILE} in {root}; name a folder that `evaluate` wrote") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise BadFile(f"{path} is not what `evaluate` writes: {reason}") from error
 
 
 def _labels(text: str, images: int) -> tuple[int, ...]:
-    """The classes that one line names. Raises ValueError where they are not one for each image."""
+    """Return the classes that one line names. Raises ValueError where they are not one for each image."""
     labels = tuple(map(int, text.split()))
     if labels and len(labels) != images:
         raise ValueError(f"{len(labels)} labels for {images} images")
@@ -101,7 +101,7 @@ def _labels(text: str, images: int) -> tuple[int, ...]:
 
 
 def _lists(value: Any) -> Any:
-    """Tuples as the lists that TOML knows, however deep."""
+    """Turn tuples into the lists that TOML knows, however deep."""
     if isinstance(value, Mapping):
         return {key: _lists(item) for key, item in value.items()}
     return [_lists(item) for item in value] if isinstance(value, list | tuple) else value

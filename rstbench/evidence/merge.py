@@ -1,4 +1,4 @@
-"""The evidence of several folders as that of one: of several runs, machines or studies of the same images.
+"""Merge the evidence of several folders: of runs, machines or studies of the same images.
 
 Shards of one trial are joined, the manifests united. Packed evidence is read as well, and written as files.
 Models are not copied. No torch.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import BadRequest
 from ..files import fill_folder
-from .manifest import FILE, Manifest
+from .manifest import MANIFEST_FILE, Manifest
 from .store import Store, join, record_file
 from .trial import Trial, TrialResult
 from .unite import unite
@@ -45,12 +45,12 @@ def merge(roots: Sequence[Path], out: Path) -> list[str]:
     files = {f"results/{record.trial.key}.jsonl": record_file(record) for record in records}
     duplicates = _answered_twice(records, manifest.images)
     manifest = replace(manifest, keys=tuple(key for key in manifest.keys if key not in duplicates))
-    fill_folder(out, {**files, FILE: manifest.file()})  # the manifest last: until then the old one holds
+    fill_folder(out, {**files, MANIFEST_FILE: manifest.file()})  # the manifest last
     return list(_notes(folders, duplicates))
 
 
 def _open(roots: Sequence[Path]) -> list[_Folder]:
-    """Each folder once, in the order named."""
+    """Open each folder once, in the order named."""
     unique: dict[Path, Path] = {}
     for root in roots:
         unique.setdefault(root.resolve(), root)
@@ -58,7 +58,7 @@ def _open(roots: Sequence[Path]) -> list[_Folder]:
 
 
 def _names(folders: Sequence[_Folder]) -> list[str]:
-    """The folders by as many last parts of their paths as tell them apart."""
+    """Return the shortest path suffixes that distinguish the folders."""
     paths = [folder.root.resolve().parts for folder in folders]
     lengths = range(1, max(map(len, paths)) + 1)
     candidates = (["/".join(parts[-length:]) for parts in paths] for length in lengths)
@@ -66,7 +66,7 @@ def _names(folders: Sequence[_Folder]) -> list[str]:
 
 
 def _refuse(folders: Sequence[_Folder], out: Path) -> None:
-    """Raises BadRequest for folders that cannot be merged, or not into `out`."""
+    """Raise BadRequest for folders that cannot be merged, or not into `out`."""
     first = folders[0]
     for other in folders[1:]:
         if not _same_images(first.manifest, other.manifest):
@@ -84,7 +84,7 @@ def _refuse(folders: Sequence[_Folder], out: Path) -> None:
 
 
 def _same_images(one: Manifest, other: Manifest) -> bool:
-    """Compares images by their digests, or by their names where an older folder knows no digest."""
+    """Compare images by their digests, or by their names where an older folder knows no digest."""
     if _data_digest(one) and _data_digest(other):
         return _data_digest(one) == _data_digest(other)
     return bool(one.run["data"] == other.run["data"])
@@ -95,17 +95,17 @@ def _data_digest(manifest: Manifest) -> str:
 
 
 def _is_merged(out: Path) -> bool:
-    return (out / FILE).exists() and "merged" in Manifest.load(out).run
+    return (out / MANIFEST_FILE).exists() and "merged" in Manifest.load(out).run
 
 
 def _read(key: str, stores: Iterable[Store]) -> TrialResult | None:
-    """The shards of all folders. Raises BadFile where two of them differ about one."""
+    """Return the shards of all folders. Raises BadFile where two of them differ about one."""
     pieces = [(store.describe(key), record) for store in stores if (record := store.read(key))]
     return join(pieces, "leave one of the folders out") if pieces else None
 
 
 def _answered_twice(records: Iterable[TrialResult], images: int) -> set[str]:
-    """Keys to leave out: of a question asked at two batch sizes, the first complete answer is shown."""
+    """Return the keys to leave out: of answers at two batch sizes, only the first complete one is shown."""
     same_question: dict[Trial, list[TrialResult]] = {}
     for record in records:
         same_question.setdefault(replace(record.trial, batch=0), []).append(record)

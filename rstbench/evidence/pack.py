@@ -1,4 +1,4 @@
-"""Packed evidence: one zip file in place of thousands of small files. No torch.
+"""Pack evidence: one zip file in place of thousands of small files. No torch.
 
 `results.zip` holds a member `<key>.jsonl` for each question, in the format of `results/<key>.jsonl`: a
 header line, then one line a shard. It is never unpacked: new shards go to files beside it, and a reader
@@ -20,10 +20,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import BadFile
+from ..errors import BadFile, one_line
 from ..files import write_whole
 
-FILE = "results.zip"
+PACK_FILE = "results.zip"
 MAX_MEMBER = 2**28  # bytes; an answer about a million images takes a few million
 _NAME = re.compile(r"[0-9a-f]{64}\.jsonl")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can tell
@@ -53,7 +53,7 @@ class Pack:
             return False
 
     def read(self, key: str) -> bytes | None:
-        """The lines about a question, None where it has none. Raises BadFile."""
+        """Return the lines about a question, None where it has none. Raises BadFile."""
         member = self._members.get(key)
         if member is None:
             return None
@@ -85,7 +85,7 @@ def write_pack(path: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def complete_lines(content: bytes) -> list[bytes]:
-    """The lines of a file but for a torn last one."""
+    """Return the lines of a file without a torn last one."""
     return content.split(b"\n")[:-1]
 
 
@@ -109,7 +109,7 @@ def _version(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _checked(members: list[zipfile.ZipInfo], size: int) -> dict[str, zipfile.ZipInfo]:
-    """The members by their keys. Raises ValueError where one is not what `write_pack` writes."""
+    """Return the members by their keys. Raises ValueError where one is not what `write_pack` writes."""
     keys: dict[str, zipfile.ZipInfo] = {}
     for member in members:
         name = member.filename
@@ -131,12 +131,11 @@ def _checked(members: list[zipfile.ZipInfo], size: int) -> dict[str, zipfile.Zip
 
 @contextmanager
 def _reading(path: Path, member: str = "") -> Iterator[None]:
-    """Raises BadFile for what goes wrong with a zip file."""
+    """Raise BadFile for what goes wrong with a zip file."""
     try:
         yield
     except FileNotFoundError:
         raise
     except _ERRORS as error:
         place = f"{path} (member {member})" if member else str(path)
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadFile(f"{place} is damaged ({reason}); restore it from a copy") from error
+        raise BadFile(f"{place} is damaged ({one_line(error)}); restore it from a copy") from error

@@ -1,4 +1,4 @@
-"""Packing a folder's evidence, such that a kill at any instant loses nothing. No torch."""
+"""Pack a folder's evidence so that a kill at any instant loses nothing. No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import BadFile
-from .pack import FILE, complete_lines, joined_lines, write_pack
+from .pack import PACK_FILE, complete_lines, joined_lines, write_pack
 from .store import Store
 
 
@@ -22,23 +22,24 @@ def pack_folder(root: Path) -> str:
     if not store.keys():
         raise BadFile(f"no evidence in {root}; name a folder that `evaluate` wrote")
     with store.lock("pack it when that has ended"):
-        for draft in root.glob(f".{FILE}.*.part"):  # of a packing that was killed
+        for draft in root.glob(f".{PACK_FILE}.*.part"):  # of a packing that was killed
             draft.unlink()
         files = {path.stem: path.read_bytes() for path in sorted(store.folder.glob("*.jsonl"))}
         if files:
-            write_pack(root / FILE, _contents(store, files))
+            write_pack(root / PACK_FILE, _contents(store, files))
             _sync(root)
             for key, content in files.items():
                 if store.path(key).read_bytes() == content:
                     store.path(key).unlink()
         with suppress(OSError):  # what is not evidence stays
             store.folder.rmdir()
-    count, size = len(store.keys()), (root / FILE).stat().st_size
-    return f"{root / FILE}\t{count} questions, {len(files)} of them new or added to, {size / 1000:.0f} kB"
+    path, count = root / PACK_FILE, len(store.keys())
+    size = path.stat().st_size / 1000
+    return f"{path}\t{count} questions, {len(files)} of them new or added to, {size:.0f} kB"
 
 
 def _contents(store: Store, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Every question's lines by its key, packed ones first. Raises BadFile."""
+    """Return the lines of every question by its key, packed ones first. Raises BadFile."""
     pack, contents = store.pack(), dict[str, bytes]()
     keys = store.keys()
     for key in keys:

@@ -1,4 +1,4 @@
-"""The log of a run, `.agenda`, from which `status` tells how far it is. No torch.
+"""Write and read the log of a run, `.agenda`, from which `status` tells how far it is. No torch.
 
 It is written anew at the start of each run in a folder, a line of JSON for each event: first when the run
 began and which networks it makes, then one when it begins to attack (from then on `study.toml` is its
@@ -17,12 +17,12 @@ from pathlib import Path
 from ..files import write_whole
 from .trial import Trial
 
-FILE = ".agenda"
+RUN_LOG_FILE = ".agenda"
 
 
 @dataclass(frozen=True)
-class Crafting:
-    """The keys of the trials that judge the same adversarial images, and the attack that crafts these."""
+class CraftingLog:
+    """Hold the keys of trials that judge the same adversarial images, and the attack that crafts these."""
 
     attack: str
     keys: tuple[str, ...]
@@ -30,7 +30,7 @@ class Crafting:
 
 @dataclass(frozen=True)
 class RunLog:
-    """What a run wrote of itself.
+    """Hold the log of a run.
 
     began: seconds since 1970; networks: files to be made, below the folder; asking: whether `study.toml` is
     that of this run; craftings: what it asks, none in logs of before 0.2; ended: whether it came to its end,
@@ -40,7 +40,7 @@ class RunLog:
     began: float
     networks: tuple[str, ...]
     asking: bool = False
-    craftings: tuple[Crafting, ...] = ()
+    craftings: tuple[CraftingLog, ...] = ()
     ended: bool = False
     faults: tuple[str, ...] = ()
 
@@ -48,14 +48,14 @@ class RunLog:
     def load(cls, root: Path) -> RunLog | None:
         """Read the log of the last run in a folder; None where there is none, or another file."""
         try:
-            lines = (root / FILE).read_text(encoding="utf-8").split("\n")[:-1]  # the last may be torn
+            lines = (root / RUN_LOG_FILE).read_text(encoding="utf-8").split("\n")[:-1]  # the last may be torn
             first, *rest = (json.loads(line) for line in lines)
             return cls(
                 began=float(first["began"]),
                 networks=tuple(map(str, first["networks"])),
                 asking=any("asking" in line for line in rest),
                 craftings=tuple(
-                    Crafting(str(crafting["attack"]), tuple(map(str, crafting["keys"])))
+                    CraftingLog(str(crafting["attack"]), tuple(map(str, crafting["keys"])))
                     for line in rest
                     for crafting in line.get("asking") or ()
                 ),
@@ -69,7 +69,7 @@ class RunLog:
 def begin(root: Path, networks: Iterable[Path]) -> None:
     """Begin the log of a run that makes these files below `root` unless they are there."""
     names = [path.relative_to(root).as_posix() for path in networks]
-    write_whole(root / FILE, _line({"began": time.time(), "networks": names}))
+    write_whole(root / RUN_LOG_FILE, _line({"began": time.time(), "networks": names}))
 
 
 def begin_asking(root: Path, trials: Iterable[Trial]) -> None:
@@ -82,8 +82,8 @@ def begin_asking(root: Path, trials: Iterable[Trial]) -> None:
 
 def add(root: Path, event: str, value: object = "") -> None:
     """Note that the run has met a `fault`, or has `ended`; nothing where no run began."""
-    if (root / FILE).exists():
-        with (root / FILE).open("ab") as file:
+    if (root / RUN_LOG_FILE).exists():
+        with (root / RUN_LOG_FILE).open("ab") as file:
             file.write(_line({event: value}))
 
 

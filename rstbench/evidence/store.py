@@ -1,4 +1,4 @@
-"""Evidence on disk: append-only JSON lines, one file a question, named by its key. No torch.
+"""Store evidence on disk: append-only JSON lines, one file a question, named by its key. No torch.
 
 The first line of `results/<key>.jsonl` is the trial, what is known of its models and the name of its data;
 each further line is the result of one shard. A line counts once its newline is on the disk, so a process
@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import BadFile, BadRequest
-from .pack import FILE as PACK
-from .pack import Pack, complete_lines
+from .pack import PACK_FILE, Pack, complete_lines
 from .trial import ModelInfo, ShardResult, Trial, TrialResult, canonical
 
 try:
@@ -29,7 +28,7 @@ except ImportError:  # no advisory locks on this platform: two runs in one folde
 
 
 class Store:
-    """The evidence under `root`: `results/` and `results.zip`. Reading creates nothing."""
+    """Read and add to the evidence under `root`: `results/` and `results.zip`. Reading creates nothing."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -37,19 +36,19 @@ class Store:
         self._pack: Pack | None = None
 
     def path(self, key: str) -> Path:
-        """The file that new shards of a question go to."""
+        """Return the file that new shards of a question go to."""
         return self.folder / f"{key}.jsonl"
 
     def places(self, key: str) -> tuple[str, ...]:
-        """Where the evidence of a question lies, relative to the folder: the pack, its file, or both."""
+        """Return where the evidence of a question lies in the folder: the pack, its file, or both."""
         unpacked = (f"results/{key}.jsonl",) if self.path(key).exists() else ()
         pack = self.pack()
-        return (PACK, *unpacked) if pack and key in pack.keys else unpacked
+        return (PACK_FILE, *unpacked) if pack and key in pack.keys else unpacked
 
     def describe(self, key: str) -> str:
-        """Where the evidence of a question lies, for a message."""
+        """Return where the evidence of a question lies, for a message."""
         return " and ".join(
-            self._member(key) if place == PACK else str(self.root / place) for place in self.places(key)
+            self._member(key) if place == PACK_FILE else str(self.root / place) for place in self.places(key)
         )
 
     def add(self, trial: Trial, result: ShardResult, models: Mapping[str, ModelInfo], data: str) -> None:
@@ -65,7 +64,7 @@ class Store:
             os.fsync(file.fileno())
 
     def read(self, key: str) -> TrialResult | None:
-        """What is known of a trial, or None. A torn last line is ignored; other damage raises BadFile."""
+        """Return the result of a trial, or None. A torn last line is ignored; other damage raises BadFile."""
         # The file first: while it is packed it goes only after the pack has come.
         unpacked, packed = self.read_unpacked(key), self.read_packed(key)
         if unpacked is None or packed is None:
@@ -74,7 +73,7 @@ class Store:
         return join(pieces, "delete that file and run the same command again")
 
     def read_unpacked(self, key: str) -> TrialResult | None:
-        """What the file of a trial holds, whatever is packed."""
+        """Return what the file of a trial holds, without the pack."""
         path = self.path(key)
         try:
             content = path.read_bytes()
@@ -83,7 +82,7 @@ class Store:
         return _parse(content, key, str(path), "delete it and run the same command again")
 
     def read_packed(self, key: str) -> TrialResult | None:
-        """What the pack holds of a trial."""
+        """Return what the pack holds of a trial."""
         pack = self.pack()
         content = pack.read(key) if pack else None
         if content is None:
@@ -91,22 +90,22 @@ class Store:
         return _parse(content, key, self._member(key), "restore the pack from a copy")
 
     def pack(self) -> Pack | None:
-        """The pack as it lies there now, opened once. Raises BadFile where it is damaged."""
+        """Return the current pack, opened once. Raises BadFile where it is damaged."""
         if self._pack is None or not self._pack.is_current():
             try:
-                self._pack = Pack(self.root / PACK)
+                self._pack = Pack(self.root / PACK_FILE)
             except FileNotFoundError:
                 self._pack = None
         return self._pack
 
     def keys(self) -> list[str]:
-        """Every trial with evidence here, sorted."""
+        """Return the keys of all trials with evidence here, sorted."""
         unpacked = {path.stem for path in self.folder.glob("*.jsonl")}
         pack = self.pack()
         return sorted(unpacked | pack.keys if pack else unpacked)
 
     def _member(self, key: str) -> str:
-        return f"{self.root / PACK} (member {key}.jsonl)"
+        return f"{self.root / PACK_FILE} (member {key}.jsonl)"
 
     @contextmanager
     def lock(self, advice: str = "wait for it or choose another --out") -> Iterator[None]:
@@ -133,7 +132,7 @@ class Store:
 
 
 def join(pieces: Sequence[tuple[str, TrialResult]], advice: str) -> TrialResult:
-    """What several places hold of one trial, as one: models and data as the first says.
+    """Join the shards that several places hold of one trial; models and data are those of the first.
 
     Raises BadFile, with the advice, where two answers for one shard differ.
     """
@@ -150,18 +149,18 @@ def join(pieces: Sequence[tuple[str, TrialResult]], advice: str) -> TrialResult:
 
 
 def record_file(record: TrialResult) -> bytes:
-    """A record as the file that `Store.read` takes it from."""
+    """Return the content of the file of a record, which `Store.read` reads."""
     header = _header(record.trial, record.models, record.data)
     return header + b"".join(_line(asdict(shard)) for shard in record.shards)
 
 
 def as_plain(value: Any) -> Any:
-    """Dataclass values for TOML, which knows no None: empty ones are left out."""
+    """Return the fields of a dataclass for TOML, which knows no None: empty ones are left out."""
     return {key: item for key, item in asdict(value).items() if item not in (None, (), "")}
 
 
 def _parse(content: bytes, key: str, place: str, advice: str) -> TrialResult | None:
-    """The record that a file holds; None without a complete first line. Raises BadFile, with the advice."""
+    """Return the record of a file; None without a complete first line. Raises BadFile, with the advice."""
     lines = complete_lines(content)
     if not lines:
         return None

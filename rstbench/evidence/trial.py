@@ -1,4 +1,4 @@
-"""Questions, their identity, and the results that answer them. No torch.
+"""Define questions, their identity, and the results that answer them. No torch.
 
 A `Trial` asks: how many images does `target` still get right once `attack`, within `threat`, has
 crafted them against `source`? It is answered shard by shard; a `ShardResult` is the answer for one shard
@@ -19,7 +19,7 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a table says of a model. It takes no part in the identity of a result.
+    """Describe a model for tables. It takes no part in the identity of a result.
 
     family: what it shares with the same thing at other ratios and seeds, ratio: at which of them, as it
     was written; each '' where there is none. made_seconds, made_mib: wall clock and peak memory of the
@@ -51,7 +51,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Trial:
-    """One question. source, target and data are digests; names and paths are not part of it.
+    """Ask one question. source, target and data are digests; names and paths are not part of it.
 
     attack is the canonical text ('pgd', 'pgd:restarts=5', 'clean'), threat that of `Threat` (empty
     for 'clean'), batch the span of one shard, seed the seed of the crafting.
@@ -68,7 +68,7 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """sha256 of the canonical JSON of the question, 64 hexadecimal digits."""
+        """Return the sha256 of the canonical JSON of the question, 64 hexadecimal digits."""
         return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
 
 
@@ -78,7 +78,7 @@ def attack_family(text: str) -> str:
 
 
 def crafting_seed(trial: Trial, start: int) -> int:
-    """The seed for crafting one shard, below 2**31.
+    """Return the seed for crafting one shard, below 2**31.
 
     From the crafting fields only, never from the target, so that adding a judge changes no image.
     """
@@ -88,7 +88,7 @@ def crafting_seed(trial: Trial, start: int) -> int:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """The answer for the images [start, start + len(bits)): '1' where the target was still right.
+    """Answer for the images [start, start + len(bits)): '1' where the target was still right.
 
     stages maps a part of the attack to the images it broke, as bits ('apgd-ce': '0100'); only
     where source and target are one. forwards and backwards count images passed through the source.
@@ -117,7 +117,7 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What is known of the answer to a trial: its shards by their first image, and its models by digest."""
+    """Hold the answer to a trial so far: its shards by their first image, and its models by digest."""
 
     trial: Trial
     models: dict[str, ModelInfo]
@@ -125,12 +125,12 @@ class TrialResult:
     shards: tuple[ShardResult, ...]
 
     def covers(self, images: int) -> bool:
-        """Whether the shards from image 0 on reach `images` without a gap."""
+        """Return whether the shards from image 0 on reach `images` without a gap."""
         return len(self.bits) >= images
 
     @property
     def bits(self) -> str:
-        """The bits from image 0 up to the first gap."""
+        """Return the bits from image 0 up to the first gap."""
         bits = ""
         for shard in sorted(self.shards, key=lambda shard: shard.start):
             if shard.start != len(bits):
@@ -139,10 +139,10 @@ class TrialResult:
         return bits
 
     def within(self, images: int) -> Iterable[ShardResult]:
-        """The shards among the first `images` images."""
+        """Return the shards among the first `images` images."""
         return (shard for shard in self.shards if shard.start < images)
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: one text for one value."""
+    """Return JSON with sorted keys and no spaces: one text for one value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The manifests of several folders as one: where two differ about a thing, the first holds. No torch."""
+"""Unite the manifests of several folders: where two differ about a thing, the first holds. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .trial import ModelInfo
 
 
 def unite(manifests: Sequence[Manifest], names: Sequence[str]) -> Manifest:
-    """One manifest for everything that these ask, about the images that all of them ask about.
+    """Return one manifest for everything that these ask, about the images that all of them ask about.
 
     names: of the folders they come from, for models that would share a name.
     """
@@ -36,7 +36,7 @@ def _united_study(studies: Sequence[Mapping[str, Any]], images: int) -> dict[str
 
 
 def _concatenated(values: list[Any]) -> Any:
-    """Lists one behind the other without repetitions; the disjunction of truths; else the first value."""
+    """Concatenate lists without repetitions, join truths by `or`, and take the first of other values."""
     if all(isinstance(value, list) for value in values):
         items = [item for value in values for item in value]
         return [item for index, item in enumerate(items) if item not in items[:index]]
@@ -51,7 +51,7 @@ def _united_run(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict
 
 
 def _listed(values: list[Any]) -> Any:
-    """The value where all are equal, tables key by key, else 'a and b'."""
+    """Return the value where all are equal, tables key by key, else 'a and b'."""
     if all(value == values[0] for value in values):
         return values[0]
     if all(isinstance(value, Mapping) for value in values):
@@ -60,7 +60,7 @@ def _listed(values: list[Any]) -> Any:
 
 
 def _united_rows(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """One row for each model, threat and seed, with the attacks of all."""
+    """Return one row for each model, threat and seed, with the attacks of all."""
     united: dict[tuple[str, str, int], Row] = {}
     for row in rows:
         known = united.setdefault((row.model, row.threat, row.seed), row)
@@ -70,7 +70,7 @@ def _united_rows(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def _united_models(manifests: Sequence[Manifest], names: Sequence[str]) -> dict[str, ModelInfo]:
-    """What is known of each model: what one folder does not know is filled in from the others."""
+    """Return each model with the fields that one folder does not know filled in from the others."""
     models: dict[str, ModelInfo] = {}
     folders: dict[str, str] = {}
     for manifest, folder in zip(manifests, names, strict=True):
@@ -86,8 +86,8 @@ def _united_models(manifests: Sequence[Manifest], names: Sequence[str]) -> dict[
 def _with_distinct_families(
     models: Mapping[str, ModelInfo], folders: Mapping[str, str], rows: Sequence[Row]
 ) -> dict[str, ModelInfo]:
-    """Two models of one family at the same ratio and seed are of different studies: their family then takes
-    its folder's name, so that no mean is taken over both."""
+    """Add the folder's name to a family with two models at one ratio and seed: they are of different studies,
+    and no mean is taken over both."""
     settings: dict[tuple[str, str, int], set[str]] = {}
     for row in rows:
         model = models[row.model]
@@ -104,7 +104,7 @@ def _with_distinct_families(
 def _with_distinct_names(
     models: Mapping[str, ModelInfo], folders: Mapping[str, str], rows: Sequence[Row]
 ) -> dict[str, ModelInfo]:
-    """Models that share a name take their seed behind it, as in a study of several, else their folder."""
+    """Add their seed to the names that models share, as in a study of several seeds, else their folder."""
     seeds: dict[str, set[int]] = {}
     for row in rows:
         seeds.setdefault(row.model, set()).add(row.seed)

@@ -32,7 +32,7 @@ def compare(evidence: Evidence) -> pd.DataFrame:
     `worst` is compared only where both were asked the same attacks.
     """
     groups: dict[tuple[str, int], dict[str, tuple[Row, PerImage]]] = {}
-    for row in evidence.request.rows:
+    for row in evidence.manifest.rows:
         if answers := per_image_answers(evidence, row):
             groups.setdefault((row.threat, row.seed), {})[row.model] = (row, answers)
     lines: list[dict[str, Any]] = []
@@ -106,6 +106,6 @@ def _lines(
                 "role": role,
                 "attack": attack,
                 "threat": row.threat,
-                "data": evidence.request.run["data"],
+                "data": evidence.manifest.run["data"],
                 "seed": row.seed,
             }

@@ -15,15 +15,17 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import BadFile
+from ..errors import BadFile, one_line
+from .leaderboard import KINDS
 
-# Columns that hold text, even where it looks like a number; all others hold numbers.
+# Columns that hold text, even where it looks like a number, and whole numbers; all others hold numbers.
 TEXT = {
-    "model", "kind", "method", "network", "data", "threat", "flags", "source", "target", "attack",
-    "early_stop", "members", "weights", "rung", "knows_switch", "setting", "ratio", "norm", "eps", "baseline",
-    "role", "verdict", "on_front", "url", "page", "read", "protocol", "note", "paper",
+    "source", "target", "attack", "early_stop", "members", "weights", "rung", "knows_switch", "setting",
+    "ratio", "norm", "eps", "baseline", "role", "verdict", "on_front", "url", "page", "read", "protocol",
+    "note", "paper",
+    *(name for name, kind in KINDS.items() if kind == "text"),
 }  # fmt: skip
-INTEGERS = {"rank", "images", "seed", "seeds", "kept_weights", "total_weights", "class"}
+INTEGERS = {"seeds", "class", *(name for name, kind in KINDS.items() if kind == "integer")}
 # A text that has the apostrophes of its own before the sign gets one more, so that nothing is lost.
 _FORMULA, _GUARDED = re.compile("'*[=+@\\-\t\r\n]"), re.compile("'+[=+@\\-\t\r\n]")
 
@@ -72,7 +74,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise BadFile(f"no table {path}; `report` writes those that have something to tell") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise BadFile(f"{path} is no table of this tool: {' '.join(str(error).split())}") from error
+        raise BadFile(f"{path} is no table of this tool: {one_line(error)}") from error
 
 
 def _read(name: str, texts: list[str]) -> pd.Series:

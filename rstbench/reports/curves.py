@@ -26,7 +26,7 @@ def curves(evidence: Evidence) -> pd.DataFrame:
     eps 0 is the clean accuracy. Figures stand as they were measured: a curve that rises is flagged, not bent.
     """
     by_norm: dict[tuple[str, str, int], dict[Threat, PerImage]] = {}
-    for row in evidence.request.rows:
+    for row in evidence.manifest.rows:
         if answers := per_image_answers(evidence, row):
             threat = Threat.parse(row.threat)
             by_norm.setdefault((row.model, threat.norm, row.seed), {})[threat] = answers

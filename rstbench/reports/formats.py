@@ -19,10 +19,11 @@ from .renderings import latex, markdown, page, parquet, records
 from .robustbench import write_entries
 
 Format = Callable[[Evidence, Mapping[str, pd.DataFrame], Path], object]
-TABLES = (
+# Deleted where an earlier report wrote them and nothing is left to show.
+TABLES = {
     "leaderboard", "ratios", "transfer", "switch", "queries", "per_class", "curves", "compare", "pareto",
     "published", "published_transfer",
-)  # fmt: skip
+}  # fmt: skip
 
 
 def formats(names: Iterable[str]) -> list[Format]:
@@ -43,12 +44,10 @@ def _file_per_table(suffix: str, render: Callable[[str, pd.DataFrame], bytes]) -
     """Write a file a table, and delete the files of tables that are no more."""
 
     def write(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) -> None:
-        for name in TABLES:
-            path = folder / f"{name}.{suffix}"
-            if name in frames:
-                write_whole(path, render(name, frames[name]))
-            else:
-                path.unlink(missing_ok=True)
+        for name, frame in frames.items():
+            write_whole(folder / f"{name}.{suffix}", render(name, frame))
+        for name in TABLES - frames.keys():
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
 
     return write
 

@@ -11,17 +11,24 @@ from ..evidence.manifest import Row
 from ..evidence.trial import CLEAN, ShardResult, attack_family
 from .lookup import AUTOATTACK, Evidence
 from .per_image import WORST, per_image_answers
-from .statistics import mean, short, wilson
+from .statistics import confidence_interval, mean, short
 
 WIDE_INTERVAL = 0.10  # of the worst case, from which flags.FEW_IMAGES is raised
 JOINT = "joint"  # the attack that fools members of a switch together
 SQUARE_HELPS = 0.002  # AutoAttack's own threshold for its Square stage
-HEAD = [
-    "rank", "model", "kind", "method", "network", "data", "threat", "images", "seed", "remaining",
-    "kept_weights", "total_weights", "clean",
-]  # fmt: skip
-TAIL = ["worst", "worst_low", "worst_high", "flags", "forwards", "backwards", "seconds"]
-INTEGERS = {"rank": "Int64", "kept_weights": "Int64", "total_weights": "Int64"}
+# The columns in order with the kind of their values: text, integer, percent or number. `_line` computes them;
+# the attacks stand between HEAD and TAIL, as percentages.
+HEAD = {
+    "rank": "integer", "model": "text", "kind": "text", "method": "text", "network": "text", "data": "text",
+    "threat": "text", "images": "integer", "seed": "integer", "remaining": "number",
+    "kept_weights": "integer", "total_weights": "integer", "clean": "percent",
+}  # fmt: skip
+TAIL = {
+    "worst": "percent", "worst_low": "percent", "worst_high": "percent", "flags": "text",
+    "forwards": "number", "backwards": "number", "seconds": "number",
+}  # fmt: skip
+KINDS = HEAD | TAIL
+HIDDEN = ["kind", "method", "network", "data", "total_weights", "seconds"]  # in a terminal
 
 
 def lines_of(evidence: Evidence, model: str | None = None) -> list[dict[str, Any]]:
@@ -29,13 +36,13 @@ def lines_of(evidence: Evidence, model: str | None = None) -> list[dict[str, Any
 
     model: the digest of the only model that is wanted.
     """
-    rows = [row for row in evidence.request.rows if model in (None, row.model)]
+    rows = [row for row in evidence.manifest.rows if model in (None, row.model)]
     return [line for row in rows if (line := _line(evidence, row))]
 
 
 def attacks_of(evidence: Evidence) -> list[str]:
     """Return every attack that some row asks for, in the order of the study."""
-    return list(dict.fromkeys(attack for row in evidence.request.rows for attack in row.attacks))
+    return list(dict.fromkeys(attack for row in evidence.manifest.rows for attack in row.attacks))
 
 
 def leaderboard(evidence: Evidence) -> pd.DataFrame:
@@ -46,7 +53,7 @@ def leaderboard(evidence: Evidence) -> pd.DataFrame:
     """
     lines = [*lines_of(evidence), *_failed(evidence)]
     frame = pd.DataFrame(lines, columns=[*HEAD, *attacks_of(evidence), *TAIL])
-    threats = {row.threat: index for index, row in enumerate(reversed(evidence.request.rows))}
+    threats = {row.threat: index for index, row in enumerate(reversed(evidence.manifest.rows))}
     frame["rank"] = frame.groupby("threat", sort=False)["worst"].rank(method="min", ascending=False)
     frame = frame.sort_values(
         ["threat", "worst", "model", "seed"],
@@ -55,16 +62,16 @@ def leaderboard(evidence: Evidence) -> pd.DataFrame:
         na_position="last",
         ignore_index=True,
     )
-    return frame.astype({name: kind for name, kind in INTEGERS.items() if name in frame})
+    return frame.astype({name: "Int64" for name, kind in KINDS.items() if kind == "integer"})
 
 
 def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
-    info, n, answers = evidence.info(row.model), evidence.request.images, per_image_answers(evidence, row)
+    info, n, answers = evidence.info(row.model), evidence.manifest.images, per_image_answers(evidence, row)
     if answers is None:
         return None
     cells = {attack: mean(values) for attack, values in answers.attacks.items()}
     worst = mean(answers.worst)
-    low, high = wilson(worst, n) if worst is not None else (None, None)
+    low, high = confidence_interval(worst, n) if worst is not None else (None, None)
     shards = [
         shard
         for attack in (CLEAN, *row.attacks)
@@ -96,9 +103,9 @@ def _about(evidence: Evidence, row: Row) -> dict[str, Any]:
         "kind": info.kind,
         "method": info.method,
         "network": info.network,
-        "data": evidence.request.run["data"],
+        "data": evidence.manifest.run["data"],
         "threat": row.threat,
-        "images": evidence.request.images,
+        "images": evidence.manifest.images,
         "seed": row.seed,
         "remaining": info.remaining,
         "kept_weights": info.kept_weights,
@@ -108,15 +115,16 @@ def _about(evidence: Evidence, row: Row) -> dict[str, Any]:
 
 def _failed(evidence: Evidence) -> list[dict[str, Any]]:
     """Return a line without figures for each row whose model failed on clean images."""
-    if not evidence.request.failures:
+    if not evidence.manifest.failures:
         return []
-    failed = [row for row in evidence.request.rows if not per_image_answers(evidence, row)]
-    return [_about(evidence, row) | {"flags": ""} for row in failed]
+    failed = [row for row in evidence.manifest.rows if not per_image_answers(evidence, row)]
+    empty = {name: "" for name, kind in KINDS.items() if kind == "text"}
+    return [empty | _about(evidence, row) for row in failed]
 
 
 def _repeated(evidence: Evidence, model: str) -> str:
     """Return the name of a model that was attacked at several seeds, else ''."""
-    seeds = {row.seed for row in evidence.request.rows if row.model == model}
+    seeds = {row.seed for row in evidence.manifest.rows if row.model == model}
     return evidence.info(model).name if len(seeds) > 1 else ""
 
 
@@ -154,7 +162,7 @@ def _square_helps(evidence: Evidence, row: Row, attack: str) -> bool:
     shards = evidence.shards(row.model, attack, row.threat, row.seed)
     broken = sum(shard.stages.get("square", "").count("1") for shard in shards)
     has_gradient_stage = any(stage != "square" for shard in shards for stage in shard.stages)
-    return has_gradient_stage and broken > SQUARE_HELPS * evidence.request.images
+    return has_gradient_stage and broken > SQUARE_HELPS * evidence.manifest.images
 
 
 def _transfer_wins(evidence: Evidence, row: Row, cells: dict[str, float | None]) -> bool:

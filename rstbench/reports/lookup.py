@@ -19,27 +19,27 @@ Key = tuple[str, str, str, str, int]  # source, target, attack, threat, seed
 
 @dataclass(frozen=True)
 class Evidence:
-    """A request, every result of it that covers all its images, and the files with each result by its key."""
+    """Hold a manifest, its results that cover all images, and the files with each result by its key."""
 
-    request: Manifest
+    manifest: Manifest
     records: dict[Key, TrialResult]
     places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> Evidence:
         """Read a folder that `evaluate` wrote. Raises BadFile."""
-        request, store = Manifest.load(root), Store(root)
+        manifest, store = Manifest.load(root), Store(root)
         records, places = {}, {}
-        for key in request.keys:
+        for key in manifest.keys:
             record = store.read(key)
-            if record is not None and record.covers(request.images):
+            if record is not None and record.covers(manifest.images):
                 trial = record.trial
                 records[(trial.source, trial.target, trial.attack, trial.threat, trial.seed)] = record
                 places[key] = store.places(key)
-        return cls(request, records, places)
+        return cls(manifest, records, places)
 
     def info(self, digest: str) -> ModelInfo:
-        return self.request.models[digest]
+        return self.manifest.models[digest]
 
     def members(self, digest: str) -> list[tuple[str, float]]:
         """Return (digest, probability) of the members of a switch; a plain model is its own only member."""
@@ -57,11 +57,11 @@ class Evidence:
         record = self.record(source, target, attack, threat, seed)
         if record is None:
             return None
-        return np.frombuffer(record.bits[: self.request.images].encode(), dtype=np.uint8) - 48.0
+        return np.frombuffer(record.bits[: self.manifest.images].encode(), dtype=np.uint8) - 48.0
 
     def robust(self, model: str, attack: str, threat: str, seed: int) -> np.ndarray | None:
         """Return the probability that a model is right on each image crafted against it, shape (images,)."""
-        total = np.zeros(self.request.images)
+        total = np.zeros(self.manifest.images)
         for member, weight in self.members(model):
             bits = self.bits(model, member, attack, threat, seed)
             if bits is None:
@@ -75,12 +75,12 @@ class Evidence:
         Of a switch they are those judged by its first member, which carry the cost of crafting once.
         """
         record = self.record(model, self.members(model)[0][0], attack, threat, seed)
-        return tuple(record.within(self.request.images)) if record else ()
+        return tuple(record.within(self.manifest.images)) if record else ()
 
     def all_flags(self, model: str, attack: str, threat: str, seed: int) -> set[str]:
         """Return the flags of every judge of a model's own trial."""
         records = [self.record(model, member, attack, threat, seed) for member, _ in self.members(model)]
-        shards = [shard for record in records if record for shard in record.within(self.request.images)]
+        shards = [shard for record in records if record for shard in record.within(self.manifest.images)]
         return {flag for shard in shards for flag in shard.flags}
 
 

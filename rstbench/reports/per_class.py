@@ -17,7 +17,7 @@ COLUMNS = [
 
 def per_class(evidence: Evidence) -> pd.DataFrame:
     """Return one line a row of the leaderboard, attack (and `worst`) and class; none without labels."""
-    labels = np.array(evidence.request.labels, dtype=int)
+    labels = np.array(evidence.manifest.labels, dtype=int)
     classes = {int(label): labels == label for label in np.unique(labels)}
     lines = [
         {
@@ -31,7 +31,7 @@ def per_class(evidence: Evidence) -> pd.DataFrame:
             "clean": mean(answers.clean[in_class]),
             **interval(values[in_class]),
         }
-        for row in evidence.request.rows
+        for row in evidence.manifest.rows
         if classes and (answers := per_image_answers(evidence, row))
         for attack, values in answers.known().items()
         for label, in_class in classes.items()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import BadFile, BadRequest, unknown
+from ..errors import BadFile, BadRequest, one_line, unknown
 from ..threat import Threat
 from .lookup import Evidence
 from .model_info import read_entry
@@ -79,12 +79,12 @@ def comparable_transfer(evidence: Evidence) -> pd.DataFrame:
     frame = _checked(
         _read_texts(SHIPPED_TRANSFER), SHIPPED_TRANSFER, TRANSFER, TRANSFER_REQUIRED, TRANSFER_FRACTIONS
     )
-    return frame[_matches(frame, evidence) & bool(evidence.request.groups)].reset_index(drop=True)
+    return frame[_matches(frame, evidence) & bool(evidence.manifest.groups)].reset_index(drop=True)
 
 
 def _matches(frame: pd.DataFrame, evidence: Evidence) -> pd.Series:
-    data = str(evidence.request.run["data"]).partition(":")[0]
-    threats = {row.threat for row in evidence.request.rows} or {key[3] for key in evidence.records if key[3]}
+    data = str(evidence.manifest.run["data"]).partition(":")[0]
+    threats = {row.threat for row in evidence.manifest.rows} or {key[3] for key in evidence.records if key[3]}
     is_near = {text: any(_is_near(text, threat) for threat in threats) for text in frame["threat"].unique()}
     same_data = frame["data"].map(lambda text: text.partition(":")[0] == data).astype(bool)
     return same_data & frame["threat"].map(is_near).astype(bool)
@@ -102,7 +102,7 @@ def _read_texts(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise BadFile(f"no file {path}") from None
     except (OSError, ValueError) as error:
-        raise BadFile(f"{path} is no CSV: {' '.join(str(error).split())}") from error
+        raise BadFile(f"{path} is no CSV: {one_line(error)}") from error
 
 
 def _entry_frame(row: dict[str, Any], path: Path) -> pd.DataFrame:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..evidence.costs import COSTS_FILE, read_costs
 from ..evidence.manifest import Manifest
-from ..evidence.run_log import Crafting
+from ..evidence.run_log import CraftingLog
 from ..evidence.store import Store
 from ..evidence.trial import CLEAN, TrialResult
 
 WINDOW = 300.0  # seconds over which the rate is taken
-COSTS = "costs.jsonl"
 OTHER = "other"  # shards whose attack is not known before they are begun
 
 
@@ -68,11 +67,12 @@ def network_progress(
 
     files: those that are there, by name below the folder of the run; planned: None where nothing says.
     """
-    costs = {path.parent: _costs(path.parent / COSTS) for path in files.values()}
+    costs = {path.parent: read_costs(path.parent / COSTS_FILE) for path in files.values()}
     made = {name: path for name, path in files.items() if planned is None or name in planned}
-    completions = [
-        Completion(path.stat().st_mtime, costs[path.parent].get(path.stem, 0.0)) for path in made.values()
-    ]
+    completions = []
+    for path in made.values():
+        cost = costs[path.parent].get(path.stem)
+        completions.append(Completion(path.stat().st_mtime, cost.seconds if cost else 0.0))
     missing = 0 if planned is None else len(planned) - len(made)
     rate, left = estimate(completions, missing * _mean(item.seconds for item in completions), began, now)
     if planned is None:
@@ -81,12 +81,12 @@ def network_progress(
 
 
 def shard_progress(
-    store: Store, request: Manifest, craftings: Sequence[Crafting], began: float | None, now: float
+    store: Store, manifest: Manifest, craftings: Sequence[CraftingLog], began: float | None, now: float
 ) -> StageProgress:
     """Return the progress of the shards of a request; one that many models judge is one. Raises BadFile."""
-    starts = range(0, request.images, int(request.run["batch"]))
+    starts = range(0, manifest.images, int(manifest.run["batch"]))
     completions, counts = defaultdict[str, list[Completion]](list), dict[str, tuple[int, int]]()
-    for attack, judged in _by_crafting(store, request, craftings):
+    for attack, judged in _by_crafting(store, manifest, craftings):
         by_start = [_completions(result, store, key) if result else {} for key, result in judged]
         answered = [start for start in starts if all(start in shards for shards in by_start)]
         completions[attack] += [
@@ -105,7 +105,7 @@ def shard_progress(
 
 
 def _by_crafting(
-    store: Store, request: Manifest, craftings: Sequence[Crafting]
+    store: Store, manifest: Manifest, craftings: Sequence[CraftingLog]
 ) -> Iterator[tuple[str, list[tuple[str, TrialResult | None]]]]:
     """Yield (attack, [(key, result)]) for each crafting of a request, clean images first.
 
@@ -116,7 +116,7 @@ def _by_crafting(
     }
     groups = defaultdict[tuple[Hashable, str], list[tuple[str, TrialResult | None]]](list)
     order = {key: number for number, key in enumerate(logged)}
-    for key in sorted(request.keys, key=lambda key: order.get(key, len(order))):
+    for key in sorted(manifest.keys, key=lambda key: order.get(key, len(order))):
         result = store.read(key)
         if result and key not in logged:
             trial = result.trial
@@ -143,18 +143,6 @@ def _completions(result: TrialResult, store: Store, key: str) -> dict[int, Compl
         completions[shard.start] = Completion(time, shard.seconds)
         time -= shard.seconds
     return completions
-
-
-def _costs(path: Path) -> dict[str, float]:
-    """Return the seconds that each network took, by name, without the lines that a kill tore."""
-    seconds = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            cost = json.loads(line)
-            seconds[str(cost["name"])] = float(cost["seconds"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return seconds
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..errors import BadFile, BadRequest
 from ..evidence.examples import Examples
-from ..evidence.manifest import FILE
+from ..evidence.manifest import MANIFEST_FILE
 from ..files import write_whole
 from .figures.points import points
 from .leaderboard import attacks_of, lines_of
@@ -93,10 +93,10 @@ def runs_in(paths: Sequence[str]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise BadFile(f"no folder {path}")
-        if path.is_dir() and not (path / FILE).exists():
-            runs += sorted(inner.parent for inner in path.rglob(FILE)) or [path]
+        if path.is_dir() and not (path / MANIFEST_FILE).exists():
+            runs += sorted(inner.parent for inner in path.rglob(MANIFEST_FILE)) or [path]
         elif not path.is_file():
             runs.append(path)
     if not runs:
-        raise BadFile(f"no {FILE} in {' '.join(paths)}; name a folder that `evaluate` wrote")
+        raise BadFile(f"no {MANIFEST_FILE} in {' '.join(paths)}; name a folder that `evaluate` wrote")
     return list(dict.fromkeys(runs))

@@ -16,6 +16,7 @@ from ..flags import doubts_autoattack
 from ..threat import Threat
 from .leaderboard import lines_of
 from .lookup import AUTOATTACK, Evidence
+from .statistics import LEVEL
 
 FOLDER = "robustbench"
 LONGEST = 80  # letters of a file's name
@@ -65,7 +66,7 @@ def measured(row: Mapping[str, Any], images: str) -> str:
     if row["worst_low"] is None:
         return text
     low, high = percent(row["worst_low"]), percent(row["worst_high"])
-    return f"{text}; 95 % interval of the worst case {low}-{high}"
+    return f"{text}; {LEVEL} interval of the worst case {low}-{high}"
 
 
 def percent(value: float | None) -> str | None:
@@ -107,7 +108,7 @@ def write_entries(evidence: Evidence, root: Path) -> list[Path]:
 def _entry(row: dict[str, Any]) -> dict[str, Any]:
     """Return the `model_info` of a row, followed by what RobustBench does not know."""
     remaining = row["remaining"]
-    flags = f"; alarms: {row['flags']}." if row["flags"] else "."
+    flags = f"; flags: {row['flags']}." if row["flags"] else "."
     info = model_info(
         row,
         name=row["model"],

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 import numpy as np
 
 DIGITS = 6
-Z95 = 1.959963984540054  # the 0.975 quantile of the normal distribution
+LEVEL = "95 %"  # of all intervals
+Z = 1.959963984540054  # its quantile of the normal distribution, 0.975
+INTERVAL = f"Wilson's at {LEVEL}"  # what `confidence_interval` computes
 
 
-def wilson(mean: float, n: int) -> tuple[float, float]:
+def confidence_interval(mean: float, n: int) -> tuple[float, float]:
     """Return Wilson's 95 % score interval for a proportion `mean` of `n` images (Wilson 1927).
 
     For per-image values inside [0, 1] rather than bits it is conservative. (0, 1) where n is 0.
     """
     if n == 0:
         return 0.0, 1.0
-    z2 = Z95 * Z95
+    z2 = Z * Z
     centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
+    half = Z / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -35,14 +37,14 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
     if differences.size == 0:
         return 0.0, -1.0, 1.0
     adjusted = np.concatenate([differences, [1.0, -1.0]])
-    centre, half = float(adjusted.mean()), Z95 * float(adjusted.std()) / math.sqrt(adjusted.size)
+    centre, half = float(adjusted.mean()), Z * float(adjusted.std()) / math.sqrt(adjusted.size)
     return float(differences.mean()), max(-1.0, centre - half), min(1.0, centre + half)
 
 
 def interval(values: np.ndarray) -> dict[str, float | None]:
-    """Return the mean over images with its Wilson interval, as three cells of a table."""
+    """Return the mean over images with its interval, as three cells of a table."""
     robust = mean(values)
-    low, high = wilson(robust or 0.0, len(values))
+    low, high = confidence_interval(robust or 0.0, len(values))
     return {"robust": robust, "robust_low": short(low), "robust_high": short(high)}
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadFile
-from ..evidence.manifest import FILE, Manifest
+from ..evidence.manifest import MANIFEST_FILE, Manifest
 from ..evidence.run_log import RunLog
 from ..evidence.store import Store
 from .remaining_work import StageProgress, network_progress, shard_progress
@@ -50,21 +50,21 @@ def read_status(root: Path, now: float) -> Status:
         for folder in NETWORK_FOLDERS
         for path in sorted((root / folder).glob("*.safetensors"))
     }
-    if not (log or files or lock.exists() or (root / FILE).exists() or store.keys()):
+    if not (log or files or lock.exists() or (root / MANIFEST_FILE).exists() or store.keys()):
         raise BadFile(f"{root} is no run: no study.toml, results, tickets or checkpoints in it")
     running = store.is_locked()
     began = log.began if log else lock.stat().st_mtime if lock.exists() else None
     # Until a run asks, `study.toml` is that of an earlier one.
-    is_current = (root / FILE).exists() and (log is None or log.asking)
-    request = Manifest.load(root) if is_current else None
-    planned = log.networks if log else tuple(files) if request else None
+    is_current = (root / MANIFEST_FILE).exists() and (log is None or log.asking)
+    manifest = Manifest.load(root) if is_current else None
+    planned = log.networks if log else tuple(files) if manifest else None
     networks = network_progress(files, planned, began, now)
     craftings = log.craftings if log else ()
-    shards = shard_progress(store, request, craftings, began, now) if request else None
-    faults = log.faults if log else request.failures if request else ()
+    shards = shard_progress(store, manifest, craftings, began, now) if manifest else None
+    faults = log.faults if log else manifest.failures if manifest else ()
     stages = [networks, *([shards] if shards else [])]
     ended = log.ended if log else bool(faults) or all(stage.done == stage.total for stage in stages)
-    state = ("attacking" if request else "making") if running else "done" if ended else "stopped"
+    state = ("attacking" if manifest else "making") if running else "done" if ended else "stopped"
     return Status(root, state, began, networks, _unfinished(root), shards, faults)
 
 

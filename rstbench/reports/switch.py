@@ -64,7 +64,7 @@ def _question(evidence: Evidence, row: Row, bits: SwitchBits) -> dict[str, Any]:
         "members": "+".join(evidence.info(member).name for member in bits.members),
         "weights": "+".join(f"{weight:.6g}" for weight in bits.weights),
         "threat": row.threat,
-        "data": evidence.request.run["data"],
+        "data": evidence.manifest.run["data"],
         "seed": row.seed,
     }
 
@@ -101,7 +101,7 @@ def compare_switches(evidence: Evidence) -> pd.DataFrame:
             "role": baseline.role,
             "attack": MINIMUM,
             "threat": row.threat,
-            "data": evidence.request.run["data"],
+            "data": evidence.manifest.run["data"],
             "seed": row.seed,
         }
         for row, bits in switches(evidence)
@@ -133,7 +133,7 @@ def baselines(evidence: Evidence, row: Row, bits: SwitchBits) -> Iterator[Baseli
     yield Baseline("best-member", name, bits.sets["", CLEAN][best], members[best])
     dense = {
         other.model: Baseline("dense", evidence.info(other.model).name, answers.clean, answers.worst)
-        for other in evidence.request.rows
+        for other in evidence.manifest.rows
         if (other.threat, other.seed) == (row.threat, row.seed)
         and is_dense(evidence.info(other.model))
         and (answers := per_image_answers(evidence, other)) is not None

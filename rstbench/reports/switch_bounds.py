@@ -104,7 +104,7 @@ class SwitchBits:
 
 def switches(evidence: Evidence) -> Iterator[tuple[Row, SwitchBits]]:
     """Yield the sets of every switch of the request, by threat and seed."""
-    for row in evidence.request.rows:
+    for row in evidence.manifest.rows:
         if bits := SwitchBits.of(evidence, row):
             yield row, bits
 

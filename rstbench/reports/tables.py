@@ -12,7 +12,7 @@ from .compare import COLUMNS as COMPARE_COLUMNS
 from .compare import compare
 from .curves import curves
 from .formats import formats
-from .leaderboard import attacks_of, leaderboard, lines_of
+from .leaderboard import HIDDEN, KINDS, attacks_of, leaderboard, lines_of
 from .lookup import Evidence
 from .pareto import pareto
 from .per_class import per_class
@@ -27,12 +27,12 @@ def tables(evidence: Evidence, own: pd.DataFrame | None = None) -> dict[str, pd.
 
     own: a user's quoted rows, which join those that are published on the same data and threat.
     """
-    infos, lines = evidence.request.models.values(), lines_of(evidence)
-    frames = {"leaderboard": leaderboard(evidence)} if evidence.request.rows else {}
+    infos, lines = evidence.manifest.models.values(), lines_of(evidence)
+    frames = {"leaderboard": leaderboard(evidence)} if evidence.manifest.rows else {}
     by_ratio = ratios(lines, attacks_of(evidence))
     if is_comparison(by_ratio):
         frames["ratios"] = by_ratio
-    if evidence.request.groups:
+    if evidence.manifest.groups:
         frames["transfer"] = transfer(evidence)
     if any(info.members for info in infos):
         frames |= {"switch": switch(evidence), "queries": queries(evidence)}
@@ -80,9 +80,7 @@ def as_text(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
 
 def leaderboard_text(frame: pd.DataFrame) -> Iterator[str]:
     """Yield the leaderboard for a terminal: percentages, and the columns one reads first."""
-    left_aligned = ["model", "threat", "flags"]
-    hidden = ["kind", "method", "network", "data", "total_weights", "seconds"]
-    hidden += ["seed"] if frame["seed"].nunique() <= 1 else []
+    hidden = HIDDEN + (["seed"] if frame["seed"].nunique() <= 1 else [])
     # Attacks on switches alone stand in the table of switches.
     switches, plain = frame[frame["kind"] == "switch"], frame[frame["kind"] != "switch"]
     hidden += [c for c in frame if len(plain) and plain[c].isna().all() and switches[c].notna().any()]
@@ -91,7 +89,7 @@ def leaderboard_text(frame: pd.DataFrame) -> Iterator[str]:
     widths = {name: max(len(name), *map(len, cells), 0) for name, cells in texts.items()}
     for cells in [list(texts), *map(list, zip(*texts.values(), strict=True))]:
         aligned = (
-            cell.ljust(widths[name]) if name in left_aligned else cell.rjust(widths[name])
+            cell.ljust(widths[name]) if KINDS.get(name) == "text" else cell.rjust(widths[name])
             for name, cell in zip(texts, cells, strict=True)
         )
         yield "  ".join(aligned).rstrip()
@@ -111,6 +109,5 @@ def matrix_text(frame: pd.DataFrame) -> Iterator[str]:
 def _cell(name: str, value: Any) -> str:
     if pd.isna(value):
         return ""
-    if name in ("remaining", "forwards", "backwards"):
-        return f"{value:g}"
-    return f"{100 * value:.1f}%" if isinstance(value, float) else str(value)
+    kind = KINDS.get(name, "percent")  # attacks are percentages
+    return f"{100 * value:.1f}%" if kind == "percent" else f"{value:g}" if kind == "number" else str(value)

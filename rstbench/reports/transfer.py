@@ -23,7 +23,7 @@ def transfer(evidence: Evidence) -> pd.DataFrame:
 
     Of models that were attacked at several seeds it is the mean over these.
     """
-    infos, answers = evidence.request.models, dict[tuple[str, str, str, str], list[np.ndarray]]()
+    infos, answers = evidence.manifest.models, dict[tuple[str, str, str, str], list[np.ndarray]]()
     for attack, threat, seed, source, target in dict.fromkeys(_pairs(evidence)):
         bits = evidence.bits(source, target, attack, threat, seed)
         if bits is not None:
@@ -37,8 +37,8 @@ def transfer(evidence: Evidence) -> pd.DataFrame:
             "attack": base_attack(attack),
             "early_stop": str(EARLY_STOP in options_of(attack)).lower(),
             "threat": threat,
-            "data": evidence.request.run["data"],
-            "images": evidence.request.images,
+            "data": evidence.manifest.run["data"],
+            "images": evidence.manifest.images,
             "robust": mean(np.concatenate(bits)),
         }
         for (attack, threat, source, target), bits in answers.items()
@@ -48,7 +48,7 @@ def transfer(evidence: Evidence) -> pd.DataFrame:
 
 def _pairs(evidence: Evidence) -> Iterator[tuple[str, str, int, str, str]]:
     """Yield (attack, threat, seed, source, target) of each group; groups of several folders may overlap."""
-    for group in evidence.request.groups:
+    for group in evidence.manifest.groups:
         craftings = {key[2:] for key in evidence.records if key[0] in group and key[1] in group and key[3]}
         for attack, threat, seed in sorted(craftings):
             if attack_family(attack) not in (AUTOATTACK, CLEAN):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data import Images, load, training_images
 from ..errors import BadRequest
+from ..evidence.costs import COSTS_FILE
 from ..files import write_whole
 from ..models.identity import module_digest
 from ..models.wrapper import load_reference
@@ -29,17 +30,18 @@ from ..tickets.mask import parse_remaining
 from ..tickets.methods.search import Search, check_method, parse_method
 from ..tickets.ticket import Ticket
 from ..training.adversaries import parse_adversary
-from ..training.costs import COSTS_FILE, record_cost
+from ..training.costs import record_cost
 from ..training.epochs import Epoch, EpochCallback, TrainSplit, hold_out
 from ..training.recipe import Recipe
 from .jobs import Job
+from .plan import OF_NETWORK
 
 Network = Ticket | Checkpoint
 
 
 @dataclass(frozen=True)
 class Builder:
-    """Makes networks on one device. root: where data sets lie."""
+    """Make networks on one device. root: where data sets lie."""
 
     root: Path
     device: torch.device
@@ -127,7 +129,7 @@ class Builder:
             device=self.device,
             on_epoch=on_epoch,
             initial_state=start.other_state,
-            store_weights=job.store_weights,
+            options=job.options,
             resume_file=resume_path(job.path),
         )
 
@@ -195,15 +197,8 @@ def _advance(stage: Stage, row: Epoch) -> None:
 
 def spec_for(recipe: Recipe, images: Images) -> NetworkSpec:
     """Return the network of a recipe for these images."""
-    return NetworkSpec(
-        recipe.network,
-        images.shape,
-        images.classes,
-        recipe.width,
-        recipe.norm,
-        recipe.last_norm,
-        recipe.normalize,
-    )
+    name, *others = (getattr(recipe, key) for key in OF_NETWORK)
+    return NetworkSpec(name, images.shape, images.classes, *others)
 
 
 def resume_path(path: Path) -> Path:
@@ -227,7 +222,7 @@ def _from_model(job: Job, images: Images) -> StartingPoint:
     recipe = job.recipe
     if recipe.scale:
         raise BadRequest("scale is for random weights; trained ones are taken as they are")
-    if not job.store_weights:
+    if not job.options.store_weights:
         raise BadRequest("trained weights follow from no seed: a ticket drawn from them stores them")
     if source == "checkpoint":
         checkpoint = Checkpoint.load(Path(file).expanduser())
@@ -256,8 +251,7 @@ def _inheriting(recipe: Recipe, source: Network, digest: str) -> Recipe:
 
 def _network(spec: NetworkSpec) -> dict[str, Any]:
     """Return the settings of a recipe that name a network."""
-    plain = {"width": spec.width, "norm": spec.norm, "last_norm": spec.last_norm, "normalize": spec.normalize}
-    return {"network": spec.name, **plain}
+    return {key: getattr(spec, "name" if key == "network" else key) for key in OF_NETWORK}
 
 
 def _ticket(reference: str) -> Ticket:

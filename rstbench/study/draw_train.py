@@ -16,7 +16,7 @@ from ..references import DataReference
 from ..tickets.checkpoint import Checkpoint
 from ..tickets.mask import parse_remaining
 from ..tickets.ticket import Ticket
-from ..training.recipe import recipe_for
+from ..training.recipe import DrawOptions, recipe_for
 from .build import Builder, Network, write_history
 from .jobs import Job
 from .parallel import make_all
@@ -34,25 +34,26 @@ def draw_tickets(
     progress: Progress,
     *,
     start: str = "",
-    store: bool = True,
 ) -> Made:
     """Draw one ticket a ratio into `out/<network>-<remaining>.safetensors`.
 
-    start: the model whose trained weights to choose from, '' for random ones.
+    settings: of the recipe, and `DrawOptions` by the names of their options; start: the model whose trained
+    weights to choose from, '' for random ones.
     """
     if not remaining:
         raise BadRequest("--remaining wants kept fractions such as 0.05,0.1")
     if len({parse_remaining(ratio) for ratio in remaining}) < len(remaining):
         raise BadRequest(f"a remaining ratio is named twice: {', '.join(remaining)}")
     start = _reference(start, "checkpoint")
+    draw_options, settings = DrawOptions.split(settings)
     refuse_fixed(settings if names_a_file(start) else {}, "")
     if names_a_file(start):
         trained = Checkpoint.load(_path(start))
         # The same seed holds out the same images: none that the weights were learnt on selects the epoch.
         settings = {"seed": trained.recipe.seed, **settings, "network": trained.spec.name}
-    recipe = recipe_for(dict(settings))
+    recipe = recipe_for(settings)
     jobs = [
-        Job(name, options.out / f"{name}.safetensors", recipe, ratio, start, store_weights=store)
+        Job(name, options.out / f"{name}.safetensors", recipe, ratio, start, options=draw_options)
         for ratio in remaining
         for name in [f"{recipe.network.replace(':', '-')}-{ratio}"]
     ]
@@ -62,8 +63,10 @@ def draw_tickets(
 def train_network(
     settings: Mapping[str, Any], options: Options, progress: Progress, *, start: str = "", size_of: str = ""
 ) -> Made:
-    """Train one network into `out/<network>.safetensors`, a ticket's into `<network>-<remaining>-<weights>`,
-    one of a ticket's size into `<network>-<remaining>-narrow`."""
+    """Train one network into `out/<network>.safetensors`.
+
+    A ticket's is named `<network>-<remaining>-<weights>`, one of its size `<network>-<remaining>-narrow`.
+    """
     refuse_mixed(settings, start, size_of, "")
     name = recipe_for({**settings, "method": "training"}).network.replace(":", "-")
     if origin := start or size_of:

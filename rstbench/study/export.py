@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data import Images, load
 from ..errors import BadFile, BadRequest
-from ..evidence.manifest import FILE
+from ..evidence.manifest import MANIFEST_FILE
 from ..models.exports.bundle import ExportBundle, folded_bundle
 from ..models.sources.native import checkpoint_model, ticket_model
 from ..models.wrapper import EvalModel, load_reference
@@ -89,7 +89,9 @@ def _file_of(reference: str) -> Path | None:
 def _rows(model: EvalModel, file: Path | None, results: str | None) -> Sequence[Mapping[str, Any]]:
     """Return the leaderboard's rows on this model; none where nothing was measured."""
     parents = list(file.resolve().parents[:2]) if file else []
-    folders = [Path(results).expanduser()] if results else [run for run in parents if (run / FILE).is_file()]
+    folders = (
+        [Path(results).expanduser()] if results else [p for p in parents if (p / MANIFEST_FILE).is_file()]
+    )
     if not folders:
         return []
     folder = folders[0]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import BadRequest, unknown
-from ..training.recipe import Recipe
-from .plan import NetworkTable, Study
+from ..training.recipe import DrawOptions, Recipe
+from .plan import OF_NETWORK, NetworkTable, Study
 
 # Settings that a job takes from what it begins from.
-INHERITED = ("network", "width", "norm", "last_norm", "normalize", "init")
+INHERITED = (*OF_NETWORK, "init")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Job:
     size_of: str = ""
     family: str = ""
     ratio: str = ""
-    store_weights: bool = True
+    options: DrawOptions = field(default_factory=DrawOptions)
 
     @property
     def label(self) -> str:
@@ -67,7 +67,7 @@ def jobs_of(study: Study, seed: int, out: Path) -> list[Job]:
                 size_of=_reference(table, table.size_of, suffix),
                 family=table.name,
                 ratio=suffix.removeprefix("-"),
-                store_weights=not table.no_weights,
+                options=table.options,
             )
     return [_resolved(jobs, job) for job in _ordered(jobs, list(ratios))]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import ModelFault
-from ..evaluation.executors import Processes
+from ..evaluation.executors import Executor, Local, executor_for
 from ..progress import Silent
 from .build import Builder, Network
 from .jobs import Job
@@ -39,8 +39,9 @@ def make_all(
     """
     result = BuildResult(on_fault)
     missing = [job for job in jobs if not job.path.exists()]
-    if workers > 1 and missing:
-        _make_in_processes(missing, builder, workers, result)
+    executor = executor_for(workers, retry=False)
+    if missing and not isinstance(executor, Local):  # in this process each network shows its own progress
+        _make_in_parallel(missing, builder, executor, result)
     for job in jobs:
         if job.path not in result.faults and not _blocked(job, result):
             try:
@@ -51,14 +52,14 @@ def make_all(
 
 
 def _blocked(job: Job, result: BuildResult) -> bool:
-    """Return whether what a job begins from has failed, which is its own fault then."""
+    """Return whether what a job begins from has failed, and record the fault as the job's own."""
     if job.needs in result.faults:
         result.fail(job, f"{job.needs.stem} is missing")
         return True
     return False
 
 
-def _make_in_processes(jobs: Sequence[Job], builder: Builder, workers: int, result: BuildResult) -> None:
+def _make_in_parallel(jobs: Sequence[Job], builder: Builder, executor: Executor, result: BuildResult) -> None:
     """Write the files of the jobs; only faults enter the result."""
     waiting, pending = list(jobs), {job.path for job in jobs}
 
@@ -75,9 +76,9 @@ def _make_in_processes(jobs: Sequence[Job], builder: Builder, workers: int, resu
                 yield job
 
     make = partial(_make_in_worker, builder.root, builder.device)
-    title = f"make {len(jobs)} networks, {workers} at a time"
+    title = f"make {len(jobs)} networks, {executor.width} at a time"
     with builder.progress.stage(title, len(jobs), "network") as stage:
-        for job, accuracy in Processes(workers, retry=False).map(make, ready()):
+        for job, accuracy in executor.map(make, ready()):
             pending.remove(job.path)
             if isinstance(accuracy, ModelFault):
                 result.fail(job, accuracy)

@@ -1,4 +1,4 @@
-"""The models of a study: given by reference, drawn, trained, and switches of tickets."""
+"""Gather the models of a study: given by reference, drawn, trained, and switches of tickets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..data import Images
 from ..errors import ModelFault
+from ..evidence.costs import COSTS_FILE, read_costs
 from ..models.sources.native import checkpoint_model, ticket_model
 from ..models.wrapper import EvalModel, load_reference, with_unique_names, wrap_switch
 from ..progress import Progress
 from ..tickets.ticket import Ticket
-from ..training.costs import COSTS_FILE, read_costs
 from .build import Builder, Network
 from .jobs import Job
 from .parallel import BuildResult
@@ -22,8 +22,10 @@ from .switch_weights import fit_weights
 
 @dataclass(frozen=True)
 class Participants:
-    """The models under one seed. groups: models that are judged by one another; faults: of those that could
-    not be made."""
+    """Hold the models under one seed.
+
+    groups: models that are judged by one another; faults: of models that could not be made.
+    """
 
     seed: int
     models: tuple[EvalModel, ...]
@@ -44,8 +46,8 @@ def load_models(
     loaded = []
     for given in models:
         model = load_reference(given.reference, images, download=download)
-        card = replace(model.info, name=given.name or model.info.name)
-        loaded.append((str(given.reference), replace(model, info=card)))
+        info = replace(model.info, name=given.name or model.info.name)
+        loaded.append((str(given.reference), replace(model, info=info)))
     return with_unique_names(loaded)
 
 
@@ -85,13 +87,14 @@ def gather_participants(
 
 
 def report_notes(models: Iterable[EvalModel], progress: Progress) -> None:
-    """Report what was assumed about the models, and which of them resume nothing."""
+    """Report what was assumed about the models, and which of them cannot be resumed."""
     for model in models:
         for note in model.notes:
             progress.note(f"{model.info.name}: {note}")
         if not model.resumable and not model.fault:
             progress.note(
-                f"{model.info.name}: the code that defines it cannot be read, so nothing of it is resumed"
+                f"{model.info.name}: the code that defines it cannot be read, so its results cannot be "
+                f"reused after an interruption"
             )
 
 
@@ -109,8 +112,8 @@ def _with_weights(equal: EvalModel, kind: str, builder: Builder, out: Path) -> E
     """Return the switch of equal probabilities as it is, or with those that suit it best."""
     if kind == EQUAL:
         return equal
-    card = replace(equal.info, name=f"{equal.info.name}-{BEST}", family=f"{equal.info.family}-{BEST}")
-    return fit_weights(replace(equal, info=card), builder, out)
+    info = replace(equal.info, name=f"{equal.info.name}-{BEST}", family=f"{equal.info.family}-{BEST}")
+    return fit_weights(replace(equal, info=info), builder, out)
 
 
 def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
@@ -124,8 +127,8 @@ def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
 def _wrap(network: Network, job: Job, suffix: str) -> EvalModel:
     wrap = ticket_model if isinstance(network, Ticket) else checkpoint_model
     model = wrap(network, job.name + suffix)  # type: ignore[arg-type]
-    card = replace(model.info, family=job.family, ratio=job.ratio)
+    info = replace(model.info, family=job.family, ratio=job.ratio)
     cost = read_costs(job.path.parent / COSTS_FILE).get(job.path.stem)
     if cost and not cost.resumed:
-        card = replace(card, made_seconds=cost.seconds, made_mib=cost.peak_mib)
-    return replace(model, info=card)
+        info = replace(info, made_seconds=cost.seconds, made_mib=cost.peak_mib)
+    return replace(model, info=info)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadRequest
 from ..references import DataReference, Reference
 from ..threat import Threat
-from ..training.recipe import Recipe, recipe_for
+from ..training.recipe import DrawOptions, Recipe, offered, recipe_for
 
 if TYPE_CHECKING:
     from ..attacks.spec import AttackSpec
 
-OF_NETWORK = ("network", "width", "norm", "last_norm", "normalize")
-_OF_RECIPE = {f.name for f in fields(Recipe)} - {"origin", "weights", "seed"}
-_OF_MASKS = {"method", "pattern", "allocation", "dense", "floor", "kept_count", "scale"}
-DRAW = _OF_RECIPE | {"name", "remaining", "from", "no_weights"}
-TRAIN = (_OF_RECIPE - _OF_MASKS) | {"name", "from", "size_of", "weights"}
-COMMON = _OF_RECIPE | {"remaining"}
+OF_NETWORK = ("network", "width", "norm", "last_norm", "normalize")  # in the order of a `NetworkSpec`
+# Keys of the tables of a study, which names its seeds itself.
+DRAW = {*offered("draw"), "name", "remaining", "from"} - {"seed"}
+TRAIN = {*offered("train"), "name", "from", "size_of"} - {"seed"}
+COMMON = (DRAW & {f.name for f in fields(Recipe)}) | {"remaining"}
 EQUAL, BEST = "equal", "best"  # probabilities of the members of a switch
 
 
@@ -44,8 +43,7 @@ class NetworkTable:
     """One [[draw]] or [[train]] table of a study: tickets to draw at several ratios, or a network to train.
 
     start: what it begins from, size_of: the ticket whose number of weights a dense network shall have; each a
-    reference, or a name inside the study, or ''. no_weights: tickets never store their random weights, only
-    the seed.
+    reference, or a name inside the study, or ''.
     """
 
     name: str
@@ -53,7 +51,7 @@ class NetworkTable:
     remaining: tuple[str, ...] = ()
     start: str = ""
     size_of: str = ""
-    no_weights: bool = False
+    options: DrawOptions = field(default_factory=DrawOptions)
 
     def recipe(self, seed: int) -> Recipe:
         return recipe_for({**self.settings, "seed": seed})
@@ -143,8 +141,7 @@ def refuse_fixed(
 
 
 def names_a_file(start: str) -> bool:
-    """Return whether a drawing begins from what knows its own network: a checkpoint of this tool, or a name
-    inside the study."""
+    """Return whether a drawing begins from a checkpoint of this tool or study, which knows its network."""
     return bool(start) and (":" not in start or start.startswith("checkpoint:"))
 
 
@@ -156,5 +153,5 @@ def _table_as_toml(table: NetworkTable, kind: str) -> dict[str, Any]:
     plain = {"name": table.name, **{key.replace("_", "-"): value for key, value in settings.items()}}
     if kind == "draw":
         plain["remaining"] = list(table.remaining)
-    origin = {"from": table.start, "size-of": table.size_of, "no-weights": table.no_weights}
-    return plain | {key: value for key, value in origin.items() if value}
+    origin = {"from": table.start, "size-of": table.size_of, **table.options.as_plain()}
+    return plain | {key.replace("_", "-"): value for key, value in origin.items() if value}

@@ -1,4 +1,4 @@
-"""Expand a study into questions, and list them in the manifest of the run."""
+"""Expand a study into tasks, and list them in the manifest of the run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from ..attacks import AttackSpec
 from ..errors import BadRequest
-from ..evaluation.evaluate import EvalSetting, Question, clean
+from ..evaluation.evaluate import AttackTask, EvalSetting, clean_task
 from ..evaluation.shard import device_name, versions
-from ..evidence.manifest import FILE, Manifest, Row
+from ..evidence.manifest import MANIFEST_FILE, Manifest, Row
 from ..evidence.trial import Trial
 from ..models.wrapper import EvalModel
 from ..threat import Threat
@@ -49,41 +49,40 @@ def note_on_added_attacks(study: Study, participants: Participants) -> str:
         if attack not in study.attacks_at(threat)
     }
     names = ", ".join(added)
-    return f"autoattack sees only the mean of a switch; asked too are: {names}" if added else ""
+    return f"AutoAttack sees only the mean prediction of a switch; also running: {names}" if added else ""
 
 
-def questions_of(study: Study, participants: Participants) -> list[Question]:
-    """Return all questions under one seed, cheap ones first."""
+def tasks_of(study: Study, participants: Participants) -> list[AttackTask]:
+    """Return all tasks under one seed, cheap ones first."""
     seed, judges_of = participants.seed, participants.judges_of
     single = [model for model in participants.models if not model.members]
     switches = [model for model in participants.models if model.members]
     members = {member.digest: member for group in participants.groups for member in group}
     listed = {model.digest for model in single}
     unlisted = [member for member in members.values() if member.digest not in listed]
-    questions = [clean(model) for model in (*single, *unlisted)]
+    tasks = [clean_task(model) for model in (*single, *unlisted)]
     for threat in study.threats:
         for attack in study.attacks_at(threat):
             # A member's images are judged by its group, whatever crafted them: the bounds of a switch are
             # taken over all of them.
-            questions += [Question(model, judges_of(model), attack, threat, seed) for model in single]
+            tasks += [AttackTask(model, judges_of(model), attack, threat, seed) for model in single]
             if stopped := attack.early_stopped():
-                questions += [Question(m, judges_of(m), attack, threat, seed) for m in unlisted]
-                questions += [Question(m, judges_of(m), stopped, threat, seed) for m in members.values()]
+                tasks += [AttackTask(m, judges_of(m), attack, threat, seed) for m in unlisted]
+                tasks += [AttackTask(m, judges_of(m), stopped, threat, seed) for m in members.values()]
         for switch in switches:
             attacks = attacks_on(switch, study, threat)
-            questions += [Question(switch, switch.members, attack, threat, seed) for attack in attacks]
-    return sorted(questions, key=lambda q: q.attack is not None and q.attack.family == "autoattack")
+            tasks += [AttackTask(switch, switch.members, attack, threat, seed) for attack in attacks]
+    return sorted(tasks, key=lambda task: task.attack is not None and task.attack.family == "autoattack")
 
 
-def trials_of(questions: Sequence[Question], setting: EvalSetting) -> list[Trial]:
-    """Return the trials of all questions."""
-    return [trial for question in questions for trial in question.trials(setting.data, setting.batch)]
+def trials_of(tasks: Sequence[AttackTask], setting: EvalSetting) -> list[Trial]:
+    """Return the trials of all tasks."""
+    return [trial for task in tasks for trial in task.trials(setting.data, setting.batch)]
 
 
 def refuse_other_kind(out: Path, *, rows: bool) -> None:
-    """Raise BadRequest where a folder holds a transfer matrix and a leaderboard is asked for, or the reverse:
-    each would take the other's tables away."""
-    if (out / FILE).exists() and bool(Manifest.load(out).rows) != rows:
+    """Raise BadRequest where a folder holds a transfer matrix, or without `rows` a leaderboard."""
+    if (out / MANIFEST_FILE).exists() and bool(Manifest.load(out).rows) != rows:
         held = "a transfer matrix" if rows else "a leaderboard"
         raise BadRequest(f"{out} holds {held}; choose another --out")
 
@@ -93,14 +92,14 @@ def make_manifest(
     setting: EvalSetting,
     images: int,
     by_seed: Sequence[Participants],
-    questions: Sequence[Question],
+    tasks: Sequence[AttackTask],
     *,
     rows: bool = True,
 ) -> Manifest:
-    """Return what this run asks for; without `rows` there is no leaderboard, only the matrix."""
-    cards = {model.digest: model.info for q in questions for model in (q.source, *q.targets)}
+    """Return the manifest of a run; without `rows` there is no leaderboard, only the matrix."""
+    infos = {model.digest: model.info for task in tasks for model in (task.source, *task.targets)}
     # A model that is a member of a switch too has its own name.
-    cards |= {model.digest: model.info for participants in by_seed for model in participants.models}
+    infos |= {model.digest: model.info for participants in by_seed for model in participants.models}
     return Manifest(
         study=study.as_toml(),
         run={
@@ -112,7 +111,7 @@ def make_manifest(
             "versions": versions(),
         },
         images=images,
-        models=cards,
+        models=infos,
         rows=tuple(
             Row(model.digest, str(threat), participants.seed, attacks)
             for participants in by_seed
@@ -123,6 +122,6 @@ def make_manifest(
             if rows
         ),
         groups=tuple(dict.fromkeys(tuple(m.digest for m in group) for p in by_seed for group in p.groups)),
-        keys=tuple(sorted({trial.key for trial in trials_of(questions, setting)})),
+        keys=tuple(sorted({trial.key for trial in trials_of(tasks, setting)})),
         labels=tuple(setting.data.labels[:images].tolist()),
     )

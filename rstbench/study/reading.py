@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import BadFile, BadRequest, unknown
 from ..references import DataReference, Reference
 from ..threat import Threat
+from ..training.recipe import DrawOptions
 from .plan import (
     BEST,
     COMMON,
@@ -134,15 +135,14 @@ def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Ne
     name = _typed(plain, "name", str, where, plain.get("method", "rst"))
     start = _typed(plain, "from", str, where, "")
     refuse_fixed(plain if names_a_file(start) else {}, f"{where}: [[draw]] {name!r}: ")
-    no_weights = _typed(plain, "no_weights", bool, where, False)
-    own = {key: value for key, value in plain.items() if key not in ("name", "from", "no_weights")}
-    plain = {**common, **own}
+    options, own = DrawOptions.split(plain)
+    plain = {**common, **{key: value for key, value in own.items() if key not in ("name", "from")}}
     remaining = plain.pop("remaining", None)
     if not remaining or not isinstance(remaining, list):
         raise BadRequest(f"{where}: [[draw]] {name!r} wants remaining = [0.05, 0.1], got {remaining!r}")
     if len({str(value).rstrip("0") for value in remaining}) < len(remaining):
         raise BadRequest(f"{where}: [[draw]] {name!r}: a remaining ratio is named twice: {remaining}")
-    return NetworkTable(name, plain, tuple(str(value) for value in remaining), start, no_weights=no_weights)
+    return NetworkTable(name, plain, tuple(str(value) for value in remaining), start, options=options)
 
 
 def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> NetworkTable:

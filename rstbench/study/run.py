@@ -12,8 +12,9 @@ from ..attacks import AttackSpec
 from ..data import download, load
 from ..errors import BadRequest, ModelFault
 from ..evaluation.adversarials import AdversarialWriter, ExampleWriter
-from ..evaluation.evaluate import EvalSetting, pick_batch, pick_device, run_questions, whole_shards
-from ..evaluation.executors import Local, Processes
+from ..evaluation.batch import pick_batch, whole_shards
+from ..evaluation.evaluate import EvalSetting, pick_device, run_tasks
+from ..evaluation.executors import executor_for
 from ..evidence import run_log
 from ..evidence.examples import Examples
 from ..evidence.store import Store
@@ -29,7 +30,7 @@ from .jobs import Job, jobs_of
 from .parallel import make_all
 from .participants import Participants, gather_participants, load_models
 from .plan import Study, StudyAttack, StudyModel
-from .questions import make_manifest, note_on_added_attacks, questions_of, refuse_other_kind, trials_of
+from .questions import make_manifest, note_on_added_attacks, refuse_other_kind, tasks_of, trials_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Outcome:
 def run_study(
     study: Study, options: Options, progress: Progress | None = None, given: Sequence[EvalModel] | None = None
 ) -> Outcome:
-    """Make what is missing, answer what is unanswered, write the CSV files and `study.toml`.
+    """Make missing networks, run missing attacks, write the CSV files and `study.toml`.
 
     given: the models that the study names, where they are loaded already.
     Raises BadRequest before any work; what fails later is in the outcome.
@@ -80,23 +81,23 @@ def run_study(
         refuse_other_kind(options.out, rows=True)
         Examples.read(options.out)  # a damaged file is found before any work
         by_seed = _make_participants(study, jobs, given, builder, options)
-        questions = [question for participants in by_seed for question in questions_of(study, participants)]
+        tasks = [task for participants in by_seed for task in tasks_of(study, participants)]
         notes = (note_on_added_attacks(study, participants) for participants in by_seed)
         for note in dict.fromkeys(filter(None, notes)):
             progress.note(note)
-        manifest = make_manifest(study, setting, images, by_seed, questions)
+        manifest = make_manifest(study, setting, images, by_seed, tasks)
         manifest.save(options.out)
-        run_log.begin_asking(options.out, trials_of(questions, setting))
+        run_log.begin_asking(options.out, trials_of(tasks, setting))
         adversarials = AdversarialWriter(options.out) if options.save_adversarials else None
         examples = ExampleWriter(options.out, manifest, setting.data)
         faults = [fault for participants in by_seed for fault in participants.faults]
-        faults += run_questions(
-            questions,
+        faults += run_tasks(
+            tasks,
             setting,
             store,
             progress,
-            keep=[writer.keep for writer in (adversarials, examples) if writer],
-            has=adversarials.has if adversarials else lambda trial, start: True,
+            on_answer=[writer.on_answer for writer in (adversarials, examples) if writer],
+            is_kept=adversarials.is_kept if adversarials else lambda trial, start: True,
         )
         if faults:
             manifest = replace(manifest, failures=tuple(str(fault) for fault in faults))
@@ -140,7 +141,7 @@ def write_outcome(options: Options, progress: Progress) -> dict[str, pd.DataFram
 
 
 def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int]:
-    """Return what all questions share, and how many images the tables show.
+    """Return what all tasks share, and how many images the tables show.
 
     Whole shards are evaluated, so that more images add shards and change none; the tables show the number
     that the study or the data name, and with a limit all of them.
@@ -150,10 +151,10 @@ def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int
     wanted = study.images or study.data.count or len(data)
     if wanted > len(data):
         raise BadRequest(f"{data.name} has {len(data)} images, {wanted} are asked for")
-    batch = pick_batch(options.batch, device)
+    batch = pick_batch(options.batch, device.type)
     complete = whole_shards(options.limit or wanted, batch, len(data))
-    executor = Processes(options.workers) if options.workers > 1 else Local()
-    return EvalSetting(data.first(complete), batch, device, executor), complete if options.limit else wanted
+    setting = EvalSetting(data.first(complete), batch, device, executor_for(options.workers))
+    return setting, complete if options.limit else wanted
 
 
 def _check(job: Job, setting: EvalSetting, builder: Builder) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..attacks import AttackSpec
 from ..data import download
 from ..errors import BadRequest
-from ..evaluation.evaluate import Question, clean, run_questions
+from ..evaluation.evaluate import AttackTask, clean_task, run_tasks
 from ..evidence import run_log
 from ..evidence.store import Store
 from ..progress import Progress
@@ -45,9 +45,9 @@ def run_transfer(
     report_images(setting.data.first(images), progress)
     report_notes(distinct, progress)
     participants = Participants(seed, distinct, (distinct,))
-    questions = [clean(model) for model in distinct]
-    questions += [
-        Question(model, participants.judges_of(model), attack, threat, seed)
+    tasks = [clean_task(model) for model in distinct]
+    tasks += [
+        AttackTask(model, participants.judges_of(model), attack, threat, seed)
         for threat in study.threats
         for attack in sources
         for model in distinct
@@ -56,9 +56,9 @@ def run_transfer(
     with store.lock():
         refuse_other_kind(options.out, rows=False)
         run_log.begin(options.out, [])
-        make_manifest(study, setting, images, [participants], questions, rows=False).save(options.out)
-        run_log.begin_asking(options.out, trials_of(questions, setting))
-        faults = run_questions(questions, setting, store, progress)
+        make_manifest(study, setting, images, [participants], tasks, rows=False).save(options.out)
+        run_log.begin_asking(options.out, trials_of(tasks, setting))
+        faults = run_tasks(tasks, setting, store, progress)
         tables = write_outcome(options, progress)
     return Outcome(tables, faults)
 

@@ -12,30 +12,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 import torch
 
-COSTS_FILE = "costs.jsonl"
+from ..evidence.costs import Cost
+
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Hold the cost of one network.
-
-    seconds: wall clock; peak_mib: peak memory above that at the start, of the process or, on a GPU, of
-    tensors, None where it is unknown; resumed: part of the work was done before, and is not counted.
-    """
-
-    name: str
-    seconds: float
-    peak_mib: float | None
-    device: str
-    threads: int
-    resumed: bool = False
 
 
 @contextmanager
@@ -50,20 +35,6 @@ def record_cost(path: Path, name: str, device: torch.device, *, resumed: bool) -
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:  # one short line: appended whole, whoever else appends
         file.write(json.dumps(asdict(cost)) + "\n")
-
-
-def read_costs(path: Path) -> dict[str, Cost]:
-    """Return the last whole line of each name; {} where there is no file."""
-    if not path.exists():
-        return {}
-    costs = {}
-    for line in path.read_text().splitlines():
-        try:
-            cost = Cost(**json.loads(line))
-        except (ValueError, TypeError):
-            continue  # a line cut by a kill: its cost is unknown
-        costs[cost.name] = cost
-    return costs
 
 
 @cache

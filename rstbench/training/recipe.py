@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import BadRequest, unknown
 from ..networks.choices import INITS, NORM_LAYERS
 
+T = TypeVar("T", bool, int, float, str)
 CHOICES = {
     "init": tuple(INITS),
     "norm": NORM_LAYERS,
@@ -40,55 +42,60 @@ FORMS = {
 }
 
 
+def setting(default: T, text: str, verbs: tuple[str, ...] = ("draw", "train"), option: str = "") -> T:
+    """Return a field that is an option of these verbs and a key of a study's tables, with its help text.
+
+    option: its name there, where it is another. What CHOICES and FORMS hold is added to the text.
+    """
+    return field(default=default, metadata={"text": text, "verbs": verbs, "option": option})
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Hold the settings of a search over scores or of a training of weights, as stored in the files.
 
-    last_norm: batch norm on the logits; normalize: a first layer for the pixels, such as 'cifar10'; data:
-    'cifar10:train'; threat: 'Linf:8/255'; adversary: see `training.adversaries`; pattern, allocation, dense,
-    floor, kept_count: see `tickets.allocation`; scale: the random weights are scaled as if the kept fraction
-    were the fan in (by 1/sqrt(k)); schedule: of the learning rate over all steps, 'piecewise' (times 0.1 at
-    each of `drops`), 'cosine', 'one-cycle' or 'constant'; weight_decay: on what is trained, scores or
-    weights; attack_bn: mode of batch norm while the inner attack runs, 'train' as in the paper, or 'eval';
-    precision: 'bf16' computes the network in mixed precision; channels_last: memory order of the network;
-    select: the epoch kept is the best on held-out training images ('validation'), the last, or, to repeat the
-    paper, the best on the test set ('test'); weights: what the weights of a ticket begin its training as;
-    origin: digest of the ticket or model that a training or a drawing began from.
+    Each field is an option of `draw` and `train`, a key of study files, an argument in Python, and holds its
+    help text. adversary: see `training.adversaries`; pattern, allocation, dense, floor, kept_count: see
+    `tickets.allocation`; scale: by 1/sqrt(k); drops: fractions of all steps; select: on held-out images
+    ('validation'), the last epoch, or, to repeat the paper, on the test set ('test'); origin: digest of
+    what a training or a drawing began from.
     """
 
-    network: str = "conv4"
-    width: float = 1.0
-    norm: str = "batch"
-    last_norm: bool = False
-    normalize: str = ""
-    data: str = "digits:train"
-    method: str = "rst"
-    init: str = "signed_constant"
-    scale: bool = False
-    pattern: str = "element"
-    allocation: str = "uniform"
-    dense: str = ""
-    floor: bool = False
-    kept_count: str = "ceil"
-    attack_bn: str = "train"
-    adversary: str = "pgd:steps=7"
-    threat: str = "Linf:8/255"
-    recipe: str = "paper-cifar"
-    epochs: int = 160
-    batch: int = 256
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "piecewise"
-    drops: str = "1/2+3/4"
-    label_smoothing: float = 0.0
-    precision: str = "float32"
-    channels_last: bool = False
-    augment: str = "crop-flip"
-    select: str = "validation"
-    seed: int = 0
-    weights: str = ""
-    origin: str = ""
+    network: str = setting("conv4", "conv4, resnet18, wrn-28-10, torchvision:resnet50, …")
+    width: float = setting(1.0, "multiplier of the network's widths")
+    norm: str = setting("batch", "batch norm without affine parameters (batch) or with (affine), or none")
+    last_norm: bool = setting(False, "batch norm on the logits")
+    normalize: str = setting("", "a first layer for the pixels: cifar10, MEAN/STD, …")
+    data: str = setting("digits:train", "data set to learn from: digits, mnist, cifar10, npz:FILE")
+    method: str = setting(
+        "rst", "how the mask is found (default: rst); see 'rstbench list methods'", ("draw",)
+    )
+    init: str = setting("signed_constant", "distribution of the random weights")
+    scale: bool = setting(False, "scale random weights as if the kept fraction were the fan in", ("draw",))
+    pattern: str = setting("element", "what is kept or dropped as one", ("draw",))
+    allocation: str = setting("uniform", "ratio of each layer", ("draw",))
+    dense: str = setting("", "layers that keep all", ("draw",))
+    floor: bool = setting(False, "every output keeps a weight", ("draw",))
+    kept_count: str = setting("ceil", "rounding of the number of kept weights", ("draw",))
+    attack_bn: str = setting("train", "mode of batch norm in the inner attack (train: as in the paper)")
+    adversary: str = setting("pgd:steps=7", "attack during learning")
+    threat: str = setting("Linf:8/255", "what its images may look like")
+    recipe: str = setting("paper-cifar", "named defaults of all settings; see 'rstbench list recipes'")
+    epochs: int = setting(160, "passes over the data")
+    batch: int = setting(256, "images of a step")
+    lr: float = setting(0.1, "largest learning rate")
+    momentum: float = setting(0.9, "of SGD")
+    weight_decay: float = setting(5e-4, "on what is trained, scores or weights")
+    schedule: str = setting("piecewise", "of the learning rate (piecewise: times 0.1 at each of --drops)")
+    drops: str = setting("1/2+3/4", "where a piecewise rate drops")
+    label_smoothing: float = setting(0.0, "probability that is shared among all classes")
+    precision: str = setting("float32", "bf16 computes the network in mixed precision")
+    channels_last: bool = setting(False, "memory order of the network")
+    augment: str = setting("crop-flip", "random changes of the images")
+    select: str = setting("validation", "which epoch is kept: the best on these images, or the last")
+    seed: int = setting(0, "of weights, scores, order and attacks")
+    weights: str = setting("", "what a ticket's weights begin as, with --from (default: inherit)", ("train",))
+    origin: str = setting("", "", ())
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -131,6 +138,44 @@ class Recipe:
         if unknown_keys:
             raise BadRequest(f"the recipe has settings this version does not know: {', '.join(unknown_keys)}")
         return cls(**plain)
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """Hold the options of drawing that are no settings of a recipe, for they are not stored in the files.
+
+    Each field is an option of `draw`, a key of [[draw]] and an argument in Python; methods read it in
+    `Search.options`.
+    """
+
+    store_weights: bool = setting(
+        True, "never store the random weights, only their seed", ("draw",), option="no_weights"
+    )
+
+    @classmethod
+    def split(cls, settings: Mapping[str, Any]) -> tuple[DrawOptions, dict[str, Any]]:
+        """Return the options among a user's settings, and the settings of the recipe. Raises BadRequest."""
+        rest, values = dict(settings), dict[str, Any]()
+        for f in (f for f in fields(cls) if _option(f) in settings):
+            value = rest.pop(_option(f))
+            if type(value) is not type(f.default):
+                raise BadRequest(f"{_option(f)} wants a {type(f.default).__name__}, got {value!r}")
+            values[f.name] = not value if f.default is True else value
+        return cls(**values), rest
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the options that differ from the defaults, as `split` reads them."""
+        given = {f: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {_option(f): True if type(value) is bool else value for f, value in given.items()}
+
+
+def _option(f: Field[Any]) -> str:
+    return f.metadata["option"] or f.name
+
+
+def offered(verb: str) -> dict[str, Field[Any]]:
+    """Return the fields that a verb offers as options, by their names there."""
+    return {_option(f): f for f in (*fields(Recipe), *fields(DrawOptions)) if verb in f.metadata["verbs"]}
 
 
 # Settings by name. paper-cifar: Fu et al. 2021 (README and configs of their code).

@@ -151,7 +151,7 @@ def test_a_row_unfolds_to_its_evidence(page, folder):
     assert page.eval(at) == "true"
 
 
-def test_alarms_explain_themselves_to_pointer_and_keyboard(page):
+def test_flags_explain_themselves_to_pointer_and_keyboard(page):
     tip = "(t => t.checkVisibility() && t.textContent)(document.getElementById('tip'))"
     assert page.eval(tip) is False
     page.eval("document.querySelector('a.flag').focus()")

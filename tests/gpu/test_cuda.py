@@ -7,10 +7,10 @@ import torch
 
 from rstbench.attacks import AttackSpec
 from rstbench.data import load
-from rstbench.evaluation.evaluate import EvalSetting, Question, clean, run_questions
+from rstbench.evaluation.evaluate import AttackTask, EvalSetting, clean_task, run_tasks
 from rstbench.evidence.store import Store
 from rstbench.models.sources.native import ticket_model
-from rstbench.reports.statistics import wilson
+from rstbench.reports.statistics import confidence_interval
 from rstbench.threat import Threat
 from rstbench.tickets.methods.edge_popup import edge_popup
 from rstbench.tickets.methods.search import Search
@@ -41,10 +41,10 @@ def measure(tickets, attack, device, folder):
     entries = tuple(ticket_model(ticket, ticket.remaining) for ticket in tickets)
     data = load("digits:test:100")
     setting, store = EvalSetting(data, 100, torch.device(device)), Store(folder)
-    questions = [clean(entry) for entry in entries]
+    questions = [clean_task(entry) for entry in entries]
     spec = AttackSpec.parse(attack)
-    questions += [Question(entry, entries, spec, Threat.parse("Linf:0.1"), 0) for entry in entries]
-    assert not run_questions(questions, setting, store)
+    questions += [AttackTask(entry, entries, spec, Threat.parse("Linf:0.1"), 0) for entry in entries]
+    assert not run_tasks(questions, setting, store)
     records = [store.read(trial.key) for q in questions for trial in q.trials(data, 100)]
     assert all(device in tally.device for record in records for tally in record.shards)
     return [record.bits.count("1") for record in records]
@@ -55,7 +55,7 @@ def test_attacks_and_transfer_agree(drawn, attack, tmp_path):
     cpu = measure(drawn["cpu"], attack, "cpu", tmp_path / "cpu")
     gpu = measure(drawn["cpu"], attack, "cuda", tmp_path / "gpu")
     for one, other in zip(cpu, gpu, strict=True):
-        low, high = wilson(one / 100, 100)
+        low, high = confidence_interval(one / 100, 100)
         assert low <= other / 100 <= high
 
 
@@ -65,5 +65,5 @@ def test_drawing_agrees(drawn, tmp_path):
         assert one.kept_weights == other.kept_weights
     cpu, gpu = (measure(drawn[device], "pgd", device, tmp_path / device) for device in ("cpu", "cuda"))
     for one, other in zip(cpu, gpu, strict=True):
-        low, high = wilson(one / 100, 100)
+        low, high = confidence_interval(one / 100, 100)
         assert low <= other / 100 <= high

@@ -9,11 +9,13 @@ import pytest
 import torch
 from pyautoattack import AutoAttack as Library
 from pyautoattack import checks
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Generator, nn
 
+from rstbench.attacks import AttackSpec
 from rstbench.attacks.autoattack import AutoAttack
 from rstbench.data import load
-from rstbench.errors import ModelFault
+from rstbench.errors import BadRequest, ModelFault
 from rstbench.threat import Threat
 
 
@@ -69,6 +71,52 @@ def test_standard_equals_a_direct_call(small_entries):
     theirs = direct(model, x, y, threat, seed_of(Generator().manual_seed(3)), version="standard")
     assert ours.images.equal(theirs)
     assert list(ours.stages) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+
+
+@pytest.mark.parametrize("text", ["Linf:0.15", "L2:0.8", "L1:3"])
+def test_iterations_are_those_of_the_library_made_with_as_many(small_entries, images, text):
+    (x, y), threat, model = images, Threat.parse(text), small_entries[0].module
+    options = {"n_iter": 10, "norm": threat.norm, "eps": float(threat.eps), "device": "cpu"}
+    options |= {"n_restarts": 1, "use_largereps": threat.norm == "L1"}
+    library = AutoAttack(iterations=10)._library(model, threat, 3, torch.device("cpu"))
+    library.apgd.n_restarts = library.apgd_targeted.n_restarts = 1
+    classes = (library.apgd, APGDAttack), (library.apgd_targeted, APGDAttack_targeted)
+    for ours, attack in classes:
+        ours.seed = 3
+        theirs = attack(model, seed=3, **options)
+        with torch.random.fork_rng():
+            assert ours.perturb(x, y).equal(theirs.perturb(x, y))
+        for name in ("n_iter_orig", "n_iter_2", "n_iter_min", "size_decr"):
+            assert getattr(ours, name) == getattr(theirs, name), name
+
+
+@pytest.mark.parametrize("text", ["Linf:0.001", "L2:0.001", "L1:0.001"])
+def test_iterations_are_as_many_forwards(small_entries, images, text):
+    x, threat, model, counts = images[0][:1], Threat.parse(text), small_entries[0].module, []
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    for iterations in (10, 30):
+        forwards = []
+        handle = model.register_forward_hook(lambda *_, forwards=forwards: forwards.append(1))
+        AutoAttack(attacks=("apgd-ce",), iterations=iterations)(model, x, y, threat, Generator())
+        handle.remove()
+        counts.append(len(forwards))
+    assert counts[1] - counts[0] == 5 * 20  # of five restarts
+
+
+def test_iterations_stand_in_the_text_unless_they_are_the_default():
+    assert str(AttackSpec.parse("autoattack:iterations=100")) == "autoattack"
+    assert str(AttackSpec.parse("autoattack:iterations=10")) == "autoattack:iterations=10"
+    with pytest.raises(BadRequest, match="iterations must be at least 1, got 0"):
+        AttackSpec.parse("autoattack:iterations=0")
+
+
+def test_in_l1_the_fewest_iterations_are_two(small_entries, images):
+    model, threat = small_entries[0].module, Threat.parse("L1:3")
+    library = AutoAttack(iterations=2)._library(model, threat, 3, torch.device("cpu"))
+    assert library.apgd.perturb(*images).shape == images[0].shape
+    with pytest.raises(ModelFault, match="2 or more"):
+        AutoAttack(iterations=1)(model, *images, threat, Generator())
 
 
 def test_the_process_is_left_as_it_was(small_entries, images):

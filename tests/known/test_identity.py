@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import rstbench
-from rstbench.evidence.pack import FILE as PACK
+from rstbench.evidence.pack import PACK_FILE as PACK
 from rstbench.evidence.packing import pack_folder
 from rstbench.models.identity import module_digest
 from rstbench.models.normalise import normalised

@@ -100,7 +100,7 @@ def test_more_restarts_never_lower_the_loss():
     assert (losses[1] >= losses[0]).all()
 
 
-def test_a_flat_model_raises_the_zero_gradient_alarm(generator):
+def test_a_flat_model_raises_the_zero_gradient_flag(generator):
     class Flat(nn.Module):
         def forward(self, x):
             return (x.flatten(1)[:, :3] * 4).round().detach() + 0 * x.sum()

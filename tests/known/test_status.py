@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from rstbench.errors import BadFile
 from rstbench.evidence import run_log
+from rstbench.evidence.costs import Cost
 from rstbench.evidence.manifest import Manifest, Row
-from rstbench.evidence.run_log import Crafting, RunLog
+from rstbench.evidence.run_log import CraftingLog, RunLog
 from rstbench.evidence.store import Store
 from rstbench.evidence.trial import CLEAN, ModelInfo, ShardResult, Trial
 from rstbench.reports.remaining_work import Completion, estimate
@@ -30,15 +32,15 @@ def network(root, name, at, seconds=None):
     os.utime(path, (at, at))
     if seconds is not None:
         with (path.parent / "costs.jsonl").open("a") as file:
-            file.write(json.dumps({"name": name, "seconds": seconds}) + "\n")
+            file.write(json.dumps(asdict(Cost(name, seconds, None, "cpu", 1))) + "\n")
     return path
 
 
 def planned(root, *names, began=NOW - 1000):
     """As `run_log.begin` writes it, at another time."""
     run_log.begin(root, [root / "tickets" / f"{name}.safetensors" for name in names])
-    first = json.loads((root / run_log.FILE).read_text())
-    (root / run_log.FILE).write_text(json.dumps({**first, "began": began}) + "\n")
+    first = json.loads((root / run_log.RUN_LOG_FILE).read_text())
+    (root / run_log.RUN_LOG_FILE).write_text(json.dumps({**first, "began": began}) + "\n")
 
 
 def asked(root):
@@ -170,13 +172,13 @@ def test_the_log_holds_each_crafting_once(tmp_path):
     trials = [Trial("x", target, "pgd", T, "data", 2, 0) for target in "xyx"]
     trials.append(Trial("x", "x", "pgd", T, "data", 2, 1))
     run_log.begin_asking(tmp_path, trials)
-    assert not (tmp_path / run_log.FILE).exists()  # no run began
+    assert not (tmp_path / run_log.RUN_LOG_FILE).exists()  # no run began
     planned(tmp_path)
     run_log.begin_asking(tmp_path, trials)
     log = RunLog.load(tmp_path)
     keys = [trial.key for trial in trials]
     assert log.asking
-    assert log.craftings == (Crafting("pgd", (keys[0], keys[1])), Crafting("pgd", (keys[3],)))
+    assert log.craftings == (CraftingLog("pgd", (keys[0], keys[1])), CraftingLog("pgd", (keys[3],)))
 
 
 def test_speed_falls_back_to_the_whole_run():
@@ -216,10 +218,10 @@ def test_looking_changes_nothing(tmp_path):
 
 def test_a_damaged_log_is_none(tmp_path):
     for text in ("", "{", "[]\n", '{"began": 1}\n', "1\n2\n"):
-        (tmp_path / run_log.FILE).write_text(text)
+        (tmp_path / run_log.RUN_LOG_FILE).write_text(text)
         assert RunLog.load(tmp_path) is None
     # A line that a kill tore does not count.
-    (tmp_path / run_log.FILE).write_text('{"began": 1, "networks": []}\n{"ended": ""')
+    (tmp_path / run_log.RUN_LOG_FILE).write_text('{"began": 1, "networks": []}\n{"ended": ""')
     assert RunLog.load(tmp_path) == RunLog(1.0, ())
 
 

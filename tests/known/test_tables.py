@@ -62,7 +62,7 @@ def make(root, bits=BITS, images=4, cards=CARDS):
             )
             store.add(trial, tally, {d: cards[d] for d in (source, target)}, "digits:test")
         keys.append(trial.key)
-    request = Manifest(
+    manifest = Manifest(
         study={"name": "hand"},
         run={"data": "digits:test"},
         images=images,
@@ -76,7 +76,7 @@ def make(root, bits=BITS, images=4, cards=CARDS):
         groups=(("a", "b"),),
         keys=tuple(keys),
     )
-    request.save(root)
+    manifest.save(root)
     return Evidence.read(root)
 
 
@@ -127,8 +127,8 @@ def test_images_of_another_attack_count_against_all_of_ones_own(tmp_path, bits, 
 @pytest.mark.parametrize(("attacks", "raised"), [((PGD,), True), ((PGD, JOINT), False)])
 def test_a_switch_wants_to_be_attacked_jointly(tmp_path, attacks, raised):
     evidence = make(tmp_path, {**BITS, ("s", "a", JOINT): "0000", ("s", "b", JOINT): "0000"})
-    rows = [replace(row, attacks=attacks) if row.model == "s" else row for row in evidence.request.rows]
-    evidence = replace(evidence, request=replace(evidence.request, rows=tuple(rows)))
+    rows = [replace(row, attacks=attacks) if row.model == "s" else row for row in evidence.manifest.rows]
+    evidence = replace(evidence, manifest=replace(evidence.manifest, rows=tuple(rows)))
     frame = leaderboard(evidence).set_index("model")
     assert ("not-attacked-jointly" in frame.loc["switch", "flags"]) == raised
     assert "not-attacked-jointly" not in frame.loc["rst-0.1", "flags"]
@@ -141,8 +141,8 @@ def test_an_attack_whose_name_begins_like_another_is_its_own(tmp_path):
     bits = {**BITS, ("x", "x", mine): "0000", ("x", "x", lite): "1111"} | dict.fromkeys(both, "1100")
     bits |= {("s", "a", mine): "1000", ("s", "b", mine): "0100"}
     evidence = make(tmp_path, bits)
-    rows = [replace(row, attacks=(*row.attacks, mine, lite)) for row in evidence.request.rows]
-    evidence = replace(evidence, request=replace(evidence.request, rows=tuple(rows)))
+    rows = [replace(row, attacks=(*row.attacks, mine, lite)) for row in evidence.manifest.rows]
+    evidence = replace(evidence, manifest=replace(evidence.manifest, rows=tuple(rows)))
     flags = leaderboard(evidence).set_index("model").loc["dense", "flags"]
     # Dense: AutoAttack 0.5, PGD 0.75; `pgd-mine` leaves nothing, `autoattack-lite` everything.
     assert "weaker-than-pgd" not in flags

@@ -36,7 +36,7 @@ def make(root, cards, bits, rows, images=4, labels=(), failures=()):
         trial = Trial(source, target, attack, threat, "data", images, seed)
         store.add(trial, ShardResult(0, values), {d: cards[d] for d in (source, target)}, "digits:test")
         keys.append(trial.key)
-    request = Manifest(
+    manifest = Manifest(
         {"name": "hand"},
         {"data": "digits:test"},
         images,
@@ -47,7 +47,7 @@ def make(root, cards, bits, rows, images=4, labels=(), failures=()):
         failures,
         labels,
     )
-    request.save(root)
+    manifest.save(root)
     return Evidence.read(root)
 
 
@@ -63,7 +63,7 @@ def one(root, **more):
 
 def test_the_worst_case_is_the_and_of_the_bits(tmp_path):
     evidence = one(tmp_path)
-    answers = per_image_answers(evidence, evidence.request.rows[0])
+    answers = per_image_answers(evidence, evidence.manifest.rows[0])
     assert answers.worst.tolist() == [1, 0, 0, 0]
     # pgd and cw are right on the last image, the model is wrong on it without any attack.
     assert list(answers.known()) == ["pgd", "cw", "worst"]
@@ -74,8 +74,8 @@ def test_the_worst_case_is_the_and_of_the_bits(tmp_path):
 def test_there_is_no_worst_case_without_every_attack(tmp_path, missing):
     whole = one(tmp_path)
     records = {key: record for key, record in whole.records.items() if key[2] != missing}
-    evidence = Evidence(whole.request, records)
-    answers = per_image_answers(evidence, evidence.request.rows[0])
+    evidence = Evidence(whole.manifest, records)
+    answers = per_image_answers(evidence, evidence.manifest.rows[0])
     assert answers.worst is None
     assert len(answers.known()) == 1
 

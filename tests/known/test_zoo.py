@@ -78,7 +78,7 @@ def test_external_is_left_out_where_nothing_found_less(tmp_path):
     assert "external" not in entry
 
 
-def test_alarms_make_a_figure_unreliable(tmp_path):
+def test_flags_make_a_figure_unreliable(tmp_path):
     beaten = {**ROBUST, ("b", NEAR, PGD): "10000000"}
     entry = next(e for e in entries(evidence_of(tmp_path, beaten)).values() if e["model"] == CARDS["b"].name)
     assert entry["unreliable"] is True

@@ -224,3 +224,9 @@ def test_every_table_is_known_to_the_formats(folder):
         (folder / f"{name}.csv").write_text("of an earlier time")
     write(evidence, folder)
     assert sorted(path.name for path in folder.glob("*.csv")) == ["leaderboard.csv"]
+
+
+def test_a_table_is_written_whatever_its_name(tmp_path):
+    (write_csv,) = formats(())
+    write_csv(None, {"new": pd.DataFrame({"model": ["a"], "robust": [0.5]})}, tmp_path)
+    assert (tmp_path / "new.csv").read_text() == "model,robust\na,0.5\n"

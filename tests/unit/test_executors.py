@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from rstbench.attacks import AttackSpec
+from rstbench.data import load
 from rstbench.errors import ModelFault
-from rstbench.evaluation.executors import Local, Processes, WorkerDied
+from rstbench.evaluation.evaluate import AttackTask, EvalSetting, clean_task, run_tasks
+from rstbench.evaluation.executors import Local, Processes, WorkerDied, executor_for
+from rstbench.evidence.store import Store
+from rstbench.threat import Threat
 
 DIES = "__import__('os')._exit(3)"
 
@@ -69,3 +75,29 @@ def test_a_task_waits_for_the_answers_it_needs(executor):
 def test_a_killed_process_ends_it_all_where_nothing_is_retried():
     with pytest.raises(WorkerDied, match="a worker process was killed"):
         dict(Processes(2, retry=False).map(eval, ["1 + 1", DIES, "2 + 2"]))
+
+
+class Recording(Local):
+    """Runs tasks here, and remembers the attack of each."""
+
+    def __init__(self):
+        super().__init__()
+        object.__setattr__(self, "attacks", [])
+
+    def map(self, function, tasks):
+        for task, answer in super().map(function, tasks):
+            self.attacks.append(task.trials[0].attack)
+            yield task, answer
+
+
+def test_attacks_go_to_the_executor_of_the_setting_whatever_its_width(small_entries, tmp_path):
+    executor, model = Recording(), small_entries[0]
+    setting = EvalSetting(load("digits:test:4"), 2, torch.device("cpu"), executor)
+    attack = AttackTask(model, (model,), AttackSpec.parse("pgd:steps=1"), Threat.parse("Linf:0.1"))
+    assert run_tasks([clean_task(model), attack], setting, Store(tmp_path)) == []
+    assert executor.attacks == ["pgd:steps=1"] * 2
+
+
+def test_one_worker_is_this_process_and_more_are_others():
+    assert executor_for(1) == Local()
+    assert executor_for(3, retry=False) == Processes(3, retry=False)

@@ -44,7 +44,7 @@ def raised_in(code):
             expressions += [v for k, v in pairs if isinstance(k, ast.Constant) and k.value == "flags"]
     constants = (inner for node in expressions if node for inner in ast.walk(node))
     texts = {node.value for node in constants if isinstance(node, ast.Constant) and type(node.value) is str}
-    return {text for text in texts if re.fullmatch("[a-z][a-z-]+", text)} - {"flags"}
+    return {text for text in texts if re.fullmatch("[a-z][a-z-]+", text)} - {"flags", "text"}
 
 
 def sources():

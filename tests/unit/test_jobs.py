@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from rstbench.cli.arguments import make_parser
+from rstbench.cli.commands import VERBS
 from rstbench.errors import BadRequest
 from rstbench.study.jobs import jobs_of
 from rstbench.study.reading import parse_study
 from rstbench.training.adversaries import ADVERSARIES, parse_adversary
-from rstbench.training.recipe import FORMS
+from rstbench.training.recipe import CHOICES, FORMS, DrawOptions, offered
 
 DRAW = {"name": "rst", "network": "conv2", "width": 0.25, "init": "binary", "remaining": [0.1, "0.20"]}
 
@@ -87,7 +91,7 @@ def test_the_resolved_study_reads_the_same():
         train=[{"name": "dense"}, {"name": "ft", "from": "rst", "weights": "reinit"}, {"size-of": "rst-0.1"}],
     )
     again = parse_study(first.as_toml(), "again")
-    assert [job.store_weights for job in jobs_of(again, 0, Path("o"))].count(False) == 2
+    assert [job.options.store_weights for job in jobs_of(again, 0, Path("o"))].count(False) == 2
     assert [vars(job) for job in jobs_of(first, 0, Path("o"))] == [
         vars(job) for job in jobs_of(again, 0, Path("o"))
     ]
@@ -111,3 +115,29 @@ def test_common_settings_lie_under_those_of_each_table():
     assert {job.recipe.network for job in found.values()} == {"conv2"}
     with pytest.raises(BadRequest, match=r"\[common\]: no key named 'netwrok'; did you mean 'network'"):
         jobs(common={"netwrok": "conv2"}, draw=[DRAW])
+
+
+@pytest.mark.parametrize("verb", ["draw", "train"])
+def test_every_setting_is_an_option_that_the_help_explains(verb, monkeypatch):
+    fields_of = offered(verb)
+    monkeypatch.setenv("COLUMNS", "1000")  # lines do not wrap
+    with redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
+        make_parser(VERBS).parse_args([verb, "--help"])
+    shown = out.getvalue().partition("\noptions:")[2]
+    for name, setting in fields_of.items():
+        assert f"--{name.replace('_', '-')} " in shown
+        assert setting.metadata["text"]
+        assert setting.metadata["text"] in shown
+        assert all(value in shown for value in (*CHOICES.get(name, ()), *FORMS.get(name, ())))
+    assert {"init", "seed"} < set(fields_of)
+    assert ("no_weights" in fields_of, "weights" in fields_of) == (verb == "draw", verb == "train")
+
+
+def test_options_of_drawing_are_told_from_settings_of_a_recipe():
+    options, settings = DrawOptions.split({"no_weights": True, "epochs": 3})
+    assert (options, settings) == (DrawOptions(store_weights=False), {"epochs": 3})
+    assert DrawOptions.split(options.as_plain()) == (options, {})
+    assert DrawOptions.split({"no_weights": False}) == (DrawOptions(), {})
+    assert DrawOptions().as_plain() == {}
+    with pytest.raises(BadRequest, match="no_weights wants a bool, got 'yes'"):
+        DrawOptions.split({"no_weights": "yes"})

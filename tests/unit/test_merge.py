@@ -40,8 +40,8 @@ def folder(root, models, images=4, seed=0, batch=2, attacks=("pgd",), groups=(),
     rows = tuple(Row(digest, T, seed, tuple(attacks)) for digest in models)
     cards = {digest: card for digest, (card, _) in models.items()}
     study = {"name": root.name, "seeds": [seed], "attacks": list(attacks)}
-    request = Manifest(study, {**RUN, **run}, images, cards, rows, groups, tuple(keys))
-    request.save(root)
+    manifest = Manifest(study, {**RUN, **run}, images, cards, rows, groups, tuple(keys))
+    manifest.save(root)
     return root
 
 
@@ -64,9 +64,9 @@ def test_shards_of_one_trial_are_joined(tmp_path):
     assert frame["model"].tolist() == ["net", "rst-0.1"]
     assert frame["worst"].tolist() == [0.5, 0.5]
     assert frame["seconds"].tolist() == [2.0, 2.0]
-    request = Manifest.load(tmp_path / "both")
-    assert request.study["name"] == "one+two"
-    assert request.run["merged"] == ["one", "two"]
+    manifest = Manifest.load(tmp_path / "both")
+    assert manifest.study["name"] == "one+two"
+    assert manifest.run["merged"] == ["one", "two"]
 
 
 def test_merging_changes_no_figure_and_can_be_merged_again(tmp_path):
@@ -130,7 +130,7 @@ def test_seeds_of_two_machines_are_one_setting(tmp_path):
     assert set(leaderboard(evidence)["model"]) == {"rst-0.1-seed0", "rst-0.1-seed1"}
     table = ratios(lines_of(evidence), ["pgd"])
     assert table[["setting", "ratio", "seeds", "pgd"]].to_numpy().tolist() == [["rst", "0.1", 2, 0.625]]
-    assert evidence.request.study["seeds"] == [0, 1]
+    assert evidence.manifest.study["seeds"] == [0, 1]
 
 
 def test_two_models_of_one_name_and_seed_take_their_folders(tmp_path):
@@ -147,9 +147,9 @@ def test_what_one_folder_knows_of_a_model_fills_in_the_other(tmp_path):
     one = folder(tmp_path / "one", {"a": (bare, WHOLE)})
     two = folder(tmp_path / "two", {"a": (A, {**WHOLE, "cw": {0: "00", 2: "11"}})}, attacks=("pgd", "cw"))
     merge([one, two], tmp_path / "both")
-    request = Manifest.load(tmp_path / "both")
-    assert request.models == {"a": ModelInfo("mine", "ticket", "rst", family="rst", ratio="0.1")}
-    assert request.rows == (Row("a", T, 0, ("pgd", "cw")),)
+    manifest = Manifest.load(tmp_path / "both")
+    assert manifest.models == {"a": ModelInfo("mine", "ticket", "rst", family="rst", ratio="0.1")}
+    assert manifest.rows == (Row("a", T, 0, ("pgd", "cw")),)
     [line] = lines_of(Evidence.read(tmp_path / "both"))
     assert (line["pgd"], line["cw"], line["worst"]) == (0.5, 0.5, 0.25)
 

@@ -13,7 +13,7 @@ import pytest
 from rstbench.errors import BadFile, BadRequest
 from rstbench.evidence import pack as pack_module
 from rstbench.evidence.merge import merge
-from rstbench.evidence.pack import FILE, Pack
+from rstbench.evidence.pack import PACK_FILE, Pack
 from rstbench.evidence.packing import pack_folder
 from rstbench.evidence.store import Store
 from rstbench.evidence.trial import ModelInfo, ShardResult, Trial
@@ -48,9 +48,9 @@ def test_a_pack_reads_like_the_files_and_takes_their_place(tmp_path):
     fill(tmp_path)
     before = records(tmp_path)
     assert "4 questions, 4 of them new" in pack_folder(tmp_path)
-    assert names(tmp_path) == [FILE]
+    assert names(tmp_path) == [PACK_FILE]
     assert records(tmp_path) == before
-    with zipfile.ZipFile(tmp_path / FILE) as file:
+    with zipfile.ZipFile(tmp_path / PACK_FILE) as file:
         assert file.namelist() == sorted(f"{trial.key}.jsonl" for trial in TRIALS)
         header, *shards = map(json.loads, file.read(f"{TRIALS[0].key}.jsonl").splitlines())
     assert header["trial"]["attack"] == "pgd"
@@ -66,7 +66,7 @@ def test_equal_evidence_is_equal_bytes_in_whatever_order_it_came(tmp_path):
     packs = []
     for name in ("one", "two", "three"):
         pack_folder(tmp_path / name)
-        packs.append((tmp_path / name / FILE).read_bytes())
+        packs.append((tmp_path / name / PACK_FILE).read_bytes())
     assert packs[0] == packs[1] == packs[2]
 
 
@@ -76,25 +76,28 @@ def test_new_shards_lie_beside_a_pack_until_it_is_made_anew(tmp_path):
     store = fill(tmp_path, TRIALS[:1], [SECOND])
     key = TRIALS[0].key
     assert store.read(key).bits == "0111"
-    assert store.places(key) == (FILE, f"results/{key}.jsonl")
-    assert store.places(TRIALS[1].key) == (FILE,)
+    assert store.places(key) == (PACK_FILE, f"results/{key}.jsonl")
+    assert store.places(TRIALS[1].key) == (PACK_FILE,)
     assert (
         json.loads(store.path(key).read_bytes().splitlines()[0])["trial"]["seed"] == 0
     )  # a header of its own
     pack_folder(tmp_path)
-    assert names(tmp_path) == [FILE]
-    assert (store.read(key).bits, store.places(key)) == ("0111", (FILE,))  # by the same store: it looks again
-    content = (tmp_path / FILE).read_bytes()
-    time = (tmp_path / FILE).stat().st_mtime_ns
+    assert names(tmp_path) == [PACK_FILE]
+    assert (store.read(key).bits, store.places(key)) == (
+        "0111",
+        (PACK_FILE,),
+    )  # the same store looks again
+    content = (tmp_path / PACK_FILE).read_bytes()
+    time = (tmp_path / PACK_FILE).stat().st_mtime_ns
     assert "0 of them new" in pack_folder(tmp_path)
-    assert ((tmp_path / FILE).read_bytes(), (tmp_path / FILE).stat().st_mtime_ns) == (content, time)
+    assert ((tmp_path / PACK_FILE).read_bytes(), (tmp_path / PACK_FILE).stat().st_mtime_ns) == (content, time)
 
 
 def test_two_answers_in_pack_and_file_are_refused_and_both_stay(tmp_path):
     fill(tmp_path, shards=[FIRST])
     pack_folder(tmp_path)
     store = fill(tmp_path, TRIALS[:1], [ShardResult(0, "11")])
-    before = {path: path.read_bytes() for path in (tmp_path / FILE, store.path(TRIALS[0].key))}
+    before = {path: path.read_bytes() for path in (tmp_path / PACK_FILE, store.path(TRIALS[0].key))}
     for ask in (lambda: store.read(TRIALS[0].key), lambda: pack_folder(tmp_path)):
         with pytest.raises(
             BadFile, match=r"results\.zip \(member \w+\.jsonl\) and \S+ hold two different answers"
@@ -136,20 +139,20 @@ def make_partly_packed(root):
 
 def test_originals_stay_where_the_pack_does_not_read_back(tmp_path, monkeypatch):
     make_partly_packed(tmp_path)
-    before, content = records(tmp_path), (tmp_path / FILE).read_bytes()
+    before, content = records(tmp_path), (tmp_path / PACK_FILE).read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(pack_module.os, "fsync", lambda descriptor: os.pwrite(descriptor, b"\0" * 8, 200))
         with pytest.raises(BadFile):
             pack_folder(tmp_path)
-    assert (tmp_path / FILE).read_bytes() == content
+    assert (tmp_path / PACK_FILE).read_bytes() == content
     assert records(tmp_path) == before
 
 
 def rewritten(root, change):
     """The pack with its members written anew: change(name, content) -> (ZipInfo or name, content) pairs."""
-    with zipfile.ZipFile(root / FILE) as file:
+    with zipfile.ZipFile(root / PACK_FILE) as file:
         members = [(name, file.read(name)) for name in file.namelist()]
-    with zipfile.ZipFile(root / FILE, "w") as file:
+    with zipfile.ZipFile(root / PACK_FILE, "w") as file:
         for member in members:
             for name, content in change(*member):
                 file.writestr(name, content, file.compression)
@@ -161,18 +164,18 @@ def one(change):
 
 def patched(root, signature, offset, value):
     """The first record of a kind with bytes at an offset overwritten."""
-    content = bytearray((root / FILE).read_bytes())
+    content = bytearray((root / PACK_FILE).read_bytes())
     start = content.index(signature) + offset
     content[start : start + len(value)] = value
-    (root / FILE).write_bytes(content)
+    (root / PACK_FILE).write_bytes(content)
 
 
 CENTRAL, LOCAL = b"PK\x01\x02", b"PK\x03\x04"
 DAMAGE = {
-    "no zip": lambda root: (root / FILE).write_bytes(b"no zip at all\n" * 100),
-    "empty": lambda root: (root / FILE).write_bytes(b""),
-    "truncated": lambda root: os.truncate(root / FILE, (root / FILE).stat().st_size // 2),
-    "front cut": lambda root: (root / FILE).write_bytes((root / FILE).read_bytes()[99:]),
+    "no zip": lambda root: (root / PACK_FILE).write_bytes(b"no zip at all\n" * 100),
+    "empty": lambda root: (root / PACK_FILE).write_bytes(b""),
+    "truncated": lambda root: os.truncate(root / PACK_FILE, (root / PACK_FILE).stat().st_size // 2),
+    "front cut": lambda root: (root / PACK_FILE).write_bytes((root / PACK_FILE).read_bytes()[99:]),
     "checksum": lambda root: patched(root, CENTRAL, 16, b"\1\2\3\4"),
     "encrypted": lambda root: patched(root, CENTRAL, 8, b"\1"),
     "unknown compression": lambda root: patched(root, CENTRAL, 10, b"\x63"),
@@ -201,7 +204,7 @@ def test_a_damaged_pack_is_one_line_and_never_fewer_answers(tmp_path, damage):
     DAMAGE[damage](tmp_path)
     with pytest.raises(BadFile) as error:
         records(tmp_path)
-    assert FILE in str(error.value)
+    assert PACK_FILE in str(error.value)
     assert "\n" not in str(error.value)
     fill(tmp_path, [replace(TRIALS[0], seed=9)])
     with pytest.raises(BadFile):
@@ -212,18 +215,20 @@ def test_a_damaged_pack_is_one_line_and_never_fewer_answers(tmp_path, damage):
 def test_every_cut_is_noticed(tmp_path, cut):
     fill(tmp_path)
     pack_folder(tmp_path)
-    os.truncate(tmp_path / FILE, (tmp_path / FILE).stat().st_size - cut)
+    os.truncate(tmp_path / PACK_FILE, (tmp_path / PACK_FILE).stat().st_size - cut)
     with pytest.raises(BadFile, match="damaged"):
-        Pack(tmp_path / FILE)
+        Pack(tmp_path / PACK_FILE)
 
 
 def test_every_flipped_byte_is_noticed_or_changes_no_answer(tmp_path):
     fill(tmp_path, TRIALS[:1])
     before = records(tmp_path)
     pack_folder(tmp_path)
-    content = (tmp_path / FILE).read_bytes()
+    content = (tmp_path / PACK_FILE).read_bytes()
     for index in range(len(content)):
-        (tmp_path / FILE).write_bytes(content[:index] + bytes([content[index] ^ 0x41]) + content[index + 1 :])
+        (tmp_path / PACK_FILE).write_bytes(
+            content[:index] + bytes([content[index] ^ 0x41]) + content[index + 1 :]
+        )
         try:
             assert records(tmp_path) == before
         except BadFile:

@@ -13,8 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rstbench.reports import palette
+from rstbench.reports.figures.style import SERIES
 from rstbench.reports.lookup import Evidence
 from rstbench.reports.page.inline import inline
+from rstbench.reports.page.template import template
 from rstbench.reports.report import write_report
 from rstbench.reports.tables import write
 
@@ -105,7 +108,7 @@ def test_it_loads_nothing_and_its_links_lead_somewhere(folder):
 def evidence_of_rows(folder):
     """The evidence that the leaderboard's cells are views of."""
     evidence = Evidence.read(folder)
-    rows = {(m, row.model) for row in evidence.request.rows for m, _ in evidence.members(row.model)}
+    rows = {(m, row.model) for row in evidence.manifest.rows for m, _ in evidence.members(row.model)}
     return {
         f"results/{record.trial.key}.jsonl"
         for record in evidence.records.values()
@@ -203,8 +206,8 @@ def test_quoted_figures_stand_apart(hand_run, tmp_path):
 def test_evidence_from_another_machine_is_told(hand_run, tmp_path):
     evidence = hand_run(tmp_path)
     assert " on cpu, 2 threads" not in report_text(evidence, tmp_path)
-    run = {**evidence.request.run, "threads": 3}
-    changed = replace(evidence, request=replace(evidence.request, run=run))
+    run = {**evidence.manifest.run, "threads": 3}
+    changed = replace(evidence, manifest=replace(evidence.manifest, run=run))
     assert "on cpu, 2 threads, rstbench 0, torch 2" in report_text(changed, tmp_path)
 
 
@@ -222,6 +225,21 @@ def test_a_figure_becomes_a_part_of_the_page():
         '<svg aria-hidden="true" style="width:96px" viewBox="0 0 72 36"> <g id="one-a"><path '
         'd="M 1.23 2" style="fill: var(--ink)"/></g> <use href="#one-a" clip-path="url(#one-b)"/></svg>'
     )
+
+
+def test_every_colour_of_figures_and_pages_comes_from_the_palette():
+    coloured = "".join(f'<path style="stroke: {colour}"/>' for colour in SERIES)
+    assert re.findall(r"stroke: (.*?)\"", inline(coloured.encode(), "one")) == [
+        f"var(--{name})" for name in palette.SERIES
+    ]
+    style = template("style.css").render()
+    for name, (light, dark) in palette.PAGE.items():
+        assert re.findall(rf"--{name}: (.*);", style) == [light, dark]
+    reports = ROOT / "rstbench" / "reports"
+    others = {path for kind in ("py", "css", "html", "js") for path in reports.rglob(f"*.{kind}")}
+    others.remove(reports / "palette.py")
+    colours = {colour for path in others for colour in re.findall(r"#[0-9a-f]{6}\b", path.read_text())}
+    assert colours <= {"#ffffff", "#000000"}  # text on the cells of the transfer matrix
 
 
 def test_the_package_ships_its_templates():

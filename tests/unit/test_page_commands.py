@@ -32,20 +32,20 @@ def parsed(command):
 
 
 def test_commands_ask_the_same(hand_run, tmp_path):
-    request = hand_run(tmp_path, study=STUDY).request
-    study = parsed(study_command(request))
+    manifest = hand_run(tmp_path, study=STUDY).manifest
+    study = parsed(study_command(manifest))
     assert (study.what, study.limit, study.batch_size, study.device) == (["study.toml"], 0, "20", "cpu")
-    rows = {(request.models[row.model].name, row.threat): row for row in request.rows}
+    rows = {(manifest.models[row.model].name, row.threat): row for row in manifest.rows}
     near = "Linf:1/10"
-    assert parsed(row_command(request, rows["rst-0.1", near], tmp_path)).what == ["study.toml"]
+    assert parsed(row_command(manifest, rows["rst-0.1", near], tmp_path)).what == ["study.toml"]
     (tmp_path / "tickets").mkdir()
     (tmp_path / "tickets" / "rst-0.1-seed0.safetensors").touch()
-    ticket = parsed(row_command(request, rows["rst-0.1", near], tmp_path))
+    ticket = parsed(row_command(manifest, rows["rst-0.1", near], tmp_path))
     assert ticket.what == ["ticket:tickets/rst-0.1-seed0.safetensors"]
     assert (ticket.attack, ticket.threat, ticket.seed) == (["pgd", "autoattack"], [near], 0)
     assert ticket.data == "digits:test:20"
-    assert parsed(row_command(request, rows[NAME, near], tmp_path)).what == ["file:my nets.py:net"]
-    switch = parsed(row_command(request, rows["switch-rst", "Linf:1/5"], tmp_path))
+    assert parsed(row_command(manifest, rows[NAME, near], tmp_path)).what == ["file:my nets.py:net"]
+    switch = parsed(row_command(manifest, rows["switch-rst", "Linf:1/5"], tmp_path))
     assert (switch.what, switch.attack, switch.threat) == (["study.toml"], ["pgd"], ["Linf:1/5"])
 
 
@@ -59,14 +59,14 @@ def test_commands_ask_the_same(hand_run, tmp_path):
     ],
 )
 def test_commands_ask_as_many_images(hand_run, tmp_path, study, limit):
-    request = hand_run(tmp_path, study=STUDY | study).request
-    assert parsed(study_command(request)).limit == limit
+    manifest = hand_run(tmp_path, study=STUDY | study).manifest
+    assert parsed(study_command(manifest)).limit == limit
 
 
 def test_what_came_from_python_has_no_command(hand_run, tmp_path):
     evidence = hand_run(tmp_path)
-    request = evidence.request
-    assert study_command(request) == ""
-    assert row_command(request, request.rows[0], tmp_path) == ""
+    manifest = evidence.manifest
+    assert study_command(manifest) == ""
+    assert row_command(manifest, manifest.rows[0], tmp_path) == ""
     write_report(evidence, write(evidence, tmp_path), tmp_path)
     assert "python -m rstbench" not in (tmp_path / "index.html").read_text()

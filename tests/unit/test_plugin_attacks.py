@@ -16,7 +16,7 @@ from rstbench.models.wrapper import wrap_switch
 from rstbench.progress import Silent
 from rstbench.references import Reference
 from rstbench.study.participants import Participants
-from rstbench.study.questions import LADDER, attacks_on, questions_of
+from rstbench.study.questions import LADDER, attacks_on, tasks_of
 from rstbench.study.reading import parse_study
 from rstbench.study.run import Options
 from rstbench.study.transfer import run_transfer
@@ -100,7 +100,7 @@ def test_a_switch_is_climbed_for_autoattack_alone(plugin, small_tickets):
     assert climbed == ["autoattack", *(rung for rung in LADDER if rung != "arc")]
     # AutoAttack is asked last, for it takes longest; its namesake is not.
     both = study("autoattack", "autoattack-lite")
-    questions = questions_of(both, Participants(0, (members[0],)))
+    questions = tasks_of(both, Participants(0, (members[0],)))
     assert [str(question.attack) for question in questions] == ["None", "autoattack-lite", "autoattack"]
 
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from rstbench.errors import BadFile, BadRequest
-from rstbench.evidence.manifest import FILE, Manifest
+from rstbench.evidence.manifest import MANIFEST_FILE, Manifest
 from rstbench.reports.report import runs_in, write_index, write_report
 from rstbench.reports.tables import write
 
@@ -26,14 +26,14 @@ def test_a_page_of_pages(hand_run, tmp_path):
     assert "<script>alert(1)</script>" not in text
     # One folder, or one inside the other: the page stands above both.
     assert write_index(reports[:1]) == tmp_path / "index.html"
-    (tmp_path / "one" / FILE).read_bytes()
+    (tmp_path / "one" / MANIFEST_FILE).read_bytes()
     assert write_index([reports[0], (*reports[1][:2], tmp_path / "one" / "in")]) == tmp_path / "index.html"
 
 
 def test_folders_of_runs(tmp_path):
     for name in ("a", "b/c", "b/d"):
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / FILE).touch()
+        (tmp_path / name / MANIFEST_FILE).touch()
     (tmp_path / "README.md").touch()
     (tmp_path / "empty").mkdir()
     everything = [str(path) for path in sorted(tmp_path.iterdir()) if path.name != "empty"]

@@ -144,7 +144,7 @@ def test_names_are_cut_to_the_terminal(terminal):
     assert "forwards" in lines[0]
 
 
-def test_a_narrow_terminal_goes_without_costs_and_never_without_alarms(terminal):
+def test_a_narrow_terminal_goes_without_costs_and_never_without_flags(terminal):
     cut = FRAME.assign(model=["best", "x" * tables.SHORTEST])
     out = terminal(max(map(len, leaderboard_text(cut))) - 1, NO_COLOR="1")
     show({"leaderboard": FRAME}, text_of)

@@ -13,7 +13,7 @@ from rstbench.cli.progress import Bars, Lines
 from rstbench.errors import BadFile
 from rstbench.evidence.manifest import Manifest, Row
 from rstbench.evidence.trial import ModelInfo
-from rstbench.reports.statistics import paired, wilson
+from rstbench.reports.statistics import confidence_interval, paired
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,12 @@ from rstbench.reports.statistics import paired, wilson
     ],
 )
 def test_wilson_against_a_printed_table(right, n, low, high):
-    assert wilson(right / n, n) == pytest.approx((low, high), abs=5e-5)
+    assert confidence_interval(right / n, n) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_wilson_at_the_ends():
-    assert wilson(0.3, 0) == (0.0, 1.0)
-    assert wilson(1.0, 20) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
+    assert confidence_interval(0.3, 0) == (0.0, 1.0)
+    assert confidence_interval(1.0, 20) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
 
 
 def test_lines_tell_rate_rest_and_figures(monkeypatch):

@@ -21,7 +21,7 @@ from rstbench.tickets.methods.edge_popup import edge_popup
 from rstbench.tickets.methods.search import Search
 from rstbench.tickets.ticket import Ticket
 from rstbench.training.epochs import Epoch, fit, hold_out, kept_epoch, learning_rate
-from rstbench.training.recipe import recipe_for
+from rstbench.training.recipe import DrawOptions, recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
 
@@ -106,7 +106,9 @@ def test_normal_weights_are_stored_unless_declined(spec, split, tmp_path):
     ticket, _ = edge_popup(Search(spec, weights, "0.5", split, recipe))
     ticket.save(tmp_path / "a.safetensors")
     assert Ticket.load(tmp_path / "a.safetensors").weights is not None
-    declined, _ = edge_popup(Search(spec, weights, "0.5", split, recipe, store_weights=False))
+    declined, _ = edge_popup(
+        Search(spec, weights, "0.5", split, recipe, options=DrawOptions(store_weights=False))
+    )
     assert declined.weights is None
 
 

@@ -171,7 +171,7 @@ def test_a_model_that_fails_leaves_the_rest(cli, models, factory, message):
     assert list(table["clean"].notna()) == list(table["worst"].notna()) == [True, False]
 
 
-def test_alarms(cli, models):
+def test_flags(cli, models):
     names = ["Softmax", "Noisy", "Square", "good"]
     references = [f"file:m.py:{name}" for name in names]
     done = cli("evaluate", *references, *QUICK, "--attack", "pgd:steps=2")

@@ -1,4 +1,4 @@
-"""Models whose answers raise alarms: they depend on the batch, expect other pixels, or have no gradient."""
+"""Models whose answers raise flags: they depend on the batch, expect other pixels, or have no gradient."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_model_of_other_pixels_is_flagged_on_colour_images(flags_of, tmp_path,
     assert "normalisation-doubtful" in flags_of(f"Colour[{pixels}]", "--data", "npz:colour.npz")[0]
 
 
-def test_a_better_normalisation_below_the_alarm_is_told_with_both_figures(flags_of):
+def test_a_better_normalisation_below_the_threshold_is_told_with_both_figures(flags_of):
     flags, said = flags_of("Other[mean=0.14,std=0.86]", "--data", "digits:test:450")
     assert "normalisation-doubtful" not in flags
     (line,) = [line for line in said.splitlines() if "as it stands" in line]

@@ -28,11 +28,11 @@ def run(folder, batch=5):
 
 def test_what_is_kept_is_what_was_judged(tmp_path):
     found, evidence = run(tmp_path), Evidence.read(tmp_path)
-    x, y = found.images(evidence.request.run["data_digest"])
+    x, y = found.images(evidence.manifest.run["data_digest"])
     images, labels = rstbench.load_data("digits:test:8").at(slice(None))
     assert np.array_equal(x, images.numpy())
     assert np.array_equal(y, labels.numpy())
-    for row, net in zip(evidence.request.rows, nets().values(), strict=True):
+    for row, net in zip(evidence.manifest.rows, nets().values(), strict=True):
         for attack in ("clean", "pgd:steps=3"):
             crafting = (row.model, attack, row.threat, row.seed)
             seen = found.predicted(crafting)
@@ -66,6 +66,6 @@ def test_what_was_crafted_without_examples_is_absent(tmp_path):
         nets(), out=tmp_path, batch_size=5, **ASKED | {"attacks": ["pgd:steps=3", "apgd:steps=2"]}
     )
     names = {name.rpartition("/")[0] for name in Examples.read(tmp_path).arrays}
-    models = [row.model for row in Evidence.read(tmp_path).request.rows]
-    digest = Evidence.read(tmp_path).request.run["data_digest"]
+    models = [row.model for row in Evidence.read(tmp_path).manifest.rows]
+    digest = Evidence.read(tmp_path).manifest.run["data_digest"]
     assert names == {digest, *(f"{model}/apgd:steps=2/Linf:0.1/0" for model in models)}

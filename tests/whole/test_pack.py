@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import rstbench
-from rstbench.evidence.pack import FILE
+from rstbench.evidence.pack import PACK_FILE
 from rstbench.evidence.packing import pack_folder
 from rstbench.evidence.store import Store
 from rstbench.evidence.trial import ModelInfo, ShardResult, Trial
@@ -76,7 +76,7 @@ def test_a_packing_killed_at_any_step_loses_nothing(tmp_path):
         assert killed or done.returncode == 0
         assert records(root) == before
         pack_folder(root)
-        assert names(root) == [FILE]
+        assert names(root) == [PACK_FILE]
         assert records(root) == before
     assert step > 6
 
@@ -103,7 +103,7 @@ def test_a_packing_that_fails_at_any_step_loses_nothing(tmp_path, monkeypatch, c
             failed = left[0] <= 0
         assert records(root) == before
         pack_folder(root)
-        assert names(root) == [FILE]
+        assert names(root) == [PACK_FILE]
 
 
 @pytest.fixture
@@ -111,10 +111,10 @@ def digits(tmp_path):
     """A copy of the committed study, its evidence as files."""
     copy = tmp_path / "digits"
     shutil.copytree(DIGITS, copy, ignore=shutil.ignore_patterns("figures", ".lock"))
-    if (copy / FILE).exists():
-        with zipfile.ZipFile(copy / FILE) as pack:
+    if (copy / PACK_FILE).exists():
+        with zipfile.ZipFile(copy / PACK_FILE) as pack:
             pack.extractall(copy / "results")
-        (copy / FILE).unlink()
+        (copy / PACK_FILE).unlink()
     return copy
 
 
@@ -128,7 +128,7 @@ def test_every_verb_reads_a_pack_like_the_files(cli, digits, tmp_path):
     tables = {path.name: path.read_bytes() for path in digits.glob("*.csv")}
     evidence = records(digits)
     packed = cli("pack", digits)
-    assert (packed.returncode, packed.stdout.partition(":")[0].split("\t")[0]) == (0, str(digits / FILE))
+    assert (packed.returncode, packed.stdout.partition(":")[0].split("\t")[0]) == (0, str(digits / PACK_FILE))
     assert not (digits / "results").exists()
     assert records(digits) == evidence
     assert cli("status", digits).stdout == status
@@ -144,7 +144,7 @@ def test_every_verb_reads_a_pack_like_the_files(cli, digits, tmp_path):
     assert {path.name: path.read_bytes() for path in digits.glob("*.csv")} == tables
     page = (digits / "index.html").read_text()
     assert all(f"<code>{key}.jsonl</code>" in page for key in list(evidence)[:1])
-    assert f'<a href="{FILE}">{FILE}</a>, member <code>' in page
+    assert f'<a href="{PACK_FILE}">{PACK_FILE}</a>, member <code>' in page
     assert 'href="results/' not in page
     assert cli("report", digits, "--out", tmp_path / "merged").returncode == 0
     assert set(records(tmp_path / "merged")) == set(evidence)
@@ -157,12 +157,12 @@ def test_a_run_continues_beside_a_pack(ticket_files, tmp_path):
     rstbench.evaluate(models, data="digits:test:20", **ask)
     half = records(tmp_path)
     pack_folder(tmp_path)
-    content = (tmp_path / FILE).read_bytes()
+    content = (tmp_path / PACK_FILE).read_bytes()
     rstbench.evaluate(models, data="digits:test:20", **ask)
     assert not (tmp_path / "results").exists()
     table = rstbench.evaluate(models, data="digits:test:40", **ask)
     assert table["images"].tolist() == [40]
-    assert (tmp_path / FILE).read_bytes() == content
+    assert (tmp_path / PACK_FILE).read_bytes() == content
     assert {path.stem for path in (tmp_path / "results").iterdir()} == half.keys()
     joined = records(tmp_path)
     assert all(joined[key].shards[0] == record.shards[0] for key, record in half.items())

@@ -87,7 +87,7 @@ def test_what_it_writes(finished):
         "switch", "T0", "T1", *["T2"] * 5, "T3", "T4", "T5", "minimum", *BESIDE,
         "switch", "T0", "T1", "T2", "minimum", *BESIDE, *["switch-rst", *BESIDE] * 2,
     ]  # fmt: skip
-    assert "autoattack sees only the mean of a switch; asked too are: apgd, " in done.stderr
+    assert "AutoAttack sees only the mean prediction of a switch; also running: apgd, " in done.stderr
 
 
 def test_every_figure_follows_from_the_bits(finished):

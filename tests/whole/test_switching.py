@@ -104,7 +104,7 @@ def test_given_models_at_several_seeds(ticket_files, tmp_path, monkeypatch):
     frame = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
     assert sorted(frame["seed"]) == [3, 3, 4, 4]
     evidence = Evidence.read(tmp_path / "out")
-    one, two = (row.model for row in evidence.request.rows[:2])
+    one, two = (row.model for row in evidence.manifest.rows[:2])
     bits = [evidence.bits(one, two, "pgd:steps=1", "Linf:0.1", seed) for seed in (3, 4)]
     crossed = pd.read_csv(tmp_path / "out" / "transfer.csv").query("early_stop == False")
     assert len(crossed) == 4  # one line for both seeds

@@ -106,11 +106,11 @@ def _split_paths(text: str) -> list[Path]:
 
 
 def _flags(artifact: Ticket | Checkpoint) -> tuple[str, ...]:
-    alarms = {
+    conditions = {
         SELECTED_ON_TEST: bool(artifact.facts.get("on_test")),
         UNLEARNT_MASK: isinstance(artifact, Ticket) and artifact.unlearnt,
     }
-    return tuple(flag.name for flag, raised in alarms.items() if raised)
+    return tuple(flag.name for flag, raised in conditions.items() if raised)
 
 
 def switch(id: str, weights: str = "") -> EvalModel:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...evidence.examples import Crafting, Examples
+from ...evidence.examples import CraftingKey, Examples
 from ...evidence.trial import CLEAN
 from ..lookup import Evidence
 from .style import SERIES, SIZE, Drawing, file_name, label
@@ -42,21 +42,21 @@ def draw_examples(evidence: Evidence, board: pd.DataFrame | None, examples: Exam
         )
 
 
-def _craftings(evidence: Evidence, line: dict[str, object]) -> Sequence[Crafting]:
+def _craftings(evidence: Evidence, line: dict[str, object]) -> Sequence[CraftingKey]:
     """Return the craftings against the model of a line of the leaderboard, in the study's order."""
     question = (line["model"], line["threat"], line["seed"])
     return [
-        (row.model, attack, row.threat, row.seed)
-        for row in evidence.request.rows
+        CraftingKey(row.model, attack, row.threat, row.seed)
+        for row in evidence.manifest.rows
         if (evidence.info(row.model).name, row.threat, row.seed) == question
         for attack in row.attacks
     ]
 
 
-def grid(evidence: Evidence, examples: Examples, crafting: Crafting) -> Figure | None:
+def grid(evidence: Evidence, examples: Examples, crafting: CraftingKey) -> Figure | None:
     """Draw three rows of images of one crafting; None where they were not kept."""
     source, attack, threat, _ = crafting
-    clean = examples.images(str(evidence.request.run.get("data_digest")))
+    clean = examples.images(str(evidence.manifest.run.get("data_digest")))
     crafted = examples.crafted(crafting)
     if clean is None or crafted is None:
         return None
@@ -78,7 +78,7 @@ def grid(evidence: Evidence, examples: Examples, crafting: Crafting) -> Figure |
             if row == 0:
                 axes.text(x + CELL / 2, top - 0.1, str(labels[column]), ha="center", va="center")
             if row < 2:
-                shown = (source, CLEAN, "", 0) if row == 0 else crafting
+                shown = CraftingKey(source, CLEAN, "", 0) if row == 0 else crafting
                 text, right = _prediction(evidence, examples, shown, column, int(labels[column]))
                 colour = RIGHT if right else WRONG
                 axes.text(x + CELL / 2, top + CELL + 0.1, text, ha="center", va="center", color=colour)
@@ -102,7 +102,7 @@ def amplification(added: np.ndarray) -> float:
 
 
 def _prediction(
-    evidence: Evidence, examples: Examples, crafting: Crafting, index: int, label: int
+    evidence: Evidence, examples: Examples, crafting: CraftingKey, index: int, label: int
 ) -> tuple[str, bool]:
     """Return (the prediction for an image, whether that is right).
 

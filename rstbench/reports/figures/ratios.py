@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ..statistics import wilson
+from ..statistics import LEVEL, confidence_interval
 from .style import INK, MARKERS, MUTED, SERIES, Drawing, file_name, label, name_ends, percent_axis, subplots
 
 MOST_LINES = len(SERIES)
@@ -105,9 +105,9 @@ def _panel(axes: Axes, points: pd.DataFrame, measure: str, group: Sequence[str],
 
 
 def _band(line: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
-    """Return a standard deviation over seeds to both sides; of one seed the 95 % interval for its images."""
+    """Return a standard deviation over seeds to both sides; of one seed the interval for its images."""
     value, spread = line[column].astype(float), line[f"{column}_sd"]
-    limits = [wilson(mean, int(n)) for mean, n in zip(value, line["images"], strict=True)]
+    limits = [confidence_interval(mean, int(n)) for mean, n in zip(value, line["images"], strict=True)]
     low, high = (pd.Series(side, index=line.index) for side in zip(*limits, strict=True))
     return (value - spread).where(spread.notna(), low), (value + spread).where(spread.notna(), high)
 
@@ -147,7 +147,7 @@ def _title(measure: str, threat: str) -> str:
 
 def _alt(points: pd.DataFrame, families: Sequence[str]) -> str:
     seeds = int(points["seeds"].max())
-    one = ", one seed with its 95 % interval"
+    one = f", one seed with its {LEVEL} interval"
     spread = f", mean of {seeds} seeds with their standard deviation" if seeds > 1 else one
     few = len(families) <= MOST_LINES
     names = ", ".join(families) if few else f"{len(families)} settings; dark: {families[0]}"

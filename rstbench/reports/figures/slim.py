@@ -48,6 +48,6 @@ def _slim_tag(tag: str, ids: Mapping[str, str], styles: dict[str, str]) -> str:
 
 
 def _class(style: str, styles: dict[str, str]) -> str:
-    """The class that stands for a style, as an attribute."""
+    """Return the class that stands for a style, as an attribute."""
     rule = ";".join(rule.replace(": ", ":") for rule in style.split("; ") if rule not in FONT)
     return f' class="{styles.setdefault(rule, f"s{len(styles)}")}"' if rule else ""

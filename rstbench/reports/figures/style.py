@@ -14,12 +14,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .. import palette
+from ..palette import FIGURES
 from .slim import slim
 
-# Neutral colours; the page gives them others in the dark.
-INK, MUTED, GRID, PAPER = "#1b1f24", "#69727a", "#e2e5e7", "#fefefe"
-# Okabe and Ito's palette without its black and its yellow, which is lost on white.
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+INK, MUTED, GRID, PAPER = FIGURES["ink"], FIGURES["muted"], FIGURES["line"], palette.FIGURE_PAPER
+SERIES = tuple(FIGURES[name] for name in palette.SERIES)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LONGEST = 26  # letters of a name
 SIZE = 8.5  # points

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ..statistics import LEVEL
 from ..switch import BY_SWITCH
 from .style import INK, MUTED, SERIES, SIZE, Drawing, file_name, label, percent_axis, subplots
 
@@ -40,7 +41,7 @@ def draw_switch(switch: pd.DataFrame | None) -> Iterator[Drawing]:
             f"{threat}, seed {seed}",
             f"Expected accuracy falls from {last['clean']:.1%} on clean images to {last['robust']:.1%} under "
             f"the worst of all crafted sets; it must lie between {last['lower_bound']:.1%} and "
-            f"{last['upper_bound']:.1%}. Bars are steps down, dots the rungs with their 95 % intervals.",
+            f"{last['upper_bound']:.1%}. Bars are steps down, dots the rungs with their {LEVEL} intervals.",
             figure,
         )
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..transfer import groups_of, matrix
-from .style import PAPER, Drawing, file_name, label
+from .style import PAPER, SERIES, Drawing, file_name, label
 
 CELL = 0.42  # inches
 LETTER = 0.075  # inches, about
@@ -77,7 +77,7 @@ def _map(axes: Axes, values: np.ndarray, low: float, high: float) -> None:
         )
         if row == column:
             axes.add_patch(
-                Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, fill=False, edgecolor="#d55e00", lw=1.4)
+                Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, fill=False, edgecolor=SERIES[1], lw=1.4)
             )
         if n <= WITHOUT_FIGURES:
             colour = "#ffffff" if share < DARK else "#000000"

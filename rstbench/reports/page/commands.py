@@ -7,37 +7,38 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ...evidence.manifest import FILE, Manifest, Row
+from ...evidence.manifest import MANIFEST_FILE, Manifest, Row
 from ...evidence.trial import ModelInfo
 
 OUT = "again"
 
 
-def study_command(request: Manifest) -> str:
+def study_command(manifest: Manifest) -> str:
     """Return the command for the study; '' for one from Python that names nothing a command could."""
-    if not any(request.study.get(table) for table in ("draw", "train", "model")):
+    if not any(manifest.study.get(table) for table in ("draw", "train", "model")):
         return ""
-    return _command(request, [FILE, *_limit(request)])
+    return _command(manifest, [MANIFEST_FILE, *_limit(manifest)])
 
 
-def row_command(request: Manifest, row: Row, folder: Path) -> str:
+def row_command(manifest: Manifest, row: Row, folder: Path) -> str:
     """Return the command for one row of the leaderboard; '' where there is none.
 
     It names the model, where a reference to it is known, else the study at this threat and seed.
     """
-    reference = _reference(request, row, folder)
-    is_switch = bool(request.models[row.model].members)
+    reference = _reference(manifest, row, folder)
+    is_switch = bool(manifest.models[row.model].members)
     # `evaluate` adds attacks on a switch by itself.
-    attacks = [a for a in row.attacks if not is_switch or a in _study_attacks(request, row.threat)]
+    attacks = [a for a in row.attacks if not is_switch or a in _study_attacks(manifest, row.threat)]
     options = [part for attack in attacks for part in ("--attack", attack)]
     options += ["--threat", row.threat, "--seed", str(row.seed)]
     if reference:
-        return _command(request, [reference, "--data", f"{request.run['data']}:{request.images}", *options])
-    return _command(request, [FILE, *_limit(request), *options]) if study_command(request) else ""
+        data = f"{manifest.run['data']}:{manifest.images}"
+        return _command(manifest, [reference, "--data", data, *options])
+    return _command(manifest, [MANIFEST_FILE, *_limit(manifest), *options]) if study_command(manifest) else ""
 
 
-def _command(request: Manifest, arguments: Iterable[str]) -> str:
-    run = request.run
+def _command(manifest: Manifest, arguments: Iterable[str]) -> str:
+    run = manifest.run
     parts = ["python", "-m", "rstbench", "evaluate", *arguments]
     parts += ["--batch-size", str(run["batch"])] if "batch" in run else []
     parts += ["--device", str(run["device"]).partition(" ")[0]] if "device" in run else []
@@ -45,27 +46,27 @@ def _command(request: Manifest, arguments: Iterable[str]) -> str:
     return threads + shlex.join([*parts, "--out", OUT])
 
 
-def _limit(request: Manifest) -> list[str]:
+def _limit(manifest: Manifest) -> list[str]:
     """Return the option for as many images as here, where the study does not name that number."""
-    named = str(request.study.get("data", "")).rpartition(":")[2]
-    images = str(request.study.get("images") or named)
-    return [] if images == str(request.images) else ["--limit", str(request.images)]
+    named = str(manifest.study.get("data", "")).rpartition(":")[2]
+    images = str(manifest.study.get("images") or named)
+    return [] if images == str(manifest.images) else ["--limit", str(manifest.images)]
 
 
-def _study_attacks(request: Manifest, threat: str) -> list[str]:
+def _study_attacks(manifest: Manifest, threat: str) -> list[str]:
     """Return the study's attacks at a threat."""
-    listed: list[Any] = list(request.study.get("attacks", []))
+    listed: list[Any] = list(manifest.study.get("attacks", []))
     plain = [item if isinstance(item, dict) else {"attack": item} for item in listed]
     return [item["attack"] for item in plain if item.get("threat", threat) == threat]
 
 
-def _reference(request: Manifest, row: Row, folder: Path) -> str:
+def _reference(manifest: Manifest, row: Row, folder: Path) -> str:
     """Return a reference to the model of a row, '' where none is known."""
-    info = request.models[row.model]
+    info = manifest.models[row.model]
     reference = _made_by_study(info, row.seed)
     if reference and (folder / reference.partition(":")[2]).exists():
         return reference
-    models = [(model.get("name") or model["ref"], model["ref"]) for model in request.study.get("model", [])]
+    models = [(model.get("name") or model["ref"], model["ref"]) for model in manifest.study.get("model", [])]
     return next((reference for name, reference in models if name == info.name), "")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...files import write_whole
 from ..lookup import Evidence
-from .template import FILE, distinct, template
+from .template import PAGE_FILE, distinct, template
 
 BEST = 3
 
@@ -21,21 +21,21 @@ def write_index_page(
     """Write `root/index.html`: a link to the page of each folder below it, and its best rows."""
     studies = []
     for evidence, frames, folder in reports:
-        request, board = evidence.request, frames.get("leaderboard")
+        manifest, board = evidence.manifest, frames.get("leaderboard")
         ranked = None if board is None else board[board["rank"].notna()]
         best = None if ranked is None else ranked.groupby("threat", sort=False).head(BEST)
         path = folder.resolve().relative_to(root.resolve()).as_posix()
         studies.append(
             {
                 "title": path,
-                "name": str(request.study.get("name") or path),
-                "link": quote(f"{path}/{FILE}"),
-                "data": str(request.run["data"]),
-                "images": request.images,
+                "name": str(manifest.study.get("name") or path),
+                "link": quote(f"{path}/{PAGE_FILE}"),
+                "data": str(manifest.run["data"]),
+                "images": manifest.images,
                 "models": 0 if board is None else board["model"].nunique(),
                 "threats": distinct(board, "threat"),
                 "best": [] if best is None else best.to_dict("records"),
             }
         )
-    write_whole(root / FILE, template("index.html").render(studies=studies).encode())
-    return root / FILE
+    write_whole(root / PAGE_FILE, template("index.html").render(studies=studies).encode())
+    return root / PAGE_FILE

@@ -5,16 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Colours of the figures -> variables of the page, which has others in dark mode.
-_COLOURS = {
-    "#1b1f24": "var(--ink)",
-    "#69727a": "var(--muted)",
-    "#e2e5e7": "var(--line)",
-    "#fefefe": "none",
-    "#0072b2": "var(--blue)",
-    "#d55e00": "var(--vermilion)",
-    "#009e73": "var(--green)",
-}
+from ..palette import FIGURE_PAPER, FIGURES
+
 WIDE = 640  # pixels; wider figures stand alone
 _NOT_INLINE = re.compile(
     r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style type.*?</style>"
@@ -44,8 +36,9 @@ def inline(svg: bytes, name: str) -> str:
     """Return the `svg` element; `name` goes before each id and class, since a page holds several figures."""
     text = _NOT_INLINE.sub("", svg.decode())
     text = re.sub(r'(\sid="|href="#|url\(#|\sclass="|\.(?=s\d+\{))', rf"\g<1>{name}-", text)
-    for colour, variable in _COLOURS.items():
-        text = text.replace(colour, variable)
+    text = text.replace(FIGURE_PAPER, "none")
+    for variable, colour in FIGURES.items():
+        text = text.replace(colour, f"var(--{variable})")
     text = re.sub(r' d="[^"]*"', lambda path: _DIGITS.sub(r"\1", path[0]), text)
     return _SIZE.sub(_sized, text).strip()
 

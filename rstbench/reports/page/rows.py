@@ -51,7 +51,7 @@ class LeaderboardRow:
 
 def leaderboard_rows(evidence: Evidence, board: pd.DataFrame, folder: Path) -> Iterator[LeaderboardRow]:
     """Yield the rows in the order of the leaderboard."""
-    by_name = {(evidence.info(row.model).name, row.threat, row.seed): row for row in evidence.request.rows}
+    by_name = {(evidence.info(row.model).name, row.threat, row.seed): row for row in evidence.manifest.rows}
     for cells in records(board, None):
         row = by_name[cells["model"], cells["threat"], cells["seed"]]
         info = evidence.info(row.model)
@@ -65,7 +65,7 @@ def leaderboard_rows(evidence: Evidence, board: pd.DataFrame, folder: Path) -> I
             members=tuple(members) if info.members else (),
             made_cost=", ".join(cost),
             attacks=tuple(_attack_result(evidence, row, attack) for attack in (CLEAN, *row.attacks)),
-            command=row_command(evidence.request, row, folder),
+            command=row_command(evidence.manifest, row, folder),
         )
 
 
@@ -84,7 +84,7 @@ def _attack_result(evidence: Evidence, row: Row, attack: str) -> AttackResult:
     return AttackResult(
         attack=attack,
         robust=None if robust is None else float(robust.mean()),
-        images=evidence.request.images,
+        images=evidence.manifest.images,
         stages=_broken_by_stage(shards, clean) if attack != CLEAN and clean is not None else (),
         flags=tuple(sorted(flags)),
         files=tuple(_files(evidence, row, attack)),
@@ -114,7 +114,7 @@ def _broken_by_stage(shards: Sequence[ShardResult], clean: np.ndarray) -> tuple[
 
 def _machine(evidence: Evidence, shards: Sequence[ShardResult]) -> str:
     """Return device, threads and versions of the shards, where they are not those of the run."""
-    run = evidence.request.run
+    run = evidence.manifest.run
     usual = run_text(run.get("device"), run.get("threads"), run.get("versions", {}))
     texts = dict.fromkeys(run_text(shard.device, shard.threads, shard.versions) for shard in shards)
     return "; ".join(text for text in texts if text != usual)

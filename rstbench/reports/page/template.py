@@ -8,7 +8,10 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-FILE = "index.html"
+from ..palette import PAGE
+from ..statistics import INTERVAL, LEVEL
+
+PAGE_FILE = "index.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -21,6 +24,7 @@ def template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"palette": PAGE, "interval": INTERVAL, "level": LEVEL}
     environment.filters |= {"percent": _percent, "count": _count}
     return environment.get_template(name)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...evidence.pack import FILE as PACK
+from ...evidence.pack import PACK_FILE
 from ...files import write_whole
 from ...flags import meaning_of
 from ..lookup import Evidence
@@ -19,7 +19,7 @@ from .commands import study_command
 from .grids import setting_grids, switch_grids, transfer_grids
 from .inline import Picture
 from .rows import column_attacks, leaderboard_rows, run_text
-from .template import FILE, distinct, records, template
+from .template import PAGE_FILE, distinct, records, template
 
 
 def write_page(
@@ -30,27 +30,27 @@ def write_page(
     folder: Path,
 ) -> Path:
     """Write `folder/index.html`. attacks: every attack that some row asks for."""
-    request, board = evidence.request, frames.get("leaderboard")
+    manifest, board = evidence.manifest, frames.get("leaderboard")
     board = None if board is None or board.empty else board
     rows = [] if board is None else list(leaderboard_rows(evidence, board, folder))
     flags = sorted(
         {flag for row in rows for flag in (*row.flags, *(f for result in row.attacks for f in result.flags))}
     )
-    run, places = request.run, {place for files in evidence.places.values() for place in files}
+    run, places = manifest.run, {place for files in evidence.places.values() for place in files}
     text = template("page.html").render(
-        title=str(request.study.get("name") or folder.resolve().name),
+        title=str(manifest.study.get("name") or folder.resolve().name),
         data=str(run["data"]),
         data_digest=str(run.get("data_digest", "")),
-        images=request.images,
+        images=manifest.images,
         run=run_text(run.get("device"), run.get("threads"), run.get("versions", {})),
         batch=run.get("batch", ""),
-        failures=request.failures,
-        command=study_command(request),
-        refers=bool(request.study.get("model")),
+        failures=manifest.failures,
+        command=study_command(manifest),
+        refers=bool(manifest.study.get("model")),
         rows=rows,
-        pack=PACK,
-        packed=PACK in places,
-        unpacked=not places <= {PACK},
+        pack=PACK_FILE,
+        packed=PACK_FILE in places,
+        unpacked=not places <= {PACK_FILE},
         attacks=[] if board is None else column_attacks(board, attacks),
         seeds=0 if board is None else board["seed"].nunique(),
         kinds=distinct(board, "kind"),
@@ -66,8 +66,8 @@ def write_page(
         quoted=quoted_rows(frames.get("published")),
         files=[(f"{name}.csv", len(frame)) for name, frame in frames.items()],
     )
-    write_whole(folder / FILE, text.encode())
-    return folder / FILE
+    write_whole(folder / PAGE_FILE, text.encode())
+    return folder / PAGE_FILE
 
 
 def transfer_warnings(transfer: pd.DataFrame | None) -> list[str]:

@@ -11,7 +11,7 @@ come on top of the recipe's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ...networks.network import NetworkSpec, build, prunable
 from ...plugins import find
 from ...references import parse_options
 from ...training.epochs import Epoch, EpochCallback, TrainSplit, batches, measure_accuracy
-from ...training.recipe import Recipe
+from ...training.recipe import DrawOptions, Recipe
 from ..allocation import LayerBudget, allocate, allocate_globally
 from ..init import weights_digest
 from ..mask import apply_masks, parse_remaining, random_scores
@@ -41,7 +41,7 @@ class Search:
 
     weights: of the network, by state-dict name, as from `random_weights`; no method changes them. remaining:
     the remaining ratio, as written. initial_state: norm statistics, affine parameters and biases that come
-    with trained weights. store_weights: whether the ticket holds weights that no seed regenerates.
+    with trained weights. options: those of `draw` that the recipe does not hold.
     resume_file: for unfinished work, see `fit`.
     """
 
@@ -53,7 +53,7 @@ class Search:
     device: str | torch.device = "cpu"
     on_epoch: EpochCallback = lambda epoch: None
     initial_state: Mapping[str, Tensor] | None = None
-    store_weights: bool = True
+    options: DrawOptions = field(default_factory=DrawOptions)
     resume_file: Path | None = None
 
     @cached_property
@@ -96,12 +96,12 @@ class Search:
         as it is in `net`; `kept` is the epoch whose state that is.
 
         Layers without a mask stay dense. Weights that a seed regenerates are not stored, others are unless
-        the user declined (`store_weights`).
+        the user declined (`DrawOptions.store_weights`).
         """
         base, state = self.weights if weights is None else weights, net.state_dict()
         full = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in base.items()}
         from_seed = INITS[self.recipe.init].portable and not self.recipe.origin
-        stored = weights is not None or (self.store_weights and not from_seed)
+        stored = weights is not None or (self.options.store_weights and not from_seed)
         rest = [name for name in build(self.spec).state_dict() if name not in base]
         dense = [name for name in base if name not in masks]
         return Ticket(
@@ -175,7 +175,7 @@ def require_elementwise_scores(search: Search) -> None:
 def require_storable_weights(search: Search) -> None:
     """Raise BadRequest where a method that gives weights of its own could not store them."""
     name = search.recipe.method.partition(":")[0]
-    if not search.store_weights:
+    if not search.options.store_weights:
         raise BadRequest(
             f"method {name} gives weights of its own, which no seed regenerates: they are stored"
         )
