@@ -224,7 +224,7 @@ def test_the_two_networks_of_one_name(tmp_path):
 def test_a_network_with_another_shortcut_is_saved_and_read_as_such():
     spec = NetworkSpec("preactresnet18-raw", (3, 32, 32), 10, 0.05, "affine", shortcut="activated")
     assert NetworkSpec(**spec.to_dict()) == spec
-    assert "shortcut" not in replace(spec, shortcut="input").plain()
+    assert "shortcut" not in replace(spec, shortcut="input").to_dict()
     net, own = worn(build(spec)), worn(build(replace(spec, shortcut="")))
     own.load_state_dict(net.state_dict())
     x = torch.rand(2, 3, 32, 32)

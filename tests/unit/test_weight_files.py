@@ -212,7 +212,7 @@ def test_compressed_weights_that_do_not_fit_together(tmp_path, part, value):
 
 
 def test_a_bias_leaves_the_files_of_other_networks_as_they_were():
-    assert "bias" not in NetworkSpec("conv2", (1, 8, 8), 10).plain()
+    assert "bias" not in NetworkSpec("conv2", (1, 8, 8), 10).to_dict()
     spec = NetworkSpec("resnet18", (3, 8, 8), 10, 0.1, bias="last")
     assert (spec.to_dict()["bias"], str(spec)) == ("last", "resnet18[width=0.1,bias=last]")
     assert build(spec).fc.bias.tolist() == [0.0] * 10
