@@ -10,30 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-# What editors and type checkers see of `_PUBLIC`; one of both alone fails a test.
+# What editors and type checkers see of `_MODULES`; one of both alone fails a test.
 if TYPE_CHECKING:
-    from .api.evaluation import evaluate as evaluate
-    from .api.models import draw as draw
-    from .api.models import export as export
-    from .api.models import load_data as load_data
-    from .api.models import load_model as load_model
-    from .api.robustbench import benchmark as benchmark
-    from .attacks.autoattack import AutoAttack as AutoAttack
-    from .attacks.pgd import PGD as PGD
-    from .attacks.spec import Attack as Attack
-    from .attacks.spec import AttackSpec as AttackSpec
-    from .attacks.spec import Crafted as Crafted
-    from .errors import BadRequest as BadRequest
-    from .errors import ModelFault as ModelFault
-    from .errors import RstbenchError as RstbenchError
-    from .flags import Flag as Flag
-    from .flags import register_flag as register_flag
-    from .reports.csv_io import read_table as read_table
-    from .threat import Threat as Threat
-    from .tickets.switch import Switch as Switch
-    from .tickets.switch import shared_switch as shared_switch
-    from .tickets.ticket import Ticket as Ticket
+    from .api.evaluation import evaluate
+    from .api.models import draw, export, load_data, load_model
+    from .api.robustbench import benchmark
+    from .attacks.autoattack import AutoAttack
+    from .attacks.pgd import PGD
+    from .attacks.spec import Attack, AttackSpec, Crafted
+    from .errors import BadRequest, ModelFault, RstbenchError
+    from .flags import Flag, register_flag
+    from .reports.csv_io import read_table
+    from .threat import Threat
+    from .tickets.switch import Switch, shared_switch
+    from .tickets.ticket import Ticket
 
+__all__ = ["PGD", "Attack", "AttackSpec", "AutoAttack", "BadRequest", "Crafted", "Flag", "ModelFault"]
+__all__ += ["RstbenchError", "Switch", "Threat", "Ticket", "benchmark", "draw", "evaluate", "export"]
+__all__ += ["load_data", "load_model", "read_table", "register_flag", "shared_switch"]
 _MODULES = {
     "api.evaluation": "evaluate",
     "api.models": "draw export load_data load_model",
@@ -49,7 +43,6 @@ _MODULES = {
     "tickets.ticket": "Ticket",
 }
 _PUBLIC = {name: f"rstbench.{module}" for module, names in _MODULES.items() for name in names.split()}
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
 
 if not TYPE_CHECKING:  # where every name is known, a misspelt one is an error
 

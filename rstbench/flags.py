@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -106,10 +107,12 @@ def _builtin(name: str, meaning: str, *, doubts_autoattack: bool = False) -> Fla
     return register_flag(Flag(name, meaning, doubts_autoattack))
 
 
-BATCH_DEPENDENT = _builtin(
+_doubting = partial(_builtin, doubts_autoattack=True)  # AutoAttack's figure may mislead
+
+
+BATCH_DEPENDENT = _doubting(
     "batch-dependent",
     "Logits depend on the other images of the batch, so no figure describes the model alone.",
-    doubts_autoattack=True,
 )
 CHANNELS_ADAPTED = _builtin(
     "channels-adapted",
@@ -121,11 +124,10 @@ FEW_IMAGES = _builtin(
     "The confidence interval of the worst case is wider than 10 points: too few images to tell "
     "neighbours in the table apart.",
 )
-GRADIENT_IN_FORWARD = _builtin(
+GRADIENT_IN_FORWARD = _doubting(
     "gradient-in-forward",
     "The model computes gradients inside its forward pass. AutoAttack's authors advise an adaptive "
     "attack for such models.",
-    doubts_autoattack=True,
 )
 MATCHED_BY_ORDER = _builtin(
     "matched-by-order",
@@ -151,17 +153,15 @@ NOT_ATTACKED_JOINTLY = _builtin(
     "The joint attack on the members of the switch was not run (it runs automatically with "
     "autoattack). The gain over its members may be overestimated.",
 )
-PROBABILITIES_NOT_LOGITS = _builtin(
+PROBABILITIES_NOT_LOGITS = _doubting(
     "probabilities-not-logits",
     "The outputs sum to one, so they look like probabilities. Losses that expect logits then have too "
     "small gradients, and attacks are too weak.",
-    doubts_autoattack=True,
 )
-RANDOM_OUTPUT = _builtin(
+RANDOM_OUTPUT = _doubting(
     "random-output",
     "Two passes over the same images give different outputs: the model is random, and its figures are "
     "those of one draw.",
-    doubts_autoattack=True,
 )
 SAMPLED_SWITCH = _builtin(
     "sampled-switch",
@@ -173,31 +173,22 @@ SELECTED_ON_TEST = _builtin(
     "The epoch that was kept, or the weights of the switch, were selected on test images, as in the "
     "paper. The figure is too optimistic.",
 )
-SQUARE_BEATS_GRADIENT = _builtin(
+SQUARE_BEATS_GRADIENT = _doubting(
     "square-beats-gradient",
     "Square, which uses no gradients, broke images that the gradient attacks before it did not. The "
     "gradients may be masked.",
-    doubts_autoattack=True,
 )
-TRANSFER_BEATS_WHITE_BOX = _builtin(
+TRANSFER_BEATS_WHITE_BOX = _doubting(
     "transfer-beats-white-box",
     "Images crafted against another model fool this one more often than the same attack on the model "
     "itself, or than all attacks on it together. The attacks on it are too weak.",
-    doubts_autoattack=True,
 )
 UNLEARNT_MASK = _builtin(
-    "unlearnt-mask",
-    "The search ended with the mask that it started from, so a random mask was measured.",
+    "unlearnt-mask", "The search ended with the mask that it started from, so a random mask was measured."
 )
-WEAKER_THAN_PGD = _builtin(
-    "weaker-than-pgd",
-    "More images are right under AutoAttack than under PGD.",
-    doubts_autoattack=True,
-)
-ZERO_GRADIENT = _builtin(
-    "zero-gradient",
-    "For some images the gradient is exactly zero, so attacks that follow it cannot move.",
-    doubts_autoattack=True,
+WEAKER_THAN_PGD = _doubting("weaker-than-pgd", "More images are right under AutoAttack than under PGD.")
+ZERO_GRADIENT = _doubting(
+    "zero-gradient", "For some images the gradient is exactly zero, so attacks that follow it cannot move."
 )
 BUILTIN_FLAGS = tuple(_REGISTRY[name] for name in sorted(_REGISTRY))
 

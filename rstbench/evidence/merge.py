@@ -79,7 +79,8 @@ def _refuse(folders: Sequence[_Folder], out: Path) -> None:
         raise BadRequest(f"{out} is one of the folders to merge; choose another --out")
     if out.exists() and not out.is_dir():
         raise BadRequest(f"{out} is not a folder; choose another --out")
-    if out.exists() and any(out.iterdir()) and not _is_merged(out):
+    is_merged = (out / MANIFEST_FILE).exists() and "merged" in Manifest.load(out).run
+    if out.exists() and any(out.iterdir()) and not is_merged:
         raise BadRequest(f"{out} exists and holds no earlier merging; choose another --out")
 
 
@@ -92,10 +93,6 @@ def _same_images(one: Manifest, other: Manifest) -> bool:
 
 def _data_digest(manifest: Manifest) -> str:
     return str(manifest.run.get("data_digest", ""))
-
-
-def _is_merged(out: Path) -> bool:
-    return (out / MANIFEST_FILE).exists() and "merged" in Manifest.load(out).run
 
 
 def _read(key: str, stores: Iterable[Store]) -> TrialResult | None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..errors import BadRequest
 from .network import NetworkSpec, norm_layers, scaled_width
-from .traced import conv
+from .traced import vgg_blocks
 
-BLOCKS = (64, 128, 256)
+BLOCKS = ((64, 2), (128, 2), (256, 2))
 HIDDEN = 256
 
 
@@ -32,16 +31,8 @@ def conv6(spec: NetworkSpec) -> nn.Sequential:
 
 
 def _stack(spec: NetworkSpec, blocks: int) -> nn.Sequential:
-    channels, height, width = spec.shape
-    if min(height, width) < 2**blocks:
-        raise BadRequest(f"{spec.name} halves the image {blocks} times; {height}x{width} is too small")
-    layers: list[nn.Module] = []
-    for base in BLOCKS[:blocks]:
-        for _ in range(2):
-            wide = scaled_width(base, spec)
-            layers += [conv(channels, wide, 3), *norm_layers(wide, spec), nn.ReLU()]
-            channels = wide
-        layers.append(nn.MaxPool2d(2))
+    layers, channels = vgg_blocks(spec, BLOCKS[:blocks])
+    _, height, width = spec.shape
     layers.append(nn.Flatten())
     features = channels * (height >> blocks) * (width >> blocks)
     for _ in range(2):

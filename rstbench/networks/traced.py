@@ -8,10 +8,13 @@ the module, and so of the digests of models: it does not change.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.fx
 from torch import Tensor, nn
 
-from .network import NetworkSpec
+from ..errors import BadRequest
+from .network import NetworkSpec, norm_layers, scaled_width
 
 
 def trace(net: nn.Module) -> nn.Module:
@@ -27,6 +30,24 @@ def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1)
 def norm(channels: int, spec: NetworkSpec) -> nn.Module:
     """Return batch norm as the spec says; without it the identity, so that layer names stay the same."""
     return nn.Identity() if spec.norm == "none" else nn.BatchNorm2d(channels, affine=spec.norm == "affine")
+
+
+def vgg_blocks(spec: NetworkSpec, blocks: Sequence[tuple[int, int]]) -> tuple[list[nn.Module], int]:
+    """Return blocks of (width, depth) 3x3 convolutions, each ending in a 2x2 max-pool, and the last width.
+
+    Raises BadRequest for images that are too small.
+    """
+    channels, height, width = spec.shape
+    if min(height, width) < 2 ** len(blocks):
+        raise BadRequest(f"{spec.name} halves the image {len(blocks)} times; {height}x{width} is too small")
+    layers: list[nn.Module] = []
+    for base, depth in blocks:
+        wide = scaled_width(base, spec)
+        for _ in range(depth):
+            layers += [conv(channels, wide, 3), *norm_layers(wide, spec), nn.ReLU()]
+            channels = wide
+        layers.append(nn.MaxPool2d(2))
+    return layers, channels
 
 
 def global_average_pool(x: Tensor) -> Tensor:

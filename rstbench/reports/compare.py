@@ -105,7 +105,5 @@ def _lines(
                 "baseline": evidence.info(their_row.model).name,
                 "role": role,
                 "attack": attack,
-                "threat": row.threat,
-                "data": evidence.manifest.run["data"],
-                "seed": row.seed,
+                **evidence.question(row),
             }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..evidence.manifest import Manifest
+from ..evidence.manifest import Manifest, Row
 from ..evidence.store import Store
 from ..evidence.trial import CLEAN, ModelInfo, ShardResult, TrialResult, attack_family
 
@@ -40,6 +41,10 @@ class Evidence:
 
     def info(self, digest: str) -> ModelInfo:
         return self.manifest.models[digest]
+
+    def question(self, row: Row) -> dict[str, Any]:
+        """Return what a row was asked, beside its model, as cells of a table."""
+        return {"threat": row.threat, "data": self.manifest.run["data"], "seed": row.seed}
 
     def members(self, digest: str) -> list[tuple[str, float]]:
         """Return (digest, probability) of the members of a switch; a plain model is its own only member."""

@@ -52,20 +52,14 @@ def switch(evidence: Evidence) -> pd.DataFrame:
 def _figures(
     evidence: Evidence, row: Row, bits: SwitchBits, clean: np.ndarray, robust: np.ndarray
 ) -> dict[str, Any]:
-    return _question(evidence, row, bits) | {
-        "images": len(robust),
-        "clean": mean(clean),
-        **interval(robust),
-    }
+    return _question(evidence, row, bits) | {"images": len(robust), "clean": mean(clean), **interval(robust)}
 
 
 def _question(evidence: Evidence, row: Row, bits: SwitchBits) -> dict[str, Any]:
     return {
         "members": "+".join(evidence.info(member).name for member in bits.members),
         "weights": "+".join(f"{weight:.6g}" for weight in bits.weights),
-        "threat": row.threat,
-        "data": evidence.manifest.run["data"],
-        "seed": row.seed,
+        **evidence.question(row),
     }
 
 
@@ -100,9 +94,7 @@ def compare_switches(evidence: Evidence) -> pd.DataFrame:
             "baseline": baseline.name,
             "role": baseline.role,
             "attack": MINIMUM,
-            "threat": row.threat,
-            "data": evidence.manifest.run["data"],
-            "seed": row.seed,
+            **evidence.question(row),
         }
         for row, bits in switches(evidence)
         for baseline in baselines(evidence, row, bits)

@@ -13,20 +13,8 @@ from ..errors import BadFile, BadRequest, unknown
 from ..references import DataReference, Reference
 from ..threat import Threat
 from ..training.recipe import DrawOptions
-from .plan import (
-    BEST,
-    COMMON,
-    DRAW,
-    EQUAL,
-    TRAIN,
-    NetworkTable,
-    Study,
-    StudyAttack,
-    StudyModel,
-    names_a_file,
-    refuse_fixed,
-    refuse_mixed,
-)
+from . import plan
+from .plan import NetworkTable, Study, StudyAttack, StudyModel
 
 DEFAULT_ATTACKS = ["pgd", "autoattack"]
 SHIPPED = files("rstbench") / "studies"
@@ -72,7 +60,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
     # Networks learn from the same data set, within the first threat, in the words of the study.
     common = {"data": str(data.all_of(data.split.removeprefix("test")))}
     common |= {"threat": threat_texts[0]} if threats else {}
-    common |= _table(_typed(plain, "common", dict, where, {}), COMMON, f"{where}: [common]")
+    common |= _table(_typed(plain, "common", dict, where, {}), plan.COMMON, f"{where}: [common]")
     attacks = _list(plain, "attacks", where, DEFAULT_ATTACKS)
     study = Study(
         name=_typed(plain, "name", str, where),
@@ -131,10 +119,10 @@ def _attack(item: Any, threats: Sequence[Threat], where: str) -> StudyAttack:
 
 
 def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> NetworkTable:
-    plain = _table(table, DRAW, f"{where}: [[draw]]")
+    plain = _table(table, plan.DRAW, f"{where}: [[draw]]")
     name = _typed(plain, "name", str, where, plain.get("method", "rst"))
     start = _typed(plain, "from", str, where, "")
-    refuse_fixed(plain if names_a_file(start) else {}, f"{where}: [[draw]] {name!r}: ")
+    plan.refuse_fixed(plain if plan.names_a_file(start) else {}, f"{where}: [[draw]] {name!r}: ")
     options, own = DrawOptions.split(plain)
     plain = {**common, **{key: value for key, value in own.items() if key not in ("name", "from")}}
     remaining = plain.pop("remaining", None)
@@ -146,11 +134,11 @@ def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Ne
 
 
 def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> NetworkTable:
-    plain = _table(table, TRAIN, f"{where}: [[train]]")
+    plain = _table(table, plan.TRAIN, f"{where}: [[train]]")
     name = _typed(plain, "name", str, where, "trained")
     start, size_of = (_typed(plain, key, str, where, "") for key in ("from", "size_of"))
-    refuse_mixed(plain, start, size_of, f"{where}: [[train]] {name!r}: ")
-    shared = {key: value for key, value in common.items() if key in TRAIN}
+    plan.refuse_mixed(plain, start, size_of, f"{where}: [[train]] {name!r}: ")
+    shared = {key: value for key, value in common.items() if key in plan.TRAIN}
     plain = {key: value for key, value in plain.items() if key not in ("name", "from", "size_of")}
     return NetworkTable(name, {**shared, **plain, "method": "training"}, start=start, size_of=size_of)
 
@@ -178,11 +166,11 @@ def _only(keys: Iterable[str], known: set[str], where: str) -> None:
 
 
 def _weights(plain: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    known = (EQUAL, BEST)
-    weights = _list(plain, "switch-weights", where, [EQUAL])
+    known = (plan.EQUAL, plan.BEST)
+    weights = _list(plain, "switch-weights", where, [plan.EQUAL])
     if not weights or not all(name in known for name in weights):
         raise BadRequest(f"{where}: switch-weights lists {' or '.join(known)}, got {weights}")
-    if BEST in weights and not plain.get("switch"):
+    if plan.BEST in weights and not plain.get("switch"):
         raise BadRequest(f"{where}: switch-weights goes with switch = true")
     return tuple(dict.fromkeys(weights))
 

@@ -25,7 +25,6 @@ def stated_for_type_checkers():
         alias.name: f"rstbench.{node.module}"
         for node in block.body
         for alias in node.names
-        if alias.name == alias.asname
     }
 
 

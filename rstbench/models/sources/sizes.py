@@ -27,11 +27,7 @@ def random_start(arch: str, sizes: Sizes) -> nn.Module:
 
 @contextmanager
 def suggest_sizes(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    options: MatchOptions,
-    arch: str,
-    sizes: Sizes,
+    module: nn.Module, state: Mapping[str, Tensor], options: MatchOptions, arch: str, sizes: Sizes
 ) -> Iterator[None]:
     """Add to an `ArchitectureMismatch` the classes and channels with which the file would match.
 
