@@ -144,8 +144,8 @@ class AutoAttack:
         library: types.SimpleNamespace = Library(
             logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **version
         )
-        if self.iterations != AutoAttack.iterations:
-            for part in (library.apgd, library.apgd_targeted):
+        for part in (library.apgd, library.apgd_targeted):
+            if part.n_iter != self.iterations:  # the library's own number, whatever the default here
                 _set_iterations(part, self.iterations)
         return library
 

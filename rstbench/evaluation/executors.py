@@ -41,7 +41,10 @@ class Executor(Protocol):
         """Yield each task with its answer, or with the fault it raised, in the order in which they finish.
 
         Tasks are taken as they are needed; a None among them says that the next one waits for the answer to
-        an earlier one.
+        an earlier one. The object yielded is the very one that was taken, not a copy. A task whose attribute
+        `portable` is false runs in this process. A worker that dies is `WorkerDied`, yielded with its task,
+        or raised without `retry`. Making networks writes `job.path` and reads the data folder, so workers
+        share a file system with this process.
         """
 
 

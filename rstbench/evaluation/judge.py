@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import flags
 from ..errors import ModelFault
@@ -140,7 +140,8 @@ def predict(model: EvalModel, x: Tensor, classes: int, *, exact: bool = True) ->
 
 def why_no_gradient(model: EvalModel, x: Tensor) -> str:
     """Return why a model lets no gradient through to its images; '' where it does."""
-    images, quantised = x[:1].clone().requires_grad_(), _is_quantised(model.module)
+    images = x[:1].clone().requires_grad_()
+    quantised = any(".quantized" in type(part).__module__ for part in model.module.modules())
     try:
         with torch.enable_grad():
             logits = model.module(images)
@@ -154,10 +155,6 @@ def why_no_gradient(model: EvalModel, x: Tensor) -> str:
     except (Exception, SystemExit):
         kind = "is quantised and " if quantised else ""
         return f"it {kind}lets no gradient through; an attack that needs none: autoattack:attacks=square"
-
-
-def _is_quantised(module: nn.Module) -> bool:
-    return any(".quantized" in type(part).__module__ for part in module.modules())
 
 
 @contextmanager

@@ -32,9 +32,8 @@ def conv6(spec: NetworkSpec) -> nn.Sequential:
 
 def _stack(spec: NetworkSpec, blocks: int) -> nn.Sequential:
     layers, channels = vgg_blocks(spec, BLOCKS[:blocks])
-    _, height, width = spec.shape
     layers.append(nn.Flatten())
-    features = channels * (height >> blocks) * (width >> blocks)
+    features = channels * (spec.shape[1] >> blocks) * (spec.shape[2] >> blocks)
     for _ in range(2):
         wide = scaled_width(HIDDEN, spec)
         layers += [nn.Linear(features, wide, bias=False), *norm_layers(wide, spec, flat=True), nn.ReLU()]

@@ -48,7 +48,7 @@ def compare(evidence: Evidence) -> pd.DataFrame:
 def comparison(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     """Return the figures of one line. ours, theirs: probabilities of being right on each image, (images,).
 
-    The verdict follows from the 95 % interval of the paired difference alone.
+    The verdict follows from the interval of the paired difference alone.
     """
     difference, low, high = (round(value, DIGITS) for value in paired(ours, theirs))
     return {

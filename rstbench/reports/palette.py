@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# Variables of the page: the colour in the light, and in the dark.
+# Variables of the page: the colour in the light, and in the dark. In small letters, and no two of figures
+# alike: `page/inline.py` replaces them by text.
 PAGE = {
     "paper": ("#fdfdfc", "#14171a"), "raised": ("#ffffff", "#1a1e22"), "ink": ("#1b1f24", "#e4e7ea"),
     "muted": ("#5d666e", "#9aa4ad"), "line": ("#e2e5e7", "#2c3238"), "accent": ("#00639b", "#6cb8ea"),
@@ -16,3 +17,5 @@ SERIES = ("blue", "vermilion", "green", "purple", "orange", "sky")
 # Figures are drawn in the light colours, and have the page's variables where they are part of it.
 FIGURES = {name: PAGE[name][0] for name in ("ink", "line", *SERIES)} | {"muted": "#69727a"}
 FIGURE_PAPER = "#fefefe"  # transparent on a page
+SCALE, ON_DARK, ON_LIGHT = "viridis", "#ffffff", "#000000"  # of the transfer matrix, and its texts
+DARK = 0.55  # share of the scale below which text is light

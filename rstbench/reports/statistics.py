@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 DIGITS = 6
-LEVEL = "95 %"  # of all intervals
-Z = 1.959963984540054  # its quantile of the normal distribution, 0.975
+LEVEL = "95 %"  # of all intervals; changed together with Z
+Z = 1.959963984540054  # the quantile of the normal distribution for it, 0.975
 INTERVAL = f"Wilson's at {LEVEL}"  # what `confidence_interval` computes
 
 
 def confidence_interval(mean: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval for a proportion `mean` of `n` images (Wilson 1927).
+    """Return Wilson's score interval for a proportion `mean` of `n` images (Wilson 1927).
 
     For per-image values inside [0, 1] rather than bits it is conservative. (0, 1) where n is 0.
     """
@@ -27,7 +27,7 @@ def confidence_interval(mean: float, n: int) -> tuple[float, float]:
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
-    """Return (difference, low, high) of two means over the same images, with a 95 % interval.
+    """Return (difference, low, high) of two means over the same images, with their interval.
 
     Both of shape (images,), values in [0, 1]. The interval is the adjusted Wald interval of paired
     proportions: the differences with one +1 and one -1 added (Bonett and Price 2012). For values

@@ -15,7 +15,7 @@ from .compare import COLUMNS as COMPARE_COLUMNS
 from .compare import comparison, is_dense, of_architecture
 from .lookup import Evidence
 from .per_image import per_image_answers
-from .statistics import interval, mean, short
+from .statistics import LEVEL, interval, mean, short
 from .switch_bounds import MINIMUM, SwitchBits, bounds, switches
 
 COLUMNS = [
@@ -164,7 +164,7 @@ def comparison_text(frame: pd.DataFrame) -> Iterator[str]:
     """Yield, for a terminal, what each switch gains over its baselines; frame: compare.csv."""
     lines = frame[frame["attack"] == MINIMUM]
     for (model, threat, seed), part in lines.groupby(["model", "threat", "seed"], sort=False):
-        yield f"{model} at {threat}, seed {seed}, worst of all: points more than (95% interval)"
+        yield f"{model} at {threat}, seed {seed}, worst of all: points more than ({LEVEL} interval)"
         for _, row in part.iterrows():
             low, high = 100 * row["difference_low"], 100 * row["difference_high"]
             figures = f"{100 * row['difference']:+5.1f}  ({low:+.1f} to {high:+.1f})"

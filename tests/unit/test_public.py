@@ -21,11 +21,7 @@ WHOLE_CLASSES = ["AttackSpec", "Switch", "Threat", "Ticket"]
 def stated_for_type_checkers():
     tree = ast.parse((ROOT / "__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    return {
-        alias.name: f"rstbench.{node.module}"
-        for node in block.body
-        for alias in node.names
-    }
+    return {alias.name: f"rstbench.{node.module}" for node in block.body for alias in node.names}
 
 
 def test_type_checkers_see_the_same_names():

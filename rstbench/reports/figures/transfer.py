@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..palette import DARK, ON_DARK, ON_LIGHT, SCALE
 from ..transfer import groups_of, matrix
 from .style import PAPER, SERIES, Drawing, file_name, label
 
@@ -18,7 +19,6 @@ CELL = 0.42  # inches
 LETTER = 0.075  # inches, about
 WITHOUT_FIGURES = 24  # more models than this leave no room for figures in the cells
 MOST_MODELS = 60
-DARK = 0.55  # share of the scale below which text is light
 
 
 def draw_transfer(transfer: pd.DataFrame | None) -> Iterator[Drawing]:
@@ -67,7 +67,7 @@ def _figure(panels: dict[str, np.ndarray], names: Sequence[str], attack: str, th
 
 
 def _map(axes: Axes, values: np.ndarray, low: float, high: float) -> None:
-    colours = matplotlib.colormaps["viridis"]
+    colours = matplotlib.colormaps[SCALE]
     n = len(values)
     for row, column in np.argwhere(~np.isnan(values)):
         value = values[row, column]
@@ -80,7 +80,7 @@ def _map(axes: Axes, values: np.ndarray, low: float, high: float) -> None:
                 Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, fill=False, edgecolor=SERIES[1], lw=1.4)
             )
         if n <= WITHOUT_FIGURES:
-            colour = "#ffffff" if share < DARK else "#000000"
+            colour = ON_DARK if share < DARK else ON_LIGHT
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=colour)
     axes.set_xlim(-0.5, n - 0.5)
     axes.set_ylim(n - 0.5, -0.5)
