@@ -158,11 +158,20 @@ def report(args: argparse.Namespace) -> int:
 def pack(args: argparse.Namespace) -> int:
     """Pack the evidence of each folder into one file, results.zip, which all verbs read."""
     from ..evidence.packing import pack_folder
+    from ..reports.page.template import PAGE_FILE
     from ..reports.report import runs_in
 
+    refused = False
     for folder in runs_in(args.folders):
-        print(pack_folder(folder))
-    return DONE
+        try:
+            print(pack_folder(folder))
+        except BadRequest as error:  # the other folders are packed all the same
+            _print_error(error)
+            refused = True
+        else:
+            if (folder / PAGE_FILE).exists():
+                print(f"  {PAGE_FILE} there may link files that are packed now: rstbench report {folder}")
+    return REFUSED if refused else DONE
 
 
 def status(args: argparse.Namespace) -> int:

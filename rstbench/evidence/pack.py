@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from ..errors import BadFile, one_line
 from ..files import write_whole
@@ -28,6 +29,7 @@ MAX_MEMBER = 2**28  # bytes; an answer about a million images takes a few millio
 _NAME = re.compile(r"[0-9a-f]{64}\.jsonl")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can tell
 _UNIX, _REGULAR_FILE = 3, 0o100644
+_END = struct.Struct("<4s4H2LH")  # the end record of a zip file without a comment
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ERRORS = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError, struct.error)
 
@@ -43,7 +45,12 @@ class Pack:
             assert self._zip.fp is not None  # for it is open
             self.version = _version(os.fstat(self._zip.fp.fileno()))
             self._members = _checked(self._zip.infolist(), self.version[1])
+            _check_end(self._zip.fp, self.version[1], len(self._members))
         self.keys = frozenset(self._members)
+
+    def close(self) -> None:
+        """Close the file, so that another may take its name on every platform."""
+        self._zip.close()
 
     def is_current(self) -> bool:
         """Tell whether the path still holds the file that was opened."""
@@ -97,7 +104,7 @@ def joined_lines(contents: list[bytes]) -> bytes:
     lines: dict[int, bytes] = {}
     header = b""
     for content in contents:
-        first, *shards = complete_lines(content)
+        first, *shards = (line.rstrip(b"\r") for line in complete_lines(content))
         header = header or first
         for line in shards:
             lines.setdefault(json.loads(line)["start"], line)
@@ -129,12 +136,24 @@ def _checked(members: list[zipfile.ZipInfo], size: int) -> dict[str, zipfile.Zip
     return keys
 
 
+def _check_end(file: IO[bytes], size: int, count: int) -> None:
+    """Raise ValueError where the end record does not list `count` members that fill the file.
+
+    zipfile alone reads a list that damage has made shorter, and the answers that it leaves out are missing.
+    """
+    file.seek(max(size - _END.size, 0))
+    mark, _, _, _, listed, length, start, _ = _END.unpack(file.read(_END.size))
+    is_zip64 = listed == 0xFFFF or 0xFFFFFFFF in (length, start)  # its numbers stand elsewhere
+    if mark != b"PK\5\6" or (not is_zip64 and (listed != count or start + length + _END.size != size)):
+        raise ValueError("its list of members does not fit the file")
+
+
 @contextmanager
 def _reading(path: Path, member: str = "") -> Iterator[None]:
     """Raise BadFile for what goes wrong with a zip file."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except _ERRORS as error:
         place = f"{path} (member {member})" if member else str(path)

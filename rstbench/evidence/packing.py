@@ -25,17 +25,22 @@ def pack_folder(root: Path) -> str:
         for draft in root.glob(f".{PACK_FILE}.*.part"):  # of a packing that was killed
             draft.unlink()
         files = {path.stem: path.read_bytes() for path in sorted(store.folder.glob("*.jsonl"))}
-        if files:
-            write_pack(root / PACK_FILE, _contents(store, files))
+        contents = _contents(store, files) if files else {}
+        new = files.keys() & contents.keys()  # a file that holds no complete answer stays
+        if new:
+            write_pack(root / PACK_FILE, contents)
             _sync(root)
-            for key, content in files.items():
-                if store.path(key).read_bytes() == content:
+            for key in new:
+                if store.path(key).read_bytes() == files[key]:
                     store.path(key).unlink()
+        elif files and not store.pack():
+            raise BadFile(f"no complete answer in {store.folder}; run the command that writes there again")
         with suppress(OSError):  # what is not evidence stays
             store.folder.rmdir()
-    path, count = root / PACK_FILE, len(store.keys())
+    pack = store.pack()
+    path, count = root / PACK_FILE, len(pack.keys) if pack else 0
     size = path.stat().st_size / 1000
-    return f"{path}\t{count} questions, {len(files)} of them new or added to, {size:.0f} kB"
+    return f"{path}\t{count} questions, {len(new)} of them new or added to, {size:.0f} kB"
 
 
 def _contents(store: Store, files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -46,6 +51,8 @@ def _contents(store: Store, files: Mapping[str, bytes]) -> dict[str, bytes]:
         if store.read(key) is not None:  # else a kill tore its first line
             pieces = [pack.read(key) if pack else None, files.get(key)]
             contents[key] = joined_lines([piece for piece in pieces if piece and complete_lines(piece)])
+    if pack:
+        pack.close()
     return contents
 
 

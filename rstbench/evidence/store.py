@@ -70,7 +70,7 @@ class Store:
         if unpacked is None or packed is None:
             return unpacked or packed
         pieces = [(self._member(key), packed), (str(self.path(key)), unpacked)]
-        return join(pieces, "delete that file and run the same command again")
+        return join(pieces, f"delete {self.path(key)} and run the same command again")
 
     def read_unpacked(self, key: str) -> TrialResult | None:
         """Return what the file of a trial holds, without the pack."""
@@ -95,6 +95,8 @@ class Store:
             try:
                 self._pack = Pack(self.root / PACK_FILE)
             except FileNotFoundError:
+                if (self.root / PACK_FILE).is_symlink():
+                    raise BadFile(f"{self.root / PACK_FILE} links to nothing; fetch what it names") from None
                 self._pack = None
         return self._pack
 

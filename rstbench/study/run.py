@@ -80,6 +80,7 @@ def run_study(
     with store.lock():
         refuse_other_kind(options.out, rows=True)
         Examples.read(options.out)  # a damaged file is found before any work
+        store.pack()
         by_seed = _make_participants(study, jobs, given, builder, options)
         tasks = [task for participants in by_seed for task in tasks_of(study, participants)]
         notes = (note_on_added_attacks(study, participants) for participants in by_seed)

@@ -55,6 +55,7 @@ def run_transfer(
     store = Store(options.out)
     with store.lock():
         refuse_other_kind(options.out, rows=False)
+        store.pack()  # a damaged one is found before any work
         run_log.begin(options.out, [])
         make_manifest(study, setting, images, [participants], tasks, rows=False).save(options.out)
         run_log.begin_asking(options.out, trials_of(tasks, setting))

@@ -271,7 +271,7 @@ def test_a_last_bias_is_taken_and_told(entry, digits):
     for content, options, message in (
         ({**STATE, LAST: bias}, ",bias=none", r"also has 14.bias; .* or \[bias=last\]: with that"),
         (STATE, ",bias=last", r"lacks 14.bias; .* or \[bias=none\]: with that"),
-        (STATE, ",bias=first", "no bias named 'first'"),
+        (STATE, ",bias=first", "bias is none or last"),
     ):
         with pytest.raises(BadRequest, match=message):
             entry(content, options)

@@ -170,12 +170,21 @@ def patched(root, signature, offset, value):
     (root / PACK_FILE).write_bytes(content)
 
 
+def changed(root, change):
+    (root / PACK_FILE).write_bytes(change((root / PACK_FILE).read_bytes()))
+
+
 CENTRAL, LOCAL = b"PK\x01\x02", b"PK\x03\x04"
 DAMAGE = {
     "no zip": lambda root: (root / PACK_FILE).write_bytes(b"no zip at all\n" * 100),
     "empty": lambda root: (root / PACK_FILE).write_bytes(b""),
     "truncated": lambda root: os.truncate(root / PACK_FILE, (root / PACK_FILE).stat().st_size // 2),
-    "front cut": lambda root: (root / PACK_FILE).write_bytes((root / PACK_FILE).read_bytes()[99:]),
+    "front cut": lambda root: changed(root, lambda content: content[99:]),
+    "tail lost": lambda root: (root / PACK_FILE).write_bytes(
+        (root / PACK_FILE).read_bytes()[:-12] + bytes(12)
+    ),
+    "two in one": lambda root: changed(root, lambda content: content + content),
+    "link to nothing": lambda root: (root / PACK_FILE).unlink() or (root / PACK_FILE).symlink_to("none"),
     "checksum": lambda root: patched(root, CENTRAL, 16, b"\1\2\3\4"),
     "encrypted": lambda root: patched(root, CENTRAL, 8, b"\1"),
     "unknown compression": lambda root: patched(root, CENTRAL, 10, b"\x63"),
@@ -221,18 +230,31 @@ def test_every_cut_is_noticed(tmp_path, cut):
 
 
 def test_every_flipped_byte_is_noticed_or_changes_no_answer(tmp_path):
-    fill(tmp_path, TRIALS[:1])
+    fill(tmp_path, TRIALS[:2])
     before = records(tmp_path)
     pack_folder(tmp_path)
     content = (tmp_path / PACK_FILE).read_bytes()
-    for index in range(len(content)):
-        (tmp_path / PACK_FILE).write_bytes(
-            content[:index] + bytes([content[index] ^ 0x41]) + content[index + 1 :]
-        )
+    directory = struct.unpack("<L", content[-6:-2])[0]  # lists the members; there every bit counts
+    flips = [(index, 0x41) for index in range(directory)]
+    flips += [(index, 1 << bit) for index in range(directory, len(content)) for bit in range(8)]
+    for index, flip in flips:
+        flipped = bytes([content[index] ^ flip])
+        (tmp_path / PACK_FILE).write_bytes(content[:index] + flipped + content[index + 1 :])
         try:
             assert records(tmp_path) == before
         except BadFile:
             continue
+
+
+def test_files_that_hold_no_answer_stay(tmp_path):
+    fill(tmp_path, TRIALS[:1])
+    (tmp_path / "results" / "notes.jsonl").write_text("key,remark")
+    assert "1 questions, 1 of them new" in pack_folder(tmp_path)
+    assert names(tmp_path) == ["results", "results.zip", "results/notes.jsonl"]
+    (tmp_path / PACK_FILE).unlink()
+    with pytest.raises(BadFile, match="no complete answer"):
+        pack_folder(tmp_path)
+    assert not (tmp_path / PACK_FILE).exists()
 
 
 def test_folders_are_merged_from_their_packs(hand_run, tmp_path):
