@@ -9,6 +9,7 @@ from ..errors import BadFile
 from ..references import DataReference
 from .images import load
 
+# Classes of torchvision by name of the data set; all but SVHN are asked with `train=`, see `_fetch`.
 CLASSES = {
     "mnist": "MNIST",
     "fashionmnist": "FashionMNIST",

@@ -5,7 +5,8 @@ which names these: pixels (n, c, h, w), (n, h, w, c) or (n, h, w), uint8 in 0..2
 labels (n,), whole numbers from 0; classes the number of classes, None where it is not known; notes what a
 person should know of the reading; layout 'nchw' or 'nhwc' where the source knows it. Sources: the
 built-in ones beside this module, and entry points in the group `rstbench.data`. One with a validation
-split of its own says so in an attribute `splits`.
+split of its own says so in an attribute `splits`. A source raises BadFile where its files are missing:
+`--download` waits for that.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import BadRequest
 
+# Part of the key of a question: with another number everything on that device is asked anew.
 BATCH = {"cpu": 100, "cuda": 500}  # images of a shard where none are named, by the type of the device
 
 

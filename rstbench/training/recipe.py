@@ -59,6 +59,10 @@ class Recipe:
     `tickets.allocation`; scale: by 1/sqrt(k); drops: fractions of all steps; select: on held-out images
     ('validation'), the last epoch, or, to repeat the paper, on the test set ('test'); origin: digest of
     what a training or a drawing began from.
+
+    A new field: the default of a bool is False, `verbs` is ("draw",) for drawings alone, and one that shapes
+    the network is also one of `networks.network.NetworkSpec` and of `study.plan.OF_NETWORK`. It changes the
+    digests of shared switches, which keep their recipe: `tests/known/test_identity.py` pins them.
     """
 
     network: str = setting("conv4", "conv4, resnet18, wrn-28-10, torchvision:resnet50, …")
