@@ -90,7 +90,10 @@ def test_wrong_combinations(spec, weights, split, settings, message):
         assert search(spec, weights, split, **settings).budgets
 
 
-@pytest.mark.parametrize("name", ["swin_t", "squeezenet1_1", "googlenet"])
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("swin_t", "googlenet")]
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", *LARGE])
 def test_library_networks_follow_from_their_seed(split, name):
     """Whatever the global generator was used for before, and with dropout."""
     spec = NetworkSpec(f"torchvision:{name}", (3, 64, 64), 10)
