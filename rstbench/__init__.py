@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from .tickets.switch import Switch, shared_switch
     from .tickets.ticket import Ticket
 
-__all__ = ["PGD", "Attack", "AttackSpec", "AutoAttack", "BadRequest", "Crafted", "Flag", "ModelFault"]
+__all__ = ["Attack", "AttackSpec", "AutoAttack", "BadRequest", "Crafted", "Flag", "ModelFault", "PGD"]
 __all__ += ["RstbenchError", "Switch", "Threat", "Ticket", "benchmark", "draw", "evaluate", "export"]
 __all__ += ["load_data", "load_model", "read_table", "register_flag", "shared_switch"]
+
 _MODULES = {
     "api.evaluation": "evaluate",
     "api.models": "draw export load_data load_model",
