@@ -42,10 +42,14 @@ class Pack:
         self.path = path
         with _reading(path):
             self._zip = zipfile.ZipFile(path)
-            assert self._zip.fp is not None  # for it is open
-            self.version = _version(os.fstat(self._zip.fp.fileno()))
-            self._members = _checked(self._zip.infolist(), self.version[1])
-            _check_end(self._zip.fp, self.version[1], len(self._members))
+            try:
+                assert self._zip.fp is not None  # for it is open
+                self.version = _version(os.fstat(self._zip.fp.fileno()))
+                self._members = _checked(self._zip.infolist(), self.version[1])
+                _check_end(self._zip.fp, self.version[1], len(self._members))
+            except BaseException:
+                self.close()
+                raise
         self.keys = frozenset(self._members)
 
     def close(self) -> None:
