@@ -78,6 +78,11 @@ def one_line(error: BaseException, most: int | None = None) -> str:
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
+def typed_line(error: BaseException) -> str:
+    """Return an exception's class and text on one line, the text cut after 300 letters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's text, or its repr where there is none."""
     return (str(error).strip().splitlines() or [repr(error)])[0][:200]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import flags
-from ..errors import ModelFault
+from ..errors import ModelFault, typed_line
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.normalise import clearly_better, right_under
 from ..models.wrapper import EvalModel
@@ -53,7 +53,7 @@ def judge(
     except ModelFault:
         raise
     except (Exception, SystemExit) as error:
-        raise ModelFault(f"{target.info.name} raised {one_line(error)}") from error
+        raise ModelFault(f"{target.info.name} raised {typed_line(error)}") from error
 
 
 def _judge(
@@ -127,7 +127,7 @@ def predict(model: EvalModel, x: Tensor, classes: int, *, exact: bool = True) ->
                 logits = model.module(x.clone())  # a model may write into its input
         except (Exception, SystemExit) as error:
             raise ModelFault(
-                f"{name} raised on images of shape {tuple(x.shape[1:])}: {one_line(error)}"
+                f"{name} raised on images of shape {tuple(x.shape[1:])}: {typed_line(error)}"
             ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -172,9 +172,3 @@ def fx_output_held() -> Iterator[None]:
     with redirect_stderr(printed):
         yield
     sys.stderr.write(printed.getvalue())
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception as one line for a person."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"

@@ -16,14 +16,14 @@ from torch import Generator, Tensor, nn
 from .. import __version__
 from ..attacks import Attack, Crafted, mean_log_probability
 from ..data import Images
-from ..errors import ModelFault
+from ..errors import ModelFault, typed_line
 from ..evidence.trial import ShardResult, Trial, crafting_seed
 from ..models.contents import uses_only_libraries
 from ..models.fast_copy import crafting_copy
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.wrapper import EvalModel
 from ..threat import Threat
-from .judge import Verdict, fx_output_held, judge, one_line, seeded, why_no_gradient
+from .judge import Verdict, fx_output_held, judge, seeded, why_no_gradient
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _craft(
     except (Exception, SystemExit) as error:
         reason = why_no_gradient(shard.source, x)
         raise ModelFault(
-            f"{shard.name}: {reason}" if reason else f"{shard.name} raised {one_line(error)}"
+            f"{shard.name}: {reason}" if reason else f"{shard.name} raised {typed_line(error)}"
         ) from error
     return crafted
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from ..errors import ModelFault
+from ..errors import ModelFault, typed_line
 from .contents import walk
 from .identity import tensor_bytes
 from .plain import is_library, library_attributes
@@ -267,8 +267,7 @@ def _as_model_fault(problem: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        text = " ".join(str(error).split())[:300]
-        raise ModelFault(f"{problem}: {type(error).__name__}: {text}") from error
+        raise ModelFault(f"{problem}: {typed_line(error)}") from error
 
 
 def _prefix(path: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from ..data import Images
-from ..errors import BadRequest
+from ..errors import BadRequest, one_line
 from ..evidence.trial import ModelInfo
 from ..networks.normalise import parse_normalisation
 from ..plugins import find
@@ -82,8 +82,7 @@ def wrap(
     try:
         digest, resumable = module_digest(module, files, made_by)
     except (Exception, SystemExit) as error:  # of a model's own code, or of weights that do not exist yet
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        fault = f"{info.name} cannot be read: {reason}"
+        fault = f"{info.name} cannot be read: {one_line(error, 300)}"
         digest = hashlib.sha256(uuid.uuid4().bytes).hexdigest()
         return EvalModel(module, info, digest, False, artifact, fault=fault)
     return EvalModel(module, info, digest, resumable, artifact, notes=tuple(notes))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import BadRequest
+from ...errors import BadRequest, one_line
 from ...evidence.trial import ModelInfo
 from ...flags import CHANNELS_ADAPTED
 from ..checkpoints.layer_names import OWN, NamingScheme
@@ -150,9 +150,9 @@ def pretrained(name: str, weights: Any, path: Path, text: str) -> nn.Module:
         with warnings.catch_warnings(action="ignore"):
             module: nn.Module = models.get_model(name, weights=weights)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
         raise BadRequest(
-            f"{path} is not the file of {text} that its name says (rename it, if it is another): {reason}"
+            f"{path} is not the file of {text} that its name says (rename it, if it is another): "
+            f"{one_line(error, 160)}"
         ) from None
     finally:
         del enum.get_state_dict  # the method of its base class is back
