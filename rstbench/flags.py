@@ -110,6 +110,11 @@ def _builtin(name: str, meaning: str, *, doubts_autoattack: bool = False) -> Fla
 _doubting = partial(_builtin, doubts_autoattack=True)  # AutoAttack's figure may mislead
 
 
+ACCELERATION_WEAKENED = _doubting(
+    "acceleration-weakened",
+    "A sample of the images that survived the fast attack was attacked exactly, and more fell than chance "
+    "explains; run again with `--crafting exact`.",
+)
 BATCH_DEPENDENT = _doubting(
     "batch-dependent",
     "Logits depend on the other images of the batch, so no figure describes the model alone.",

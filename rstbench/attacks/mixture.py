@@ -29,13 +29,13 @@ class Mixture(Protocol):
 class FastModel(Protocol):
     """A model that is crafted against through a faster copy.
 
-    Called, it returns the logits of the copy; `confirm` returns those of the exact module, in float32 and
-    without gradients. What only the copy gets wrong is no success.
+    Called, it returns the logits of the copy; `exact_model` is the model itself, in float32. What only the
+    copy gets wrong is no success.
     """
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    exact_model: Model
 
-    def confirm(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor) -> Tensor: ...
 
 
 def members_of(model: Any) -> list[Member]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...attacks.autoattack import example_resnet
+from ...attacks.autoattack.library import example_resnet
 from ...errors import unknown
 from ...evidence.trial import ModelInfo
 from ..wrapper import EvalModel, wrap

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import nn
 
-from ...attacks.autoattack import alias_for_robustbench
+from ...attacks.autoattack.library import alias_for_robustbench
 from ...errors import BadFile, BadRequest, first_line, unknown
 
 # What its dependencies say while they are imported, by message.

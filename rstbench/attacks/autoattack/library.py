@@ -1,4 +1,4 @@
-"""AutoAttack (Croce and Hein, ICML 2020), through the package `pyautoattack`.
+"""AutoAttack through the package `pyautoattack`: what the engine beside it is compared with.
 
 The only module that imports `pyautoattack`. It runs the library's own code stage by stage on the
 surviving images, which gives the images of one whole call and tells which stage broke each. What
@@ -13,25 +13,20 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from .. import flags
-from ..errors import BadFile, ModelFault
-from ..threat import Threat
-from .mixture import Mixture, Model, mean_log_probability, one_draw
-from .spec import Crafted
+from ... import flags
+from ...errors import BadFile
+from ...threat import Threat
+from ..mixture import Model
+from ..spec import Crafted
 
-STAGES = {
-    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
-    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
-    "rand": ("apgd-ce", "apgd-dlr"),
-}
 # Words of the library's log lines, and the flags they stand for.
 _WARNINGS = {
     "randomized defense": flags.RANDOM_OUTPUT,
@@ -41,85 +36,36 @@ _WARNINGS = {
 }
 ROUNDING = 1e-5  # images at the very edge of the ball lie beyond it by as much; they are projected back
 MOST_KEPT = 2000  # images with non-finite logits that are remembered
-# The margin-like DLR loss compares the largest logits: it needs this many classes.
-_LEAST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 2}
 
 
 @dataclass(frozen=True)
-class AutoAttack:
-    """AutoAttack: APGD-CE, APGD-T, FAB-T and Square, one after the other on the images that survive.
-
-    The stages are run by the library's own code. A switch is attacked through the log of its members' mean
-    softmax. Images that were wrong from the start or survive come back clean, as the library returns them:
-    they are no transfer material.
-
-    Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
-    parameter-free attacks", ICML 2020.
-
-    Args:
-        version: 'standard', 'plus' or 'rand'.
-        attacks: Stages in place of a version, such as ('apgd-ce', 'square'); joined by '+' in text.
-        sampled: Attack a switch through one random draw a call instead of the mean, which is the wrong way
-            and raises `sampled-switch`.
-        iterations: Steps of each run of APGD; those of FAB and Square stay the library's.
-
-    Raises:
-        ValueError: For an unknown version or stage, and fewer than one iteration.
-        ModelFault: When called, where a stage cannot work on so few classes.
-
-    Example:
-        >>> import rstbench, torch
-        >>> from torch import nn
-        >>> x, y = rstbench.load_data("digits:test:4").at(slice(None))
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
-        >>> attack = rstbench.AutoAttack(attacks=("apgd-ce",))
-        >>> crafted = attack(net, x, y, rstbench.Threat.parse("Linf:0.1"), torch.Generator().manual_seed(0))
-        >>> list(crafted.stages), crafted.stages["apgd-ce"].shape
-        (['apgd-ce'], torch.Size([4]))
-    """
+class Options:
+    """What is run. attacks: stages in place of those of the version; iterations: of APGD."""
 
     version: str = "standard"
     attacks: tuple[str, ...] = ()
-    sampled: bool = False
     iterations: int = 100
 
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if self.version not in STAGES:
-            raise ValueError(f"version must be one of {', '.join(STAGES)}, got {self.version!r}")
-        stages = [stage for version in STAGES.values() for stage in version]
-        if self.attacks and self.version != "standard":
-            raise ValueError("name a version or attacks, not both")
-        strange = [stage for stage in self.attacks if stage not in stages]
-        if strange:
-            raise ValueError(f"no stage named {strange[0]!r}; there are: {', '.join(sorted(set(stages)))}")
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
-        seed = int(torch.randint(0, 2**31 - 1, (1,), generator=generator, device=generator.device))
-        # `.view` in APGD-T and L2 APGD needs contiguous images.
-        raised: tuple[str, ...] = ()
-        logits_of = mean_log_probability(model)
-        if self.sampled and isinstance(model, Mixture):
-            logits_of, raised = one_draw(model, generator), (flags.SAMPLED_SWITCH.name,)
-        finite, x = FiniteLogits(logits_of), x.contiguous()
-        with _contained() as warnings, torch.random.fork_rng():
-            crafted = self._run(finite, x, y, threat, seed, warnings)
-        crafted = replace(crafted, flags=(*crafted.flags, *raised))
-        return finite.broken_by_nan(crafted, x, y, threat)
-
-    def _run(
-        self, logits_of: Model, x: Tensor, y: Tensor, threat: Threat, seed: int, warnings: list[str]
-    ) -> Crafted:
-        """Run each stage on the images that survived the ones before."""
-        library = self._library(logits_of, threat, seed, x.device)
-        selected = list(self.attacks or library.attacks_to_run)
+def run(
+    logits_of: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    seed: int,
+    options: Options,
+) -> Crafted:
+    """Run the library's own code on images x (n, c, h, w), stage by stage on those that survive."""
+    finite = FiniteLogits(logits_of)
+    with _contained() as warnings, torch.random.fork_rng():
+        library = configured(finite, threat, seed, x.device, options)
         with torch.no_grad():
-            logits = logits_of(x)
-        self._fit_classes(library, selected, logits.shape[1])
+            logits = finite(x)
+        for part in (library.apgd_targeted, library.fab):
+            part.n_target_classes = min(part.n_target_classes, logits.shape[1] - 1)
         images, alive = x.clone(), logits.argmax(1) == y
         stages: dict[str, Tensor] = {}
-        for stage in selected:
+        for stage in list(library.attacks_to_run):
             survivors = alive.nonzero()[:, 0]
             stages[stage] = torch.zeros_like(alive)
             if not len(survivors):
@@ -132,32 +78,29 @@ class AutoAttack:
             images[survivors[broken]] = adv[broken]
             stages[stage][survivors[broken]] = True
             alive[survivors[broken]] = False
-        return Crafted(images, stages, _flags(warnings))
+        crafted = Crafted(images, stages, _flags(warnings))
+    return finite.broken_by_nan(crafted, x, y, threat)
 
-    def _library(
-        self, logits_of: Model, threat: Threat, seed: int, device: torch.device
-    ) -> types.SimpleNamespace:
-        from pyautoattack import AutoAttack as Library
 
-        custom = {"version": "custom", "attacks": list(self.attacks)}
-        version = custom if self.attacks else {"version": self.version}
-        library: types.SimpleNamespace = Library(
-            logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **version
-        )
-        for part in (library.apgd, library.apgd_targeted):
-            if part.n_iter != self.iterations:  # the library's own number, whatever the default here
-                _set_iterations(part, self.iterations)
-        return library
+def configured(
+    logits_of: Model,
+    threat: Threat,
+    seed: int,
+    device: torch.device,
+    options: Options,
+) -> types.SimpleNamespace:
+    """Return the library's attack object."""
+    from pyautoattack import AutoAttack as Library
 
-    def _fit_classes(self, library: types.SimpleNamespace, selected: list[str], classes: int) -> None:
-        for stage in selected:
-            if classes < _LEAST_CLASSES.get(stage, 2):
-                raise ModelFault(
-                    f"the stage {stage!r} needs at least {_LEAST_CLASSES[stage]} classes, the model has "
-                    f"{classes}; try 'autoattack:attacks=apgd-ce+fab-t+square'"
-                )
-        for part in (library.apgd_targeted, library.fab):
-            part.n_target_classes = min(part.n_target_classes, classes - 1)
+    custom = {"version": "custom", "attacks": list(options.attacks)}
+    chosen = custom if options.attacks else {"version": options.version}
+    library: types.SimpleNamespace = Library(
+        logits_of, norm=threat.norm, eps=float(threat.eps), seed=seed, device=device, **chosen
+    )
+    for part in (library.apgd, library.apgd_targeted):
+        if part.n_iter != options.iterations:  # the library's own number, whatever the default here
+            _set_iterations(part, options.iterations)
+    return library
 
 
 class FiniteLogits:
@@ -199,10 +142,6 @@ class FiniteLogits:
 
 def _set_iterations(apgd: types.SimpleNamespace, iterations: int) -> None:
     """Set the iterations of an attack of the library, and the checkpoints that its constructor derives."""
-    if apgd.use_largereps and iterations < 2:
-        raise ModelFault(
-            f"APGD divides its iterations among three radii in L1, got {iterations}; ask 2 or more"
-        )
     apgd.n_iter = apgd.n_iter_orig = iterations  # in L1 the library divides the latter
     apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (
         max(int(share * iterations), 1) for share in (0.22, 0.06, 0.03)
