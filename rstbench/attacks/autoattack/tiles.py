@@ -75,7 +75,7 @@ def pattern(norm: str, side: int, tile: Tile, device: torch.device) -> Tensor:
     """Return tiles (n, c, side, side)."""
     turned, signs = tile
     shape = _tile(norm, side)
-    return (shape.T if turned else shape).to(device).view(1, 1, side, side) * signs
+    return (shape.T.contiguous() if turned else shape).to(device).view(1, 1, side, side) * signs
 
 
 @cache
