@@ -16,8 +16,9 @@ from rstbench.evidence.manifest import Manifest, Row
 from rstbench.evidence.run_log import CraftingLog, RunLog
 from rstbench.evidence.store import Store
 from rstbench.evidence.trial import CLEAN, ModelInfo, ShardResult, Trial
+from rstbench.progress import duration
 from rstbench.reports.remaining_work import Completion, estimate
-from rstbench.reports.status import duration, read_status, status_text
+from rstbench.reports.status import read_status, status_text
 
 ROOT = Path(__file__).parent.parent.parent
 NOW = 1_000_000.0
