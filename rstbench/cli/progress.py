@@ -65,9 +65,9 @@ class _Bar:
 
 
 def _stages(reports: Sequence[ShardReport]) -> str:
-    """Return `in apgd-t of images 100-199`, or `2 shards in apgd-t, square`."""
+    """Return `in apgd-t`, or `2 shards in apgd-t, square`."""
     stages = ", ".join(dict.fromkeys(report.stage.stage for report in reports))
-    return f"in {stages} of {reports[0].span}" if len(reports) == 1 else f"{len(reports)} shards in {stages}"
+    return f"in {stages}" if len(reports) == 1 else f"{len(reports)} shards in {stages}"
 
 
 class Lines(_Printed):
@@ -100,10 +100,16 @@ class _Line:
             self.write()
 
     def inside(self, reports: Sequence[ShardReport]) -> None:
-        """Write `x pgd: 0/100 images, in pgd of images 0-99: 61 left, …`, and a line for each of several."""
-        if not reports or time.monotonic() - self.lines.last < INTERVAL:
+        """Write `x pgd: 0/200 images, in pgd of images 0-99: 61 left, …`, and a line for each of several."""
+        now = time.monotonic()
+        if now - self.lines.last < INTERVAL:
             return
-        lines = [f"{self._head}, {_stages(reports)}: {joint_figures(reports)}"]
+        if not reports:  # workers begin, or the attack reports nothing
+            self.lines.note(f"{self._head}, for {duration(now - self.began)}")
+            return
+        is_part = len(reports) == 1 and reports[0].images < self.total
+        span = f" of {reports[0].span}" if is_part else ""
+        lines = [f"{self._head}, {_stages(reports)}{span}: {joint_figures(reports)}"]
         if len(reports) > 1:
             lines += [f"  {report.line()}" for report in reports[:MOST_SHARDS]]
         if len(reports) > MOST_SHARDS:

@@ -64,9 +64,18 @@ def test_lines_tell_of_a_shard_where_nothing_else_was_printed_for_ten_seconds(cl
             if second == 15:
                 lines.note("a note")
             stage.inside([replace(SHARD, start=100)])
+        clock.now = 33.0
         stage.inside([])
+        clock.now = 42.0
+        stage.inside([replace(SHARD, images=200)])
     line = f"rst autoattack Linf:0.1: 0/200 images, in apgd-t of images 100-199: {FIGURES}"
-    assert out.getvalue().splitlines()[:-1] == [line, "a note", line]  # at 9 s, 15 s and 24 s
+    assert out.getvalue().splitlines()[:-1] == [
+        line,
+        "a note",
+        line,  # at 24 s
+        "rst autoattack Linf:0.1: 0/200 images, for 33 s",
+        f"rst autoattack Linf:0.1: 0/200 images, in apgd-t: {FIGURES}",
+    ]
 
 
 def test_lines_tell_of_several_shards_in_a_line_each(clock):
@@ -93,7 +102,7 @@ def test_bars_show_the_figures():
     with Bars(out).stage("a pgd", 10, "image") as stage:
         stage.advance(5, robust=0.25)
         stage.inside([replace(SHARD, images=5, start=5)])
-        assert f"robust=0.25; in apgd-t of images 5-9: {FIGURES}" in out.getvalue()
+        assert f"robust=0.25; in apgd-t: {FIGURES}" in out.getvalue()
         stage.inside([])
         assert out.getvalue().rstrip(" ]").endswith("robust=0.25")
         stage.advance(5, robust=0.5)
