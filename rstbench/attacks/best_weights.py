@@ -47,7 +47,7 @@ def best_switch_weights(
     generator: Generator,
     *,
     rounds: int = 5,
-    on_attack: Callable[[], None] = lambda: None,
+    on_attack: Callable[[float], None] = lambda robust: None,
 ) -> WeightFit:
     """Return the probabilities of the members with the lowest expected error under an attack.
 
@@ -55,7 +55,7 @@ def best_switch_weights(
     are best against all outcomes so far, each image being judged by its worst one, which are found down the
     sub-gradient of that error on the simplex. Of all weights that were attacked the best are returned, so
     that no single member is better. x, y: held-out training images (n, c, h, w) and labels, never test ones;
-    on_attack: called after each of the `count_attacks` attacks.
+    on_attack: called after each of the `count_attacks` attacks with the expected accuracy under it.
     Source: OSP of Dbouk and Shanbhag, ICML 2023, which follows the sub-gradient of the last attack alone.
     """
     wrong, count = [_wrong(members, x, y)], len(members)
@@ -66,7 +66,7 @@ def best_switch_weights(
         mixture = WeightedMixture(members, tried[step].tolist())
         images = attack(mixture, x, y, threat, generator).images  # type: ignore[arg-type]
         wrong.append(_wrong(members, images, y))
-        on_attack()
+        on_attack(1 - float(_errors(wrong[-1][None], tried[step]).mean()))
     errors = [float(_errors(torch.stack(wrong), weights).mean()) for weights in tried]
     best = min(range(len(tried)), key=errors.__getitem__)
     candidates = tuple(tuple(weights.tolist()) for weights in tried)

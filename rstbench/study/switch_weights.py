@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ def _fit(
             _watched(attack, switch.info.name, stage),
             generator,
             rounds=ROUNDS,
-            on_attack=partial(stage.advance, 1),
+            on_attack=lambda robust: stage.advance(1, robust=robust),
         )
     write_whole(path, (json.dumps({**problem, **asdict(fit)}, indent=1) + "\n").encode())
     return list(fit.weights)

@@ -68,9 +68,7 @@ def test_inside_a_shard(cli, tmp_path):
                 lambda: re.search(rf"pgd:steps=500 Linf:0.1: 0/20 images, {FIGURES}\n", here.read_text()), one
             )
             said = cli("status", "here").stdout
-            assert re.search(
-                rf"\n  now       \S+, pgd:steps=500 Linf:0.1, images 0-9, {FIGURES}\n", said
-            )
+            assert re.search(rf"\n  now       \S+, pgd:steps=500 Linf:0.1, images 0-9, {FIGURES}\n", said)
             wait_for(lambda: len(re.findall(rf"\n  \S+, pgd:\S+ Linf:0.1, images \d+-\d+, {FIGURES}",
                                             beside.read_text())) >= 2, two)  # fmt: skip
             assert "0/20 images, 2 shards in pgd: 20 left, robust " in beside.read_text()
