@@ -61,20 +61,21 @@ def test_inside_a_shard(cli, tmp_path):
     here, beside = tmp_path / "here.log", tmp_path / "beside.log"
     reports = {name: tmp_path / name / ".progress" for name in ("here", "beside")}
     with here.open("w") as log, beside.open("w") as other:
-        one = start(tmp_path, log, *evaluate("file:m.py:slow", 500, "here"))
+        one = start(tmp_path, log, *evaluate("file:m.py:slow", 1000, "here"))
         two = start(tmp_path, other, *evaluate(f"ticket:{TICKET}", 10**6, "beside", "--workers", "2"))
         try:
             wait_for(
-                lambda: re.search(rf"pgd:steps=500 Linf:0.1: 0/20 images, {FIGURES}\n", here.read_text()), one
+                lambda: re.search(rf"pgd:steps=1000 Linf:0.1: 0/20 images, {FIGURES}\n", here.read_text()),
+                one,
             )
             said = cli("status", "here").stdout
-            assert re.search(rf"\n  now       \S+, pgd:steps=500 Linf:0.1, images 0-9, {FIGURES}\n", said)
+            assert re.search(rf"\n  now       \S+, pgd:steps=1000 Linf:0.1, images 0-9, {FIGURES}\n", said)
+            one.kill()
             wait_for(lambda: len(re.findall(rf"\n  \S+, pgd:\S+ Linf:0.1, images \d+-\d+, {FIGURES}",
                                             beside.read_text())) >= 2, two)  # fmt: skip
             assert "0/20 images, 2 shards in pgd: 20 left, robust " in beside.read_text()
             said = cli("status", "beside").stdout
             assert sorted(re.findall(r"images (\d+-\d+), in pgd: 10 left", said)) == ["0-9", "10-19"]
-            one.kill()
             two.send_signal(signal.SIGINT)
             assert two.wait(60) != 0
         finally:
@@ -87,6 +88,6 @@ def test_inside_a_shard(cli, tmp_path):
     assert said.startswith("here: stopped")
     assert "in pgd" not in said
     (tmp_path / "wait").unlink()
-    assert cli(*evaluate("file:m.py:slow", 500, "here")).returncode == 0
+    assert cli(*evaluate("file:m.py:slow", 1000, "here")).returncode == 0
     assert not reports["here"].exists()
     assert cli("status", "here").stdout.startswith("here: done")
