@@ -9,9 +9,10 @@ from torch import Generator, Tensor
 
 from ..flags import ZERO_GRADIENT
 from ..threat import Threat
-from .mixture import Model
+from .mixture import Model, members_of
 from .objective import LossEvaluation, Objective, check_names, expand_as_batch
 from .spec import Crafted
+from .steps import Steps
 
 ALPHA = 0.75  # share of the new step; the rest is momentum
 RISES = 0.75  # share of the steps of a period that must raise the loss
@@ -39,12 +40,15 @@ class APGD:
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         objective = Objective(model, y, self.loss, self.mean)
         best = _BestImages(x)
+        steps = Steps("apgd", len(x), self.restarts * self.steps, len(members_of(model)))
         zero_gradient = False
         for _ in range(self.restarts):
-            zero_gradient |= self._run(objective, threat.sample(x, generator), x, threat, best)
+            zero_gradient |= self._run(objective, threat.sample(x, generator), x, threat, best, steps)
         return Crafted(best.images, {"apgd": best.wrong}, (ZERO_GRADIENT.name,) if zero_gradient else ())
 
-    def _run(self, objective: Objective, adv: Tensor, x: Tensor, threat: Threat, best: _BestImages) -> bool:
+    def _run(
+        self, objective: Objective, adv: Tensor, x: Tensor, threat: Threat, best: _BestImages, steps: Steps
+    ) -> bool:
         """Run from one start, and return whether a gradient vanished."""
         evaluation = objective(adv)
         best.update(adv, evaluation)
@@ -61,6 +65,7 @@ class APGD:
             previous, adv, last = adv, moved, evaluation.loss
             evaluation = objective(adv)
             best.update(adv, evaluation)
+            steps.advance(best.accuracy)
             rises += evaluation.loss > last
             higher = evaluation.loss > top_loss
             top = torch.where(expand_as_batch(higher, x), adv, top)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -13,6 +14,7 @@ from ..threat import Threat
 from .mixture import Member, Model, members_of
 from .objective import expand_as_batch, is_correct
 from .spec import Crafted
+from .steps import Steps
 
 RHO = 0.05  # of eps: how far beyond a member's boundary
 
@@ -47,18 +49,27 @@ class ARC:
         # Weights descend; a member that never answers pulls nowhere.
         pairs = sorted((pair for pair in members_of(model) if pair[0] > 0), key=lambda pair: -pair[0])
         best, lowest = x.clone(), _accuracy(pairs, x, y)
+        steps = Steps("arc", len(x), self.restarts * self.steps * len(pairs), 1 + len(pairs))
         for restart in range(self.restarts):
             adv = threat.sample(x, generator) if restart else x.clone()
             value = _accuracy(pairs, adv, y)
             for _ in range(self.steps):
-                adv, value = self._round(pairs, adv, value, x, y, threat)
+                on_member = partial(steps.advance, lowest.minimum(value))
+                adv, value = self._round(pairs, adv, value, x, y, threat, on_member)
             better = value < lowest
             best = torch.where(expand_as_batch(better, x), adv, best)
             lowest = torch.where(better, value, lowest)
         return Crafted(best, {"arc": lowest <= 0})
 
     def _round(
-        self, pairs: Sequence[Member], adv: Tensor, value: Tensor, x: Tensor, y: Tensor, threat: Threat
+        self,
+        pairs: Sequence[Member],
+        adv: Tensor,
+        value: Tensor,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        on_member: Callable[[], None],
     ) -> tuple[Tensor, Tensor]:
         """Move all images once; return them and their expected accuracy."""
         eta, rho = float(self.step * threat.eps), RHO * float(threat.eps)
@@ -75,6 +86,7 @@ class ARC:
             pull = local + expand_as_batch(reach, x) * direction
             move = eta * pull / expand_as_batch(_length(pull, threat.norm).clamp_min(1e-12), x)
             accuracy = _accuracy(pairs, threat.project(x, adv + move), y)
+            on_member()
             kept = accuracy <= lowest
             local = torch.where(expand_as_batch(kept, x), move, local)
             lowest = torch.where(kept, accuracy, lowest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,27 +47,35 @@ def best_switch_weights(
     generator: Generator,
     *,
     rounds: int = 5,
+    on_attack: Callable[[float], None] = lambda robust: None,
 ) -> WeightFit:
     """Return the probabilities of the members with the lowest expected error under an attack.
 
     The attack is made for equal weights and for each member alone; then in each round for the weights that
     are best against all outcomes so far, each image being judged by its worst one, which are found down the
     sub-gradient of that error on the simplex. Of all weights that were attacked the best are returned, so
-    that no single member is better. x, y: held-out training images (n, c, h, w) and labels, never test ones.
+    that no single member is better. x, y: held-out training images (n, c, h, w) and labels, never test ones;
+    on_attack: called after each of the `count_attacks` attacks with the expected accuracy under it.
     Source: OSP of Dbouk and Shanbhag, ICML 2023, which follows the sub-gradient of the last attack alone.
     """
     wrong, count = [_wrong(members, x, y)], len(members)
     tried = [torch.full((count,), 1 / count, dtype=torch.float64), *torch.eye(count, dtype=torch.float64)]
-    for step in range(len(tried) + rounds):
+    for step in range(count_attacks(count, rounds)):
         if step == len(tried):
             tried.append(descend(torch.stack(wrong))[0])
         mixture = WeightedMixture(members, tried[step].tolist())
         images = attack(mixture, x, y, threat, generator).images  # type: ignore[arg-type]
         wrong.append(_wrong(members, images, y))
+        on_attack(1 - float(_errors(wrong[-1][None], tried[step]).mean()))
     errors = [float(_errors(torch.stack(wrong), weights).mean()) for weights in tried]
     best = min(range(len(tried)), key=errors.__getitem__)
     candidates = tuple(tuple(weights.tolist()) for weights in tried)
     return WeightFit(candidates[best], errors[best], tuple(zip(candidates, errors, strict=True)))
+
+
+def count_attacks(members: int, rounds: int) -> int:
+    """Return how many attacks a fit of so many members takes."""
+    return 1 + members + rounds
 
 
 def descend(wrong: Tensor, steps: int = DESCENT_STEPS) -> tuple[Tensor, float]:

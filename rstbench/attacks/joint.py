@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -13,6 +14,7 @@ from ..threat import Threat
 from .mixture import Member, Model, members_of
 from .objective import expand_as_batch, margin
 from .spec import Crafted
+from .steps import Steps
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Joint:
         shares = torch.tensor([weight for weight, _ in pairs], device=x.device)
         clean = _margins(pairs, x, y)
         best, lowest = x.clone(), _expected(clean, shares)
+        # Two starts for each candidate; on average half of the members are wanted.
+        total = self.orders * len(pairs) * 2 * (self.steps + 1)
+        steps = Steps("joint", len(x), total, (len(pairs) + 1) // 2)
         for turn in range(self.orders):
             keys = clean if turn == 0 else torch.rand(clean.shape, generator=generator).to(clean)
             # Those fooled already come first: they cost nothing.
@@ -50,7 +55,7 @@ class Joint:
             if turn == 0:
                 likely = torch.where(clean > 0, torch.inf, shares[:, None]).gather(0, order)
                 order = order.gather(0, likely.argsort(dim=0, descending=True, stable=True))
-            adv = self._grow(pairs, order, x, y, threat, generator)
+            adv = self._grow(pairs, order, x, y, threat, generator, partial(steps.advance, lowest))
             value = _expected(_margins(pairs, adv, y), shares)
             better = value < lowest
             best = torch.where(expand_as_batch(better, x), adv, best)
@@ -65,6 +70,7 @@ class Joint:
         y: Tensor,
         threat: Threat,
         generator: Generator,
+        on_steps: Callable[[int], None],
     ) -> Tensor:
         """Run one greedy pass; order: (members, n), which member each image tries when."""
         rows = torch.arange(len(x), device=x.device)
@@ -73,15 +79,23 @@ class Joint:
         for candidates in order:
             wanted = chosen.clone()
             wanted[candidates, rows] = True
-            adv, done = self._fool(pairs, wanted, kept, x, y, threat)
-            again, more = self._fool(pairs, wanted, threat.sample(x, generator), x, y, threat)
+            adv, done = self._fool(pairs, wanted, kept, x, y, threat, on_steps)
+            start = threat.sample(x, generator)
+            again, more = self._fool(pairs, wanted, start, x, y, threat, on_steps)
             adv, done = torch.where(expand_as_batch(done, x), adv, again), done | more
             kept = torch.where(expand_as_batch(done, x), adv, kept)
             chosen = torch.where(done, wanted, chosen)
         return kept
 
     def _fool(
-        self, pairs: Sequence[Member], wanted: Tensor, start: Tensor, x: Tensor, y: Tensor, threat: Threat
+        self,
+        pairs: Sequence[Member],
+        wanted: Tensor,
+        start: Tensor,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        on_steps: Callable[[int], None],
     ) -> tuple[Tensor, Tensor]:
         """Return images on which all wanted members (members, n) are wrong, and where that was reached."""
         adv, size = start, float(self.step * threat.eps)
@@ -99,7 +113,9 @@ class Joint:
                 fooled &= (gap.detach() > 0) | ~active
             new = fooled & ~done
             fooling, done = torch.where(expand_as_batch(new, x), adv, fooling), done | fooled
-            if step == self.steps or bool(done.all()):
+            last = step == self.steps or bool(done.all())
+            on_steps(self.steps + 1 - step if last else 1)
+            if last:
                 break
             adv = threat.ascend(x, adv, gradient, size)
         return fooling, done

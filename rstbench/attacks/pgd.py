@@ -10,9 +10,10 @@ from torch import Generator, Tensor
 
 from ..flags import ZERO_GRADIENT
 from ..threat import Threat
-from .mixture import Model
+from .mixture import Model, members_of
 from .objective import Objective, check_names, expand_as_batch
 from .spec import Crafted
+from .steps import Steps
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class PGD:
         fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         zero_gradient = False
         size = float(self.step * threat.eps)
+        passes = len(members_of(model)) * self.samples
+        steps = Steps("pgd", len(x), self.restarts * (self.steps + 1), passes)
         for _ in range(self.restarts):
             adv = threat.sample(x, generator) if self.random_start else x.clone()
             velocity = torch.zeros_like(x)
@@ -94,7 +97,9 @@ class PGD:
                 best = torch.where(expand_as_batch(better, x), adv, best)
                 best_loss = torch.where(better, evaluation.loss, best_loss)
                 fooled = torch.where(better, evaluation.wrong, fooled)
-                if last or (self.early_stop and bool(fooled.all())):
+                last |= self.early_stop and bool(fooled.all())
+                steps.advance(~fooled, self.steps + 1 - step if last else 1, stops=self.early_stop)
+                if last:
                     break
                 zero_gradient |= evaluation.has_zero_gradient()
                 gradient = self._smoothed(objective, evaluation.gradient, adv, threat, generator)

@@ -12,6 +12,7 @@ from ..attacks import AttackSpec
 from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..evidence import run_log
+from ..evidence.shard_reports import PROGRESS_FOLDER, clear_reports, watching
 from ..evidence.store import Store
 from ..evidence.trial import CLEAN, Trial, TrialResult
 from ..models.normalise import AS_IS, better_by_mcnemar
@@ -101,6 +102,7 @@ def run_tasks(
     A model that fails on clean images is attacked no more. Each of `on_answer` is called with every answer
     before it is stored; a shard of which `is_kept` is false is run again.
     """
+    clear_reports(store.root)
     evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept)
     executor = setting.executor
     # Clean images take no time, and tell which models are attacked no more.
@@ -145,12 +147,13 @@ class _Evaluation:
                 missing = tuple(pair for pair in gap.missing if pair[1].key not in failed_trials)
                 if index not in failed and missing:  # what has failed is asked no more
                     shard = _shard(open_tasks[index], setting, replace(gap, missing=missing))
+                    shard = replace(shard, progress_folder=self.store.root / PROGRESS_FOLDER)
                     task_of[id(shard)] = index
                     yield shard
 
         accuracies = [_RunningAccuracy(task) for task in open_tasks]
         total = len(open_tasks) * len(setting.data)
-        with self.progress.stage(title, total, "image") as stage:
+        with self.progress.stage(title, total, "image") as stage, watching(self.store.root, stage):
             stage.advance(total - sum(gap.length for _, gap in gaps))
             for shard, answer in executor.map(run, shards()):
                 index = task_of.pop(id(shard))

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .. import __version__
 from ..attacks import Attack, Crafted, mean_log_probability
 from ..data import Images
 from ..errors import ModelFault, typed_line
+from ..evidence.shard_reports import reporting
 from ..evidence.trial import ShardResult, Trial, crafting_seed
 from ..models.contents import uses_only_libraries
 from ..models.fast_copy import crafting_copy
@@ -31,7 +33,7 @@ class Shard:
     """Images [start, start + len(images)), crafted once against `source`, judged by every target.
 
     trials: one a target, in the same order; they differ in the target alone. attack and threat: None for the
-    clean images.
+    clean images. progress_folder: where the shard tells how far it is.
     """
 
     source: EvalModel
@@ -42,6 +44,7 @@ class Shard:
     images: Images
     start: int
     device: torch.device
+    progress_folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -83,7 +86,9 @@ def run(shard: Shard) -> Answer:
         frozen.raise_fault(shard.source)
         crafted = Crafted(x)
         if shard.attack is not None and shard.threat is not None:
-            crafted = _craft(shard, shard.attack, shard.threat, counter, x, y, seed)
+            name, key = f"{shard.name} {shard.threat}", shard.trials[0].key
+            with reporting(shard.progress_folder, key, name, shard.start, len(x)):
+                crafted = _craft(shard, shard.attack, shard.threat, counter, x, y, seed)
         adv = crafted.images.detach()
         for target in (target for target in shard.targets if target.digest not in frozen.faults):
             with frozen.keep_fault(target):

@@ -13,7 +13,9 @@ from pathlib import Path
 from ..errors import BadFile
 from ..evidence.manifest import MANIFEST_FILE, Manifest
 from ..evidence.run_log import RunLog
+from ..evidence.shard_reports import read_reports
 from ..evidence.store import Store
+from ..progress import ShardReport, duration
 from .remaining_work import StageProgress, network_progress, shard_progress
 
 NETWORK_FOLDERS = ("", "tickets", "checkpoints")
@@ -26,7 +28,7 @@ class Status:
     """State of a run.
 
     state: empty, making, attacking, done or stopped; began: of the last run, in seconds since 1970;
-    unfinished: networks under way; shards: None before anything is asked.
+    unfinished: networks under way; shards: None before anything is asked; attacked: shards under way.
     """
 
     root: Path
@@ -36,6 +38,7 @@ class Status:
     unfinished: tuple[str, ...] = ()
     shards: StageProgress | None = None
     faults: tuple[str, ...] = ()
+    attacked: tuple[ShardReport, ...] = ()
 
 
 def read_status(root: Path, now: float) -> Status:
@@ -65,7 +68,8 @@ def read_status(root: Path, now: float) -> Status:
     stages = [networks, *([shards] if shards else [])]
     ended = log.ended if log else bool(faults) or all(stage.done == stage.total for stage in stages)
     state = ("attacking" if manifest else "making") if running else "done" if ended else "stopped"
-    return Status(root, state, began, networks, _unfinished(root), shards, faults)
+    attacked = read_reports(root, now) if state == "attacking" else ()
+    return Status(root, state, began, networks, _unfinished(root), shards, faults, attacked)
 
 
 def status_text(status: Status, now: float) -> Iterator[str]:
@@ -82,6 +86,8 @@ def status_text(status: Status, now: float) -> Iterator[str]:
         yield f"  shards    {_done_of_total(shards)} answered"
         for attack, (done, total) in shards.by_attack.items():
             yield f"            {done} of {total} {attack}"
+    for index, report in enumerate(status.attacked):
+        yield f"  {'' if index else 'now':10}{report.line()}"
     if status.state in ("making", "attacking"):
         yield from _forecast(shards or networks, "shards" if shards else "networks", now)
         if shards is None:
@@ -125,18 +131,6 @@ def _forecast(stage: StageProgress, unit: str, now: float) -> Iterator[str]:
         without = f", without {missing}: none done yet" if missing else ""
         at = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + stage.seconds_left))
         yield f"  ends      in about {duration(stage.seconds_left)}, at {at}{without}"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as '45 s', '12 min', '3 h 5 min' or '2 d 4 h'."""
-    minutes, hours, days = round(seconds / 60), round(seconds / 3600), int(seconds // 86400)
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if minutes < 100:
-        return f"{minutes} min"
-    if hours < 48:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{days} d {round(seconds / 3600) - 24 * days} h"
 
 
 def _unfinished(root: Path) -> tuple[str, ...]:

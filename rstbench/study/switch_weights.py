@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Generator
+from torch import Generator, Tensor
 
-from ..attacks import AttackSpec
-from ..attacks.best_weights import best_switch_weights
+from ..attacks import Attack, AttackSpec, Crafted
+from ..attacks.best_weights import best_switch_weights, count_attacks
+from ..attacks.mixture import Model
 from ..data import Images
 from ..errors import BadFile, BadRequest
+from ..evidence.shard_reports import READ_SECONDS
 from ..files import write_whole
 from ..models.frozen import frozen_eval
 from ..models.wrapper import EvalModel, wrap_switch
+from ..progress import ShardReport, Stage, StageReport, listening
 from ..threat import Threat
 from ..tickets.switch import Switch
 from ..training.epochs import hold_out
@@ -76,9 +81,35 @@ def _fit(
     with ExitStack() as stack:
         for module in modules:
             stack.enter_context(frozen_eval(module, builder.device))
-        fit = best_switch_weights(modules, x, y, threat, attack, generator, rounds=ROUNDS)
+        attacks = count_attacks(len(modules), ROUNDS)
+        stage = stack.enter_context(builder.progress.stage(f"fit {switch.info.name}", attacks, "attack"))
+        fit = best_switch_weights(
+            modules,
+            x,
+            y,
+            threat,
+            _watched(attack, switch.info.name, stage),
+            generator,
+            rounds=ROUNDS,
+            on_attack=lambda robust: stage.advance(1, robust=robust),
+        )
     write_whole(path, (json.dumps({**problem, **asdict(fit)}, indent=1) + "\n").encode())
     return list(fit.weights)
+
+
+def _watched(attack: Attack, name: str, stage: Stage) -> Attack:
+    """Return the attack, which tells the stage every second where it is."""
+
+    def watched(model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
+        began = time.time()
+
+        def tell(report: StageReport) -> None:
+            stage.inside([ShardReport(name, 0, len(x), began, time.time(), os.getpid(), report)])
+
+        with listening(tell, READ_SECONDS):
+            return attack(model, x, y, threat, generator)
+
+    return watched
 
 
 def _read(path: Path, problem: Mapping[str, Any]) -> list[float]:

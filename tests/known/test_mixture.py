@@ -10,7 +10,7 @@ from torch import nn
 
 from rstbench.attacks import AttackSpec
 from rstbench.attacks.apgd import checkpoints
-from rstbench.attacks.best_weights import best_switch_weights, descend, project_to_simplex
+from rstbench.attacks.best_weights import best_switch_weights, count_attacks, descend, project_to_simplex
 from rstbench.attacks.objective import Objective
 from rstbench.threat import Threat
 
@@ -195,6 +195,14 @@ def test_the_defenders_best_odds():
     assert found.tried[1] == ((1.0, 0.0, 0.0), 1.0)
     assert found.error == pytest.approx(0.5, abs=0.02)
     assert found.weights[2] == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_fit_tells_what_each_attack_leaves():
+    """Of opposed members one is fooled, so an even chance keeps a half and either alone nothing."""
+    robust = []
+    odds(Side([1.0, 0.0], 0.05), Side([-1.0, 0.0], 0.05), rounds=2, on_attack=robust.append)
+    assert len(robust) == count_attacks(2, 2) == 5
+    assert robust[:3] == pytest.approx([0.5, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("attack", ["joint", "joint:orders=1", "arc"])

@@ -14,10 +14,12 @@ from rstbench.evidence import run_log
 from rstbench.evidence.costs import Cost
 from rstbench.evidence.manifest import Manifest, Row
 from rstbench.evidence.run_log import CraftingLog, RunLog
+from rstbench.evidence.shard_reports import reporting
 from rstbench.evidence.store import Store
 from rstbench.evidence.trial import CLEAN, ModelInfo, ShardResult, Trial
+from rstbench.progress import StageReport, duration, report
 from rstbench.reports.remaining_work import Completion, estimate
-from rstbench.reports.status import duration, read_status, status_text
+from rstbench.reports.status import read_status, status_text
 
 ROOT = Path(__file__).parent.parent.parent
 NOW = 1_000_000.0
@@ -104,6 +106,26 @@ def test_shards_are_being_answered(tmp_path):
     assert ends.startswith("  ends      in about 5 min, at ")
     assert ends.endswith(", without autoattack: none done yet")
     assert text[-2:] == ["  failures  1", "            y, pgd raised"]
+
+
+def test_a_shard_under_way_has_a_line_while_the_run_goes(tmp_path):
+    planned(tmp_path)
+    run_log.begin_asking(tmp_path, asked(tmp_path))
+    times = iter([NOW - 16, NOW - 16, NOW - 6, NOW - 6, NOW - 6])  # begun 16 s ago, told 10 s later
+    with reporting(tmp_path / ".progress", "k" * 64, f"y, pgd {T}", 2, 2, lambda: next(times)):
+        report(StageReport("pgd", 2, 0.5, 40, 100))
+        # 40 passes in 10 s; the other 60 take 15 s.
+        line = (
+            f"  now       y, pgd {T}, images 2-3, in pgd: 2 left, robust 0.50 so far, 4.0 passes/s, 15 s left"
+        )
+        assert line not in text_of(tmp_path)  # a killed run left it
+        with Store(tmp_path).lock():
+            assert line in text_of(tmp_path)
+            assert not read_status(tmp_path, NOW + 61).attacked
+            (tmp_path / run_log.RUN_LOG_FILE).unlink()
+            planned(tmp_path, "a")
+            assert read_status(tmp_path, NOW).state == "making"
+            assert line not in text_of(tmp_path)
 
 
 def test_a_killed_run_is_stopped_and_an_ended_one_done(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from rstbench.cli.commands import main
 from rstbench.errors import BadFile, BadRequest
 from rstbench.evidence.manifest import Manifest, Row
 from rstbench.evidence.merge import merge
+from rstbench.evidence.packing import pack_folder
 from rstbench.evidence.store import Store
 from rstbench.evidence.trial import CLEAN, ModelInfo, ShardResult, Trial
 from rstbench.reports.leaderboard import leaderboard, lines_of
@@ -67,6 +69,19 @@ def test_shards_of_one_trial_are_joined(tmp_path):
     manifest = Manifest.load(tmp_path / "both")
     assert manifest.study["name"] == "one+two"
     assert manifest.run["merged"] == ["one", "two"]
+
+
+def test_what_a_killed_run_told_of_its_progress_is_no_evidence(tmp_path):
+    one = folder(tmp_path / "one", {"a": (A, WHOLE)})
+    (one / ".progress").mkdir()
+    (one / ".progress" / "k-0.json").write_text("{")
+    merge([one], tmp_path / "merged")
+    pack_folder(one)
+    assert main(["report", str(one)]) == 0
+    assert not (tmp_path / "merged" / ".progress").exists()
+    keys = Store(one).keys()
+    assert zipfile.ZipFile(one / "results.zip").namelist() == [f"{key}.jsonl" for key in keys]
+    assert "k-0" not in (one / "index.html").read_text()
 
 
 def test_merging_changes_no_figure_and_can_be_merged_again(tmp_path):

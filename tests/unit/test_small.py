@@ -1,15 +1,12 @@
-"""Intervals, progress lines, the request's file."""
+"""Intervals, the request's file."""
 
 from __future__ import annotations
 
-import io
 import math
 
 import numpy as np
 import pytest
 
-from rstbench.cli import progress
-from rstbench.cli.progress import Bars, Lines
 from rstbench.errors import BadFile
 from rstbench.evidence.manifest import Manifest, Row
 from rstbench.evidence.trial import ModelInfo
@@ -33,28 +30,6 @@ def test_wilson_against_a_printed_table(right, n, low, high):
 def test_wilson_at_the_ends():
     assert confidence_interval(0.3, 0) == (0.0, 1.0)
     assert confidence_interval(1.0, 20) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
-
-
-def test_lines_tell_rate_rest_and_figures(monkeypatch):
-    now = iter([0.0, 20.0, 20.0, 40.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
-    out = io.StringIO()
-    with Lines(out).stage("a pgd", 100, "image") as stage:
-        stage.advance(40, robust=0.5)
-        stage.done, stage.done_now = 100, 100
-    assert out.getvalue().splitlines() == [
-        "a pgd: 40/100 images, 2/s, 30 s left, robust 0.5",
-        "a pgd: 100/100 images, 2.5/s, robust 0.5",
-    ]
-
-
-def test_bars_show_the_figures():
-    out = io.StringIO()
-    with Bars(out).stage("a pgd", 10, "image") as stage:
-        stage.advance(10, robust=0.25)
-    assert "a pgd" in out.getvalue()
-    assert "robust=0.25" in out.getvalue()
-    assert "10/10" in out.getvalue()
 
 
 def test_a_request_comes_back_from_its_file(tmp_path):
