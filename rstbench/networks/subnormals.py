@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Far above the subnormal range of float32, 1.2e-38, so that products with small numbers stay out of it too.
 TINY = 1e-30
@@ -20,3 +20,10 @@ def flush_to_zero(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: torch.where(tensor.abs() < TINY, 0.0, tensor) if tensor.is_floating_point() else tensor
         for name, tensor in state.items()
     }
+
+
+def flush_buffers(net: nn.Module) -> None:
+    """Do the same to a network's buffers, in place."""
+    for buffer in net.buffers():
+        if buffer.is_floating_point():
+            buffer.masked_fill_(buffer.abs() < TINY, 0.0)

@@ -13,11 +13,12 @@ from rstbench.networks.network import build
 from rstbench.networks.subnormals import flush_to_zero
 from rstbench.tickets.checkpoint import train
 from rstbench.tickets.init import weights_digest
+from rstbench.tickets.mask import register_scores
 from rstbench.tickets.methods.edge_popup import edge_popup
 from rstbench.tickets.methods.search import Search
 from rstbench.tickets.safetensors_io import read_safetensors
 from rstbench.tickets.ticket import FORMAT, Ticket
-from rstbench.training.epochs import Epoch
+from rstbench.training.epochs import Epoch, fit
 from rstbench.training.recipe import recipe_for
 
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
@@ -61,6 +62,30 @@ def test_a_search_ends_without(spec, weights, split, decayed):
     # The dead filters are there: their statistics saw nothing else.
     assert any((found.buffers[name] == 0).any() for name in decayed if name.endswith("_mean"))
     assert weights_digest(found.random_network()) == weights_digest(weights)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_they_change_nothing_else(spec, weights, split, decayed, mode):
+    recipe = recipe_for({**SMALL, "attack_bn": mode})
+    zeros = {name: torch.zeros_like(t) for name, t in decayed.items()}
+    (one, rows), (other, other_rows) = (
+        edge_popup(Search(spec, weights, "0.02", split, recipe, initial_state=state))
+        for state in (decayed, zeros)
+    )
+    assert rows == other_rows
+    assert one.digest == other.digest
+    torch.testing.assert_close(one.buffers, other.buffers, rtol=0, atol=1e-30)
+
+
+def test_they_are_gone_when_an_epoch_is_measured(spec, weights, split, decayed):
+    recipe = recipe_for(SMALL)
+    search = Search(spec, weights, "0.02", split, recipe, initial_state=decayed)
+    net = search.network()
+    popups = register_scores(net, search.budgets, search.random_scores())
+    left = []
+    scores = [popup.scores for popup in popups.values()]
+    fit(net, scores, split, recipe, lambda row: left.append(tiny(net.state_dict())))
+    assert left == [{}, {}]
 
 
 def test_a_training_ends_without(spec, weights, split, decayed):
