@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import BadFile, BadRequest
 from ..networks.network import NetworkSpec, build, prunable
+from ..networks.subnormals import flush_to_zero
 from ..training.epochs import Epoch, EpochCallback, TrainSplit, fit, kept_epoch
 from ..training.recipe import Recipe
 from .init import random_weights
@@ -103,7 +104,7 @@ def train(
         recipe=recipe,
         spec=spec,
         remaining=ticket.remaining if ticket else "1",
-        state=apply_masks(unparametrized_state(net, spec), masks),
+        state=flush_to_zero(apply_masks(unparametrized_state(net, spec), masks)),
         kept_weights=ticket.kept_weights if ticket else total,
         total_weights=total,
         facts={"kept_epoch": asdict(kept_epoch(history, recipe)), "on_test": split.on_test},

@@ -160,6 +160,9 @@ def test_interrupted_after_an_epoch_it_ends_the_same(spec, weights, split, tmp_p
     )
     assert again.digest == whole.digest
     assert history_again == history == rows
+    for name, ticket in (("whole", whole), ("again", again)):
+        ticket.save(tmp_path / name)
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()
     assert not resume_file.exists()
 
 

@@ -24,6 +24,7 @@ from ...attacks.spec import read_options
 from ...errors import BadRequest
 from ...networks.choices import INITS
 from ...networks.network import NetworkSpec, build, prunable
+from ...networks.subnormals import flush_to_zero
 from ...plugins import find
 from ...references import parse_options
 from ...training.epochs import Epoch, EpochCallback, TrainSplit, batches, measure_accuracy
@@ -98,7 +99,7 @@ class Search:
         Layers without a mask stay dense. Weights that a seed regenerates are not stored, others are unless
         the user declined (`DrawOptions.store_weights`).
         """
-        base, state = self.weights if weights is None else weights, net.state_dict()
+        base, state = self.weights if weights is None else flush_to_zero(weights), net.state_dict()
         full = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in base.items()}
         from_seed = INITS[self.recipe.init].portable and not self.recipe.origin
         stored = weights is not None or (self.options.store_weights and not from_seed)
@@ -109,7 +110,7 @@ class Search:
             spec=self.spec,
             remaining=self.remaining,
             masks=full | {name: mask.cpu() for name, mask in masks.items()},
-            buffers={name: state[name].detach().cpu().clone() for name in rest},
+            buffers=flush_to_zero({name: state[name].detach().cpu().clone() for name in rest}),
             random_digest=weights_digest(base),
             weights=dict(base) if stored else None,
             facts={"kept_epoch": asdict(kept), "on_test": self.split.on_test, **facts, "dense": dense},
