@@ -1,4 +1,4 @@
-"""The adapter against the library itself, and the process it leaves behind."""
+"""AutoAttack against the library itself, and the process it leaves behind."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Generator, nn
 
 from rstbench.attacks import AttackSpec
 from rstbench.attacks.autoattack import AutoAttack
+from rstbench.attacks.autoattack.library import Options, configured
 from rstbench.data import load
 from rstbench.errors import BadRequest, ModelFault
 from rstbench.threat import Threat
@@ -78,7 +79,7 @@ def test_iterations_are_those_of_the_library_made_with_as_many(small_entries, im
     (x, y), threat, model = images, Threat.parse(text), small_entries[0].module
     options = {"n_iter": 10, "norm": threat.norm, "eps": float(threat.eps), "device": "cpu"}
     options |= {"n_restarts": 1, "use_largereps": threat.norm == "L1"}
-    library = AutoAttack(iterations=10)._library(model, threat, 3, torch.device("cpu"))
+    library = configured(model, threat, 3, torch.device("cpu"), Options(iterations=10))
     library.apgd.n_restarts = library.apgd_targeted.n_restarts = 1
     classes = (library.apgd, APGDAttack), (library.apgd_targeted, APGDAttack_targeted)
     for ours, attack in classes:
@@ -113,7 +114,7 @@ def test_iterations_stand_in_the_text_unless_they_are_the_default():
 
 def test_in_l1_the_fewest_iterations_are_two(small_entries, images):
     model, threat = small_entries[0].module, Threat.parse("L1:3")
-    library = AutoAttack(iterations=2)._library(model, threat, 3, torch.device("cpu"))
+    library = configured(model, threat, 3, torch.device("cpu"), Options(iterations=2))
     assert library.apgd.perturb(*images).shape == images[0].shape
     with pytest.raises(ModelFault, match="2 or more"):
         AutoAttack(iterations=1)(model, *images, threat, Generator())

@@ -147,14 +147,13 @@ class APGD:
             if step in ends:
                 run = _lengthen_or_shrink(run, eps) if norm == "L1" else _halve(run, step - began)
                 began = step
-            if step % BLOCK == 0 and step < steps:
-                if siege.fast and final:
-                    standing = siege.record(run.rows, run.is_wrong, run.adversarial)
-                    run.is_wrong.zero_()  # of those that stand only the copy was wrong
-                    run = run.chosen(standing) if len(standing) < len(run.last) else run
-                siege.progress(step / steps)
-                if not len(run.last):
+            if siege.fast and final and step % BLOCK == 0:
+                standing = siege.record(run.rows, run.is_wrong, run.adversarial)
+                run.is_wrong.zero_()  # where the image stands, only the copy was wrong
+                run = run.chosen(standing) if len(standing) < len(run.last) else run
+                if not len(standing):
                     break
+            siege.progress(step / steps)
         return run
 
     def step(self, source: Source, run: Run, norm: str, eps: float, *, first: bool) -> Run:

@@ -68,13 +68,14 @@ class FAB:
             walk = Walk(rows, start.clone(), rows.x.clone(), torch.full_like(rows.x[:, 0, 0, 0], FAR))
             for step in range(1, self.steps + 1):
                 walk = self.step(siege.source, walk, norm, fast=siege.fast)
-                if step % BLOCK == 0 and step < self.steps:
-                    if siege.fast:
-                        standing = siege.record(walk.rows, walk.distance <= eps, walk.nearest)
-                        walk = walk.chosen(standing) if len(standing) < len(walk.distance) else walk
-                    siege.progress(step / self.steps)
-                    if not len(walk.distance):
+                if siege.fast and step % BLOCK == 0:
+                    standing = siege.record(walk.rows, walk.distance <= eps, walk.nearest)
+                    # Where the image stands, only the copy was wrong.
+                    walk.distance.masked_fill_(walk.distance <= eps, FAR)
+                    walk = walk.chosen(standing) if len(standing) < len(walk.distance) else walk
+                    if not len(standing):
                         break
+                siege.progress(step / self.steps)
             siege.record(walk.rows, self._found(siege, walk, eps), walk.nearest)
 
     def _found(self, siege: Siege, walk: Walk, eps: float) -> Tensor:

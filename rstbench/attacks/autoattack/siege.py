@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from ...progress import is_due
 from .source import Source
 
 CAPACITY = {"cpu": 100, "cuda": 2000}  # rows at once in the fast way, by the type of the device
@@ -120,8 +121,10 @@ class Siege:
         return (~self.fallen[rows.image]).nonzero()[:, 0]
 
     def progress(self, done: float) -> None:
-        """Report that the rows under attack have done this share, 0 to 1, of their steps."""
-        self.tell(int((~self.fallen).sum()), min(1.0, (self._begun + done) / self._attempts))
+        """Report, where that is due, that the rows under attack have done this share of their steps."""
+        if is_due():
+            standing = int((~self.fallen).sum())
+            self.tell(standing, min(1.0, (self._begun + done) / self._attempts))
 
     def _rows(self, image: Tensor, attempt: Tensor) -> Rows:
         return Rows(image, attempt, self.x[image], self.y[image], self.y[image])

@@ -79,8 +79,7 @@ class Square:
                     search = search.chosen(standing)
                 if not len(search.margin):
                     return
-                if query % BLOCK == 0:
-                    siege.progress(query / self.queries)
+                siege.progress(query / self.queries)
             if norm == "Linf":
                 search = linf_query(siege.source, search, *next(windows), eps)
             else:
