@@ -40,7 +40,7 @@ class Source:
             logits = self.logits_of(images)
         values, slope = loss(logits.detach())
         (gradient,) = torch.autograd.grad(logits, images, slope)
-        return logits.detach(), values, gradient
+        return logits.detach(), values, gradient.contiguous()  # may be a view that repeats one value
 
     def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (n, classes) and their gradients for the images (n, classes, c, h, w)."""
