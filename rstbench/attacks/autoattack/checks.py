@@ -57,9 +57,9 @@ def _calls_noted() -> Iterator[set[str]]:
         if event == "call":
             called.add(frame.f_code.co_name)
 
-    before = sys.getprofile()
-    sys.setprofile(note)
+    before = sys.gettrace()
+    sys.settrace(note)
     try:
         yield called
     finally:
-        sys.setprofile(before)
+        sys.settrace(before)
