@@ -32,8 +32,9 @@ from .frozen_forward import frozen_forward
 from .precision import has_bfloat16, in_float32, mixed
 from .traced_copy import LAYOUTS, FastCopy, traced
 
-SAMPLE, SAMPLE_SLOW = 128, 16  # images that copies are compared and timed on
-SLOW = 0.05  # seconds that SAMPLE_SLOW images take forward in a slow network
+TIMED, TIMED_SLOW = 128, 8  # images that copies are timed on
+SLOW = 0.03  # seconds that TIMED_SLOW images take forward in a slow network
+COMPARED = 32  # images that a copy is compared on
 GAIN = 0.97  # of the time of what is simpler: to be chosen, what is less simple takes no more
 
 
@@ -76,7 +77,7 @@ def plan_copy(module: nn.Module, x: Tensor) -> CopyPlan:
     copies = _copies(graph, _plans(graph, x.device), exact)
     if not copies:
         return CopyPlan("none", note="the logits or gradients of its copy differ")
-    batch, direction = exact.batches[0], exact.direction[0]
+    batch, direction = exact.batches[0], exact.direction
 
     def backward(net: nn.Module) -> object:
         return gradient_of(net, batch, direction)
@@ -86,11 +87,12 @@ def plan_copy(module: nn.Module, x: Tensor) -> CopyPlan:
 
     plan, share = _fastest(module, copies, backward, x.device)
     if x.device.type == "cuda":
-        rivals = _copies(graph, [plan, replace(plan, inference="compiled")], exact)
-        plan, share = _fastest(module, rivals, backward, x.device)
+        copies = {plan: copies[plan], **_copies(graph, [replace(plan, inference="compiled")], exact)}
+        plan, share = _fastest(module, copies, backward, x.device)
+    copies = {plan: copies[plan]}
     if plan.inference == "eager":
-        rivals = _copies(graph, [plan, replace(plan, inference="frozen")], exact)
-    plan, share_forward = _fastest(module, rivals, forward, x.device)
+        copies |= _copies(graph, [replace(plan, inference="frozen")], exact)
+    plan, share_forward = _fastest(module, copies, forward, x.device)
     if max(share, share_forward) > 1 / GAIN or min(share, share_forward) > GAIN:
         return CopyPlan("none", note="its copies are no faster")
     return plan
@@ -105,7 +107,7 @@ def make_copy(module: nn.Module, plan: CopyPlan, x: Tensor) -> nn.Module:
     if plan.layout == "none":
         return module
     try:
-        exact = answers(module, x[:SAMPLE])
+        exact = answers(module, x[:COMPARED])
         return _copy(traced(module), plan, exact) or module
     except NotCopied:
         return module
@@ -130,9 +132,9 @@ def crafting_copy(module: nn.Module, x: Tensor) -> nn.Module:
 
 def _sample(module: nn.Module, x: Tensor) -> Tensor:
     """Return as many of the images as time allows to compare and time copies on."""
-    few = x[:SAMPLE_SLOW]
+    few = x[:TIMED_SLOW]
     logits_of(module, few)
-    return few if seconds_of(lambda: logits_of(module, few), x.device) > SLOW else x[:SAMPLE]
+    return few if seconds_of(lambda: logits_of(module, few), x.device) > SLOW else x[:TIMED]
 
 
 def _plans(graph: torch.fx.GraphModule, device: torch.device) -> Iterator[CopyPlan]:

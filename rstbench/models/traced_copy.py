@@ -43,7 +43,7 @@ class FastCopy(nn.Module):
         self.inference = inference
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.inference is not None and not _keeps_graph(x) and len(x) > 1:  # packed for batches
+        if not _keeps_graph(x) and self.inference is not None and len(x) > 1:  # packed for batches
             logits: Tensor = self.inference(x)
             return logits
         # Images go in flat, so that gradients come back contiguous: AutoAttack calls `.view` on them.
