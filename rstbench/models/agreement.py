@@ -89,7 +89,7 @@ def logits_of(module: nn.Module, x: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             logits = module(given)
-    except Exception as error:  # of a user's code
+    except (Exception, SystemExit) as error:  # of a user's code
         raise NotCopied(f"it fails on {len(x)} images: {one_line(error, 100)}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise NotCopied("it returns no logits (n, classes)")

@@ -26,7 +26,7 @@ def traced(module: nn.Module) -> torch.fx.GraphModule:
         graph = torch.fx.symbolic_trace(copy.deepcopy(module))
         without_subnormals(folded(graph)).requires_grad_(False).eval()
         return graph
-    except Exception as error:  # of a user's code, which is given placeholders
+    except (Exception, SystemExit) as error:  # of a user's code, which is given placeholders
         raise NotCopied(f"it cannot be traced: {one_line(error, 100)}") from error
 
 
@@ -46,8 +46,9 @@ class FastCopy(nn.Module):
         if not _keeps_graph(x) and self.inference is not None and len(x) > 1:  # packed for batches
             logits: Tensor = self.inference(x)
             return logits
-        # Images go in flat, so that gradients come back contiguous: AutoAttack calls `.view` on them.
-        x = x.flatten(1).unflatten(1, x.shape[1:])
+        if x.requires_grad:
+            # Images go in flat, so that gradients come back contiguous: AutoAttack calls `.view` on them.
+            x = x.flatten(1).unflatten(1, x.shape[1:])
         logits = self.net(x.contiguous(memory_format=self.format))
         return logits
 
