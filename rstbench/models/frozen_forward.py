@@ -8,6 +8,7 @@ import warnings
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 
 def frozen_forward(traced: torch.fx.GraphModule, x: Tensor) -> nn.Module | None:
@@ -19,7 +20,8 @@ def frozen_forward(traced: torch.fx.GraphModule, x: Tensor) -> nn.Module | None:
         with warnings.catch_warnings(), torch.no_grad():
             # TorchScript is deprecated, but nothing else packs weights without a compiler.
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", torch.jit.TracerWarning)  # of what would hold for this size only
+            # What would hold for this size only is no form for all.
+            warnings.simplefilter("error", TracerWarning)
             scripted = torch.jit.trace(copy.deepcopy(traced).eval(), x[:2], check_trace=False)
             packed: nn.Module = torch.jit.optimize_for_inference(torch.jit.freeze(scripted))
             for _ in range(3):  # the interpreter settles in its first runs
