@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,16 @@ def flush_to_zero(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def flush_buffers(net: nn.Module) -> None:
     """Do the same to a network's buffers, in place."""
-    for buffer in net.buffers():
-        if buffer.is_floating_point():
-            buffer.masked_fill_(buffer.abs() < TINY, 0.0)
+    _flush(net.buffers())
+
+
+def flush_network(net: nn.Module) -> None:
+    """Do the same to a network's parameters and buffers, in place."""
+    _flush((*net.parameters(), *net.buffers()))
+
+
+def _flush(tensors: Iterable[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                tensor.masked_fill_(tensor.abs() < TINY, 0.0)
