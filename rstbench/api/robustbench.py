@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import BadRequest
+from ..evidence.trial import FAST
 from ..progress import Silent
 from ..study.run import Outcome
 from ..threat import NORMS
@@ -31,6 +32,7 @@ def benchmark(
     log_path: str | None = None,
     preprocessing: str | Callable[..., Any] | None = None,
     aa_state_path: Path | None = None,
+    crafting: str = FAST,
 ) -> tuple[float, float]:
     """Measure clean accuracy and accuracy under standard AutoAttack, with RobustBench's signature.
 
@@ -52,6 +54,7 @@ def benchmark(
         log_path: Not used.
         preprocessing: Refused; make it the model's first layer.
         aa_state_path: Folder for the evidence in place of that of `to_disk`.
+        crafting: 'fast' or 'exact', see `evaluate`; not in RobustBench's signature.
 
     Returns:
         (clean accuracy, robust accuracy), as fractions.
@@ -73,6 +76,7 @@ def benchmark(
     out = aa_state_path or (_folder(data, norm, model_name) if to_disk else None)
     images, threat, batch = f"{data}:test:{n_examples}", _threat(norm, eps), min(batch_size, n_examples)
     settings: dict[str, Any] = {"device": str(device or "cpu"), "batch": batch, "seed": 0, "root": data_dir}
+    settings["crafting"] = crafting
     models = {model_name or type(model).__name__: model}
     return _accuracies(run_evaluation(models, images, threat, "autoattack", Silent(), out=out, **settings)[0])
 
