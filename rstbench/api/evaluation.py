@@ -74,9 +74,8 @@ def evaluate(
         (['linear'], True)
     """
     progress = _Notes()
-    settings: dict[str, Any] = {"device": device, "batch": batch_size, "seed": seed, "root": root}
-    settings["crafting"] = crafting
-    outcome, wrapped = run_evaluation(models, data, threat, attacks, progress, out=out, **settings)
+    settings: dict[str, Any] = {"device": device, "batch": batch_size, "seed": seed, "crafting": crafting}
+    outcome, wrapped = run_evaluation(models, data, threat, attacks, progress, out=out, root=root, **settings)
     table = _with_duplicates(outcome.tables["leaderboard"], wrapped)
     if outcome.faults and table["clean"].isna().all():
         raise outcome.faults[0]

@@ -74,11 +74,10 @@ def benchmark(
     if preprocessing is not None:
         raise BadRequest("preprocessing is not applied to data here; make it the first layer of the model")
     out = aa_state_path or (_folder(data, norm, model_name) if to_disk else None)
-    images, threat, batch = f"{data}:test:{n_examples}", _threat(norm, eps), min(batch_size, n_examples)
-    settings: dict[str, Any] = {"device": str(device or "cpu"), "batch": batch, "seed": 0, "root": data_dir}
-    settings["crafting"] = crafting
-    models = {model_name or type(model).__name__: model}
-    return _accuracies(run_evaluation(models, images, threat, "autoattack", Silent(), out=out, **settings)[0])
+    where: dict[str, Any] = {"device": str(device or "cpu"), "root": data_dir, "out": out}
+    settings = {"batch": min(batch_size, n_examples), "seed": 0, "crafting": crafting, **where}
+    what = ({model_name or type(model).__name__: model}, f"{data}:test:{n_examples}", _threat(norm, eps))
+    return _accuracies(run_evaluation(*what, "autoattack", Silent(), **settings)[0])
 
 
 def _accuracies(outcome: Outcome) -> tuple[float, float]:

@@ -98,10 +98,10 @@ def _by_question(records: Iterable[TrialResult]) -> dict[Key, TrialResult]:
         kinds = craftings.setdefault((trial.source, trial.attack, trial.threat, trial.seed), {})
         kinds.setdefault(trial.crafting, {})[trial.target] = record
     chosen: dict[Key, TrialResult] = {}
-    for (source, *rest), kinds in craftings.items():
+    for (source, attack, threat, seed), kinds in craftings.items():
         exact, fast = kinds.get(EXACT, {}), kinds.get(FAST, {})
         judges = exact | fast if exact.keys() < fast.keys() else fast | exact
-        chosen |= {(source, target, *rest): record for target, record in judges.items()}
+        chosen |= {(source, target, attack, threat, seed): record for target, record in judges.items()}
     return chosen
 
 
