@@ -71,7 +71,7 @@ def plan_of(model: EvalModel, images: Tensor, device: torch.device, threads: int
             weights_unchanged(model.module),
             fx_output_held(),
         ):
-            return plan_copy(model.module, images.to(device))
+            return plan_copy(model.module, images.to(device).clone())  # a model may write into its input
     except (Exception, SystemExit):
         return ITSELF
 

@@ -31,7 +31,8 @@ class PassCounter:
             members = [self.counted(member, x, plans) for member in model.members]
             return (_Switch if plans is None else _FastSwitch)(members, model.info.weights)
         if plans is not None:
-            return _FastCounted(make_copy(model.module, plans[model.digest], x), model.module, self)
+            copy = make_copy(model.module, plans[model.digest], x.clone())  # a model may write into its input
+            return _FastCounted(copy, model.module, self)
         return _Counted(crafting_copy(model.module, x) if model.recipe else model.module, self)
 
 
