@@ -70,9 +70,8 @@ def benchmark(
         >>> 0 <= robust <= clean <= 1
         True
     """
+    _refuse(preprocessing)
     norm, data = _text(threat_model), _text(dataset)
-    if preprocessing is not None:
-        raise BadRequest("preprocessing is not applied to data here; make it the first layer of the model")
     out = aa_state_path or (_folder(data, norm, model_name) if to_disk else None)
     where: dict[str, Any] = {"device": str(device or "cpu"), "root": data_dir, "out": out}
     settings = {"batch": min(batch_size, n_examples), "seed": 0, "crafting": crafting, **where}
@@ -86,6 +85,12 @@ def _accuracies(outcome: Outcome) -> tuple[float, float]:
         raise outcome.faults[0]
     table = outcome.tables["leaderboard"]
     return float(table["clean"][0]), float(table["autoattack"][0])
+
+
+def _refuse(preprocessing: object) -> None:
+    """Raise BadRequest for any preprocessing."""
+    if preprocessing is not None:
+        raise BadRequest("preprocessing is not applied to data here; make it the first layer of the model")
 
 
 def _folder(data: str, norm: str, name: str | None) -> Path:
