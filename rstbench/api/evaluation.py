@@ -16,7 +16,7 @@ from torch import nn
 from ..attacks import AttackSpec
 from ..data import data_root
 from ..errors import BadRequest
-from ..evidence.trial import ModelInfo
+from ..evidence.trial import FAST, ModelInfo
 from ..models.wrapper import EvalModel, load_reference, wrap
 from ..progress import Progress, Silent
 from ..references import DataReference
@@ -36,6 +36,7 @@ def evaluate(
     batch_size: str | int = "auto",
     seed: int = 0,
     root: str | None = None,
+    crafting: str = FAST,
 ) -> pd.DataFrame:
     """Attack models and rank them.
 
@@ -51,6 +52,8 @@ def evaluate(
             see `rstbench evaluate --help`.
         seed: Of the attacks.
         root: Where data sets lie, see `load_data`.
+        crafting: 'fast', through a faster copy of each model, which never judges, or 'exact'. Stored exact
+            answers serve a fast request too.
 
     Returns:
         The leaderboard, one row a model, best worst case first; accuracies are fractions. A model or attack
@@ -71,8 +74,8 @@ def evaluate(
         (['linear'], True)
     """
     progress = _Notes()
-    settings: dict[str, Any] = {"device": device, "batch": batch_size, "seed": seed, "root": root}
-    outcome, wrapped = run_evaluation(models, data, threat, attacks, progress, out=out, **settings)
+    settings: dict[str, Any] = {"device": device, "batch": batch_size, "seed": seed, "crafting": crafting}
+    outcome, wrapped = run_evaluation(models, data, threat, attacks, progress, out=out, root=root, **settings)
     table = _with_duplicates(outcome.tables["leaderboard"], wrapped)
     if outcome.faults and table["clean"].isna().all():
         raise outcome.faults[0]
@@ -115,6 +118,7 @@ def run_evaluation(
     batch: str | int,
     seed: int,
     root: str | None,
+    crafting: str,
 ) -> tuple[Outcome, list[EvalModel]]:
     """Run a study of these models; return its outcome and the models in their order."""
     if not models:
@@ -124,7 +128,8 @@ def run_evaluation(
     study = Study("adhoc", DataReference.parse(data), (Threat.parse(threat),), study_attacks, seeds=(seed,))
     with ExitStack() as stack:
         folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        options = Options(folder, device, str(batch), root=data_root(root), report=bool(out))
+        where: dict[str, Any] = {"root": data_root(root), "report": bool(out)}
+        options = Options(folder, device, str(batch), crafting=crafting, **where)
         wrapped = [_wrap(name, model) for name, model in models.items()]
         return run_study(study, options, progress, wrapped), wrapped
 

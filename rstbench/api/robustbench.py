@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import BadRequest
+from ..evidence.trial import FAST
 from ..progress import Silent
 from ..study.run import Outcome
 from ..threat import NORMS
@@ -31,6 +32,7 @@ def benchmark(
     log_path: str | None = None,
     preprocessing: str | Callable[..., Any] | None = None,
     aa_state_path: Path | None = None,
+    crafting: str = FAST,
 ) -> tuple[float, float]:
     """Measure clean accuracy and accuracy under standard AutoAttack, with RobustBench's signature.
 
@@ -52,6 +54,7 @@ def benchmark(
         log_path: Not used.
         preprocessing: Refused; make it the model's first layer.
         aa_state_path: Folder for the evidence in place of that of `to_disk`.
+        crafting: 'fast' or 'exact', see `evaluate`; not in RobustBench's signature.
 
     Returns:
         (clean accuracy, robust accuracy), as fractions.
@@ -67,14 +70,13 @@ def benchmark(
         >>> 0 <= robust <= clean <= 1
         True
     """
+    _refuse(preprocessing)
     norm, data = _text(threat_model), _text(dataset)
-    if preprocessing is not None:
-        raise BadRequest("preprocessing is not applied to data here; make it the first layer of the model")
     out = aa_state_path or (_folder(data, norm, model_name) if to_disk else None)
-    images, threat, batch = f"{data}:test:{n_examples}", _threat(norm, eps), min(batch_size, n_examples)
-    settings: dict[str, Any] = {"device": str(device or "cpu"), "batch": batch, "seed": 0, "root": data_dir}
-    models = {model_name or type(model).__name__: model}
-    return _accuracies(run_evaluation(models, images, threat, "autoattack", Silent(), out=out, **settings)[0])
+    where: dict[str, Any] = {"device": str(device or "cpu"), "root": data_dir, "out": out}
+    settings = {"batch": min(batch_size, n_examples), "seed": 0, "crafting": crafting, **where}
+    what = ({model_name or type(model).__name__: model}, f"{data}:test:{n_examples}", _threat(norm, eps))
+    return _accuracies(run_evaluation(*what, "autoattack", Silent(), **settings)[0])
 
 
 def _accuracies(outcome: Outcome) -> tuple[float, float]:
@@ -83,6 +85,12 @@ def _accuracies(outcome: Outcome) -> tuple[float, float]:
         raise outcome.faults[0]
     table = outcome.tables["leaderboard"]
     return float(table["clean"][0]), float(table["autoattack"][0])
+
+
+def _refuse(preprocessing: object) -> None:
+    """Raise BadRequest for any preprocessing."""
+    if preprocessing is not None:
+        raise BadRequest("preprocessing is not applied to data here; make it the first layer of the model")
 
 
 def _folder(data: str, norm: str, name: str | None) -> Path:

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..threat import Threat, simplex_threshold
-from .mixture import Model
+from .mixture import FastModel, Model
 from .objective import is_correct
 from .spec import Attack
 
@@ -108,7 +108,8 @@ def project_to_simplex(values: Tensor) -> Tensor:
 
 
 def _wrong(members: Sequence[Model], images: Tensor, y: Tensor) -> Tensor:
-    """Return (members, n), 1.0 where a member is wrong or its logits are not finite."""
+    """Return (members, n), 1.0 where a member, never a copy of it, is wrong or its logits are not finite."""
+    judges = [member.exact_model if isinstance(member, FastModel) else member for member in members]
     with torch.no_grad():
-        correct = torch.stack([is_correct(member(images), y) for member in members])
+        correct = torch.stack([is_correct(judge(images), y) for judge in judges])
     return 1 - correct.double().cpu()

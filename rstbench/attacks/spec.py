@@ -47,7 +47,7 @@ class Attack(Protocol):
 
     Args:
         model: Maps images (n, c, h, w) in [0, 1] to logits (n, classes), in eval mode. Where it has `members`
-            and `weights` it is a random switch.
+            and `weights` it is a random switch; where it has `exact_model` it is a faster copy of that.
         x: Clean images (n, c, h, w) in [0, 1].
         y: Labels (n,), int64.
         threat: What the images may look like.

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from ..errors import BadRequest
 from ..evaluation.batch import BATCH
+from ..evidence.trial import FAST
 from ..plugins import BUILTIN
 from ..training.recipe import CHOICES, FORMS, offered
 
@@ -114,6 +115,8 @@ def _measurement(add: Add) -> None:
     sizes = ", ".join(f"{size} on {device.upper()}" for device, size in BATCH.items())
     size = f"images crafted at once, part of a result's identity: a number, or auto ({sizes}; default)"
     add("--batch-size", default="auto", metavar="N", help=size)
+    crafting = "fast: through a faster copy, which never judges (default); exact: the model itself"
+    add("--crafting", default=FAST, metavar="fast|exact", help=crafting)
     add("--limit", type=_positive, default=0, help="images, rounded up to whole batches")
     _common(add)
 

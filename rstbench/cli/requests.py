@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadRequest
+from ..evidence.trial import FAST
 from ..references import DataReference, Reference
 from ..threat import Threat
 
@@ -63,6 +64,7 @@ def options_of(args: argparse.Namespace, name: str) -> Options:
         save_adversarials=getattr(args, "save_adversarials", False),
         download=args.download,
         workers=getattr(args, "workers", 1),
+        crafting=getattr(args, "crafting", FAST),
     )
 
 

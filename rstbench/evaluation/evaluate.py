@@ -14,12 +14,13 @@ from ..errors import BadRequest, ModelFault
 from ..evidence import run_log
 from ..evidence.shard_reports import PROGRESS_FOLDER, clear_reports, watching
 from ..evidence.store import Store
-from ..evidence.trial import CLEAN, Trial, TrialResult
+from ..evidence.trial import CLEAN, EXACT, FAST, Trial, TrialResult
 from ..models.normalise import AS_IS, better_by_mcnemar
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
 from ..threat import Threat
-from .executors import Executor, Local, WorkerDied
+from .copies import CopyPlanner, CopySetting
+from .executors import Executor, Local, WorkerDied, share_of_threads
 from .shard import Answer, Shard, run
 
 OnAnswer = Callable[[Shard, Answer], None]
@@ -30,7 +31,7 @@ IsKept = Callable[[Trial, int], bool]
 class AttackTask:
     """Images crafted against `source` by `attack` within `threat`, judged by each of `targets`.
 
-    attack: None for the clean images, which depend on no threat and no seed.
+    attack: None for the clean images, which depend on no threat and no seed, and are always exact.
     """
 
     source: EvalModel
@@ -38,6 +39,7 @@ class AttackTask:
     attack: AttackSpec | None = None
     threat: Threat | None = None
     seed: int = 0
+    crafting: str = EXACT
 
     @property
     def name(self) -> str:
@@ -56,6 +58,7 @@ class AttackTask:
                 data=data.digest,
                 batch=batch,
                 seed=0 if clean else self.seed,
+                crafting=EXACT if clean else self.crafting,
             )
             for target in self.targets
         )
@@ -68,12 +71,16 @@ def clean_task(model: EvalModel) -> AttackTask:
 
 @dataclass(frozen=True)
 class EvalSetting:
-    """Hold what all tasks of one run share. data: exactly the images that are attacked."""
+    """Hold what all tasks of one run share.
+
+    data: exactly the images that are attacked; crafting: what is asked for (see `crafting.settle`).
+    """
 
     data: Images
     batch: int
     device: torch.device
     executor: Executor = field(default_factory=Local)
+    crafting: str = EXACT
 
 
 def pick_device(text: str) -> torch.device:
@@ -103,8 +110,9 @@ def run_tasks(
     before it is stored; a shard of which `is_kept` is false is run again.
     """
     clear_reports(store.root)
-    evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept)
     executor = setting.executor
+    planner = CopyPlanner(setting.device, share_of_threads(executor.width))
+    evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept, planner)
     # Clean images take no time, and tell which models are attacked no more.
     for task in (task for task in tasks if task.attack is None or executor.width == 1):
         evaluation.run([task], task.name, executor if task.attack else Local())
@@ -122,6 +130,7 @@ class _Evaluation:
     progress: Progress
     on_answer: Sequence[OnAnswer]
     is_kept: IsKept
+    planner: CopyPlanner
     faults: list[ModelFault] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
 
@@ -133,20 +142,23 @@ class _Evaluation:
             for task in tasks
             if task.source.digest not in self.broken
         ]
-        gaps = [
+        open_gaps = [
             (index, gap)
             for index, task in enumerate(open_tasks)
-            for gap in _gaps(task, setting, self.store, self.is_kept)
+            for gap in gaps(task, setting, self.store, self.is_kept)
         ]
-        if not gaps:
+        if not open_gaps:
             return
-        task_of: dict[int, int] = {}
+        task_of, copies = dict[int, int](), dict[int, CopySetting]()
 
         def shards() -> Iterator[Shard]:
-            for index, gap in gaps:
+            for index, gap in open_gaps:
                 missing = tuple(pair for pair in gap.missing if pair[1].key not in failed_trials)
                 if index not in failed and missing:  # what has failed is asked no more
-                    shard = _shard(open_tasks[index], setting, replace(gap, missing=missing))
+                    if open_tasks[index].crafting == FAST and index not in copies:
+                        copies[index] = self._copies(open_tasks[index], gap)
+                    left = replace(gap, missing=missing)
+                    shard = _shard(open_tasks[index], setting, left, copies.get(index))
                     shard = replace(shard, progress_folder=self.store.root / PROGRESS_FOLDER)
                     task_of[id(shard)] = index
                     yield shard
@@ -154,7 +166,7 @@ class _Evaluation:
         accuracies = [_RunningAccuracy(task) for task in open_tasks]
         total = len(open_tasks) * len(setting.data)
         with self.progress.stage(title, total, "image") as stage, watching(self.store.root, stage):
-            stage.advance(total - sum(gap.length for _, gap in gaps))
+            stage.advance(total - sum(gap.length for _, gap in open_gaps))
             for shard, answer in executor.map(run, shards()):
                 index = task_of.pop(id(shard))
                 if isinstance(answer, WorkerDied):
@@ -173,6 +185,12 @@ class _Evaluation:
         for task, accuracy in zip(open_tasks, accuracies, strict=True):
             if warning := accuracy.normalisation_warning():
                 self.progress.note(f"{task.source.info.name}: {warning}")
+
+    def _copies(self, task: AttackTask, gap: Gap) -> CopySetting:
+        """Return how the source of a fast task is copied: as in the shards that are stored."""
+        stored = (self.store.read(trial.key) for trial in task.trials(self.setting.data, self.setting.batch))
+        images, _ = self.setting.data.at(slice(gap.start, gap.start + gap.length))
+        return self.planner.setting(task.source, filter(None, stored), images)
 
     def _fail(self, fault: ModelFault, task: AttackTask) -> None:
         if task.attack is None:
@@ -229,7 +247,7 @@ class _RunningAccuracy:
 
 
 @dataclass(frozen=True)
-class _Gap:
+class Gap:
     """Images [start, start + length) that some targets have not judged yet."""
 
     start: int
@@ -237,7 +255,8 @@ class _Gap:
     missing: tuple[tuple[EvalModel, Trial], ...]
 
 
-def _gaps(task: AttackTask, setting: EvalSetting, store: Store, is_kept: IsKept) -> Iterator[_Gap]:
+def gaps(task: AttackTask, setting: EvalSetting, store: Store, is_kept: IsKept) -> Iterator[Gap]:
+    """Yield the spans of images without a stored answer by every judge, or whose images are not kept."""
     trials = task.trials(setting.data, setting.batch)
     stored = {trial.key: store.read(trial.key) for trial in trials}
     for start in range(0, len(setting.data), setting.batch):
@@ -248,10 +267,10 @@ def _gaps(task: AttackTask, setting: EvalSetting, store: Store, is_kept: IsKept)
             if not _holds(stored[trial.key], start, length) or not is_kept(trial, start)
         )
         if missing:
-            yield _Gap(start, length, missing)
+            yield Gap(start, length, missing)
 
 
-def _shard(task: AttackTask, setting: EvalSetting, gap: _Gap) -> Shard:
+def _shard(task: AttackTask, setting: EvalSetting, gap: Gap, copies: CopySetting | None) -> Shard:
     return Shard(
         task.source,
         tuple(target for target, _ in gap.missing),
@@ -261,6 +280,7 @@ def _shard(task: AttackTask, setting: EvalSetting, gap: _Gap) -> Shard:
         setting.data.take(torch.arange(gap.start, gap.start + gap.length)),
         gap.start,
         setting.device,
+        copies,
     )
 
 

@@ -99,6 +99,11 @@ def executor_for(workers: int, *, retry: bool = True) -> Executor:
     return Processes(workers, retry) if workers > 1 else Local()
 
 
+def share_of_threads(width: int) -> int:
+    """Return the threads that each of `width` tasks at a time has."""
+    return max(1, torch.get_num_threads() // width)
+
+
 def _map_in_pool(
     pool: ProcessPoolExecutor,
     width: int,
@@ -142,7 +147,7 @@ def _process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
     When the block fails, running work is given up.
     """
-    threads = max(1, torch.get_num_threads() // workers)
+    threads = share_of_threads(workers)
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, spawn, _initialize, (threads,))
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from .. import __version__
-from ..attacks import Attack, Crafted, mean_log_probability
+from ..attacks import Attack, Crafted
 from ..data import Images
 from ..errors import ModelFault, typed_line
 from ..evidence.shard_reports import reporting
 from ..evidence.trial import ShardResult, Trial, crafting_seed
 from ..models.contents import uses_only_libraries
-from ..models.fast_copy import crafting_copy
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.wrapper import EvalModel
 from ..threat import Threat
+from .copies import CopySetting, torch_threads
+from .counting import PassCounter
 from .judge import Verdict, fx_output_held, judge, seeded, why_no_gradient
 
 
@@ -33,7 +34,8 @@ class Shard:
     """Images [start, start + len(images)), crafted once against `source`, judged by every target.
 
     trials: one a target, in the same order; they differ in the target alone. attack and threat: None for the
-    clean images. progress_folder: where the shard tells how far it is.
+    clean images. copies: how the source is copied for fast crafting, None for exact; progress_folder: where
+    the shard tells how far it is.
     """
 
     source: EvalModel
@@ -44,6 +46,7 @@ class Shard:
     images: Images
     start: int
     device: torch.device
+    copies: CopySetting | None = None
     progress_folder: Path | None = None
 
     @property
@@ -79,6 +82,11 @@ def run(shard: Shard) -> Answer:
     or the only target fails: where it raises, has the wrong shape of output, or gives non-finite logits on
     clean images; OutsideBall where an attack leaves the threat model.
     """
+    with torch_threads(shard.copies.threads if shard.copies else 0):
+        return _run(shard)
+
+
+def _run(shard: Shard) -> Answer:
     began = time.perf_counter()
     x, y = (part.to(shard.device) for part in shard.images.at(slice(None)))
     counter, seed, verdicts = PassCounter(), crafting_seed(shard.trials[0], shard.start), dict[str, Verdict]()
@@ -109,6 +117,7 @@ def run(shard: Shard) -> Answer:
         "device": device_name(shard.device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
+        "copy": shard.copies.as_plain() if shard.copies else {},
     }
     results, predicted = dict[str, ShardResult](), None
     right_under: Mapping[str, Tensor] = {}
@@ -174,7 +183,7 @@ def _craft(
     """Run the attack on copies of images and labels, and check what it returns."""
     try:
         with seeded(seed), weights_unchanged(shard.source.module), fx_output_held():
-            model = counter.counted(shard.source, x)
+            model = counter.counted(shard.source, x, shard.copies.plans if shard.copies else None)
             generator = Generator().manual_seed(seed)
             crafted = attack(model, x.clone(), y.clone(), threat, generator)
         if not isinstance(crafted, Crafted) or not isinstance(crafted.images, Tensor):
@@ -191,54 +200,6 @@ def _craft(
             f"{shard.name}: {reason}" if reason else f"{shard.name} raised {typed_line(error)}"
         ) from error
     return crafted
-
-
-class PassCounter:
-    """Count images passed forward and backward through the models that `counted` returns."""
-
-    def __init__(self) -> None:
-        self.forwards = 0
-        self.backwards = 0
-
-    def counted(self, model: EvalModel, x: Tensor) -> Any:
-        """Return the model's module, or for a switch all its members as one mixture, counted.
-
-        Networks that this tool made are crafted against through a faster copy.
-        """
-        if model.members:
-            members = [self.counted(member, x) for member in model.members]
-            return _CountedSwitch(members, model.info.weights)
-        return _Counted(crafting_copy(model.module, x) if model.recipe else model.module, self)
-
-
-class _Counted(nn.Module):
-    def __init__(self, module: nn.Module, counter: PassCounter) -> None:
-        super().__init__()
-        self.module = module
-        self.counter = counter
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.counter.forwards += len(x)
-        out: Tensor = self.module(x.clone())  # a model may write into its input
-        if isinstance(out, Tensor) and out.is_inference():
-            out = out.clone()  # which any attack may go on with
-        if isinstance(out, Tensor) and out.requires_grad:
-            out.register_hook(self._count_backward)
-        return out
-
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.counter.backwards += len(gradient)
-
-
-@dataclass(frozen=True)
-class _CountedSwitch:
-    """A switch as a `Mixture`; called, it gives the log of its members' mean probability."""
-
-    members: Sequence[_Counted]
-    weights: Sequence[float]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return mean_log_probability(self)(x)
 
 
 def as_bits(values: Tensor) -> str:

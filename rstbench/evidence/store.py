@@ -55,7 +55,7 @@ class Store:
         """Append a shard's result, and return once it is on the disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(trial.key)
-        content = _line(asdict(result))
+        content = _line(result.as_plain())
         if not _cut_torn_line(path):
             content = _header(trial, models, data) + content
         with path.open("ab") as file:
@@ -153,7 +153,7 @@ def join(pieces: Sequence[tuple[str, TrialResult]], advice: str) -> TrialResult:
 def record_file(record: TrialResult) -> bytes:
     """Return the content of the file of a record, which `Store.read` reads."""
     header = _header(record.trial, record.models, record.data)
-    return header + b"".join(_line(asdict(shard)) for shard in record.shards)
+    return header + b"".join(_line(shard.as_plain()) for shard in record.shards)
 
 
 def as_plain(value: Any) -> Any:
@@ -168,7 +168,7 @@ def _parse(content: bytes, key: str, place: str, advice: str) -> TrialResult | N
         return None
     try:
         header, *rest = (json.loads(line) for line in lines)
-        trial = Trial(**header["trial"])
+        trial = Trial.of(header["trial"])
         models = {digest: ModelInfo.of(card) for digest, card in header["cards"].items()}
         shards = tuple(ShardResult.of(line) for line in rest)
         record = TrialResult(trial, models, str(header["data"]), shards)
@@ -194,7 +194,7 @@ def _take(file: IO[str]) -> bool:
 
 def _header(trial: Trial, models: Mapping[str, ModelInfo], data: str) -> bytes:
     plain = {digest: asdict(model) for digest, model in models.items()}
-    return _line({"trial": asdict(trial), "cards": plain, "data": data})
+    return _line({"trial": trial.as_plain(), "cards": plain, "data": data})
 
 
 def _line(value: Any) -> bytes:

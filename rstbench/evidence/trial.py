@@ -15,6 +15,8 @@ from typing import Any
 
 TRIAL_VERSION = 1
 CLEAN = "clean"
+EXACT, FAST = "exact", "fast"
+CRAFTINGS = (FAST, EXACT)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Trial:
     """Ask one question. source, target and data are digests; names and paths are not part of it.
 
     attack is the canonical text ('pgd', 'pgd:restarts=5', 'clean'), threat that of `Threat` (empty
-    for 'clean'), batch the span of one shard, seed the seed of the crafting.
+    for 'clean'), batch the span of one shard, seed the seed of the crafting. crafting: `EXACT`, as 'clean'
+    always is, or `FAST`, through a faster copy of the source.
     """
 
     source: str
@@ -65,11 +68,27 @@ class Trial:
     batch: int
     seed: int
     version: int = TRIAL_VERSION
+    crafting: str = EXACT
 
     @property
     def key(self) -> str:
         """Return the sha256 of the canonical JSON of the question, 64 hexadecimal digits."""
-        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
+        return hashlib.sha256(canonical(self.as_plain()).encode()).hexdigest()
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the fields for JSON; `crafting` is left out where it is exact, so that older keys stay."""
+        plain = asdict(self)
+        if self.crafting == EXACT:
+            del plain["crafting"]
+        return plain
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Trial:
+        """Read back what `as_plain` returned. Raises ValueError or TypeError."""
+        trial = cls(**plain)
+        if trial.crafting not in CRAFTINGS:
+            raise ValueError(f"crafting is {' or '.join(CRAFTINGS)}, got {str(trial.crafting)[:20]!r}")
+        return trial
 
 
 def attack_family(text: str) -> str:
@@ -91,7 +110,8 @@ class ShardResult:
     """Answer for the images [start, start + len(bits)): '1' where the target was still right.
 
     stages maps a part of the attack to the images it broke, as bits ('apgd-ce': '0100'); only
-    where source and target are one. forwards and backwards count images passed through the source.
+    where source and target are one. forwards and backwards count images passed through the source. copy: of
+    fast crafting, how the source (each member of a switch) was copied, by digest, as `CopyPlan` writes it.
     """
 
     start: int
@@ -104,14 +124,25 @@ class ShardResult:
     device: str = ""
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+    copy: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the fields for JSON, without `copy` where it is empty."""
+        plain = asdict(self)
+        if not self.copy:
+            del plain["copy"]
+        return plain
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> ShardResult:
-        """Read back what `asdict` wrote as JSON. Raises ValueError, KeyError or TypeError."""
+        """Read back what `as_plain` returned. Raises ValueError, KeyError or TypeError."""
         if not set(plain["bits"]) <= {"0", "1"} or not plain["bits"]:
             raise ValueError(f"bits are 0 and 1, got {plain['bits'][:20]!r}")
         if not isinstance(plain["start"], int):
             raise ValueError(f"start is a whole number, got {plain['start']!r}")
+        plans = plain.get("copy", {}).values()
+        if not all(isinstance(text, str) for plan in plans for text in plan.values()):
+            raise ValueError("copy holds plans by digest, whose values are texts")
         return cls(**{**plain, "flags": tuple(plain.get("flags", ()))})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..evidence.manifest import Manifest, Row
 from ..evidence.store import Store
-from ..evidence.trial import CLEAN, ModelInfo, ShardResult, TrialResult, attack_family
+from ..evidence.trial import CLEAN, EXACT, FAST, ModelInfo, ShardResult, TrialResult, attack_family
 
 AUTOATTACK = "autoattack"
 EARLY_STOP = "early_stop=true"
@@ -30,13 +30,9 @@ class Evidence:
     def read(cls, root: Path) -> Evidence:
         """Read a folder that `evaluate` wrote. Raises BadFile."""
         manifest, store = Manifest.load(root), Store(root)
-        records, places = {}, {}
-        for key in manifest.keys:
-            record = store.read(key)
-            if record is not None and record.covers(manifest.images):
-                trial = record.trial
-                records[(trial.source, trial.target, trial.attack, trial.threat, trial.seed)] = record
-                places[key] = store.places(key)
+        read = filter(None, map(store.read, manifest.keys))
+        records = _by_question([record for record in read if record.covers(manifest.images)])
+        places = {record.trial.key: store.places(record.trial.key) for record in records.values()}
         return cls(manifest, records, places)
 
     def info(self, digest: str) -> ModelInfo:
@@ -87,6 +83,26 @@ class Evidence:
         records = [self.record(model, member, attack, threat, seed) for member, _ in self.members(model)]
         shards = [shard for record in records if record for shard in record.within(self.manifest.images)]
         return {flag for shard in shards for flag in shard.flags}
+
+
+def _by_question(records: Iterable[TrialResult]) -> dict[Key, TrialResult]:
+    """Return one record for each question, whatever its crafting.
+
+    A merged request may hold exact and fast answers. The exact one is taken, which a fast request takes too;
+    but where fast images were judged by all that judged the exact ones, and by more, all their judges are
+    taken together: a switch is bounded over images that all its members judged.
+    """
+    craftings: dict[tuple[str, str, str, int], dict[str, dict[str, TrialResult]]] = {}
+    for record in records:
+        trial = record.trial
+        kinds = craftings.setdefault((trial.source, trial.attack, trial.threat, trial.seed), {})
+        kinds.setdefault(trial.crafting, {})[trial.target] = record
+    chosen: dict[Key, TrialResult] = {}
+    for (source, attack, threat, seed), kinds in craftings.items():
+        exact, fast = kinds.get(EXACT, {}), kinds.get(FAST, {})
+        judges = exact | fast if exact.keys() < fast.keys() else fast | exact
+        chosen |= {(source, target, attack, threat, seed): record for target, record in judges.items()}
+    return chosen
 
 
 def base_attack(text: str) -> str:

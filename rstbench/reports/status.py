@@ -28,7 +28,8 @@ class Status:
     """State of a run.
 
     state: empty, making, attacking, done or stopped; began: of the last run, in seconds since 1970;
-    unfinished: networks under way; shards: None before anything is asked; attacked: shards under way.
+    unfinished: networks under way; shards: None before anything is asked; attacked: shards under way;
+    crafting: as it is asked for, '' where the folder does not say.
     """
 
     root: Path
@@ -39,6 +40,7 @@ class Status:
     shards: StageProgress | None = None
     faults: tuple[str, ...] = ()
     attacked: tuple[ShardReport, ...] = ()
+    crafting: str = ""
 
 
 def read_status(root: Path, now: float) -> Status:
@@ -69,7 +71,8 @@ def read_status(root: Path, now: float) -> Status:
     ended = log.ended if log else bool(faults) or all(stage.done == stage.total for stage in stages)
     state = ("attacking" if manifest else "making") if running else "done" if ended else "stopped"
     attacked = read_reports(root, now) if state == "attacking" else ()
-    return Status(root, state, began, networks, _unfinished(root), shards, faults, attacked)
+    crafting = str(manifest.run.get("crafting", "")) if manifest else ""
+    return Status(root, state, began, networks, _unfinished(root), shards, faults, attacked, crafting)
 
 
 def status_text(status: Status, now: float) -> Iterator[str]:
@@ -83,7 +86,8 @@ def status_text(status: Status, now: float) -> Iterator[str]:
     if shards is None and networks.total is None:
         yield "            how many are asked was not written down by this run"
     if shards is not None:
-        yield f"  shards    {_done_of_total(shards)} answered"
+        crafting = f", crafting {status.crafting}" if status.crafting else ""
+        yield f"  shards    {_done_of_total(shards)} answered{crafting}"
         for attack, (done, total) in shards.by_attack.items():
             yield f"            {done} of {total} {attack}"
     for index, report in enumerate(status.attacked):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ..data import Images
 from ..errors import ModelFault
@@ -13,11 +12,10 @@ from ..models.sources.native import checkpoint_model, ticket_model
 from ..models.wrapper import EvalModel, load_reference, with_unique_names, wrap_switch
 from ..progress import Progress
 from ..tickets.ticket import Ticket
-from .build import Builder, Network
+from .build import Network
 from .jobs import Job
 from .parallel import BuildResult
 from .plan import BEST, EQUAL, Study, StudyModel
-from .switch_weights import fit_weights
 
 
 @dataclass(frozen=True)
@@ -57,14 +55,13 @@ def gather_participants(
     jobs: Sequence[Job],
     given: Sequence[EvalModel],
     built: BuildResult,
-    builder: Builder,
-    out: Path,
+    progress: Progress,
+    fit: Callable[[EvalModel], EvalModel],
 ) -> Participants:
     """Return the models under one seed: what these jobs made, switches of it, and the models given.
 
-    With several seeds the names carry theirs. The fitted weights of a switch are kept under `out`.
+    With several seeds the names carry theirs. fit: gives a switch its best weights.
     """
-    progress = builder.progress
     suffix = f"-seed{seed}" if len(study.seeds) > 1 else ""
     models, groups = list[EvalModel](), list[tuple[EvalModel, ...]]()
     for name, siblings in _families(jobs):
@@ -75,8 +72,8 @@ def gather_participants(
             if study.switch and len(family) == len(siblings):
                 switch = wrap_switch(family, f"switch-{name}{suffix}")
                 switch = replace(switch, info=replace(switch.info, family=f"switch-{name}"))
-                models += [_with_weights(switch, kind, builder, out) for kind in study.switch_weights]
-    given = [fit_weights(model, builder, out) if model.unfitted else model for model in given]
+                models += [_with_weights(switch, kind, fit) for kind in study.switch_weights]
+    given = [fit(model) if model.unfitted else model for model in given]
     if seed == study.seeds[0]:
         report_notes(given, progress)
     groups += [model.members for model in given if model.members]
@@ -108,12 +105,12 @@ def without_duplicates(models: Iterable[EvalModel], progress: Progress) -> tuple
     return tuple(by_digest.values())
 
 
-def _with_weights(equal: EvalModel, kind: str, builder: Builder, out: Path) -> EvalModel:
+def _with_weights(equal: EvalModel, kind: str, fit: Callable[[EvalModel], EvalModel]) -> EvalModel:
     """Return the switch of equal probabilities as it is, or with those that suit it best."""
     if kind == EQUAL:
         return equal
     info = replace(equal.info, name=f"{equal.info.name}-{BEST}", family=f"{equal.info.family}-{BEST}")
-    return fit_weights(replace(equal, info=info), builder, out)
+    return fit(replace(equal, info=info))
 
 
 def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:

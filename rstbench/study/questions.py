@@ -108,6 +108,7 @@ def make_manifest(
             "batch": setting.batch,
             "device": device_name(setting.device),
             "threads": torch.get_num_threads(),
+            "crafting": setting.crafting,
             "versions": versions(),
         },
         images=images,

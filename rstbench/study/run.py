@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +14,13 @@ from ..data import download, load
 from ..errors import BadRequest, ModelFault
 from ..evaluation.adversarials import AdversarialWriter, ExampleWriter
 from ..evaluation.batch import pick_batch, whole_shards
+from ..evaluation.crafting import pick_crafting, settle
 from ..evaluation.evaluate import EvalSetting, pick_device, run_tasks
 from ..evaluation.executors import executor_for
 from ..evidence import run_log
 from ..evidence.examples import Examples
 from ..evidence.store import Store
+from ..evidence.trial import FAST
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
 from ..references import DataReference, Reference
@@ -31,6 +34,7 @@ from .parallel import make_all
 from .participants import Participants, gather_participants, load_models
 from .plan import Study, StudyAttack, StudyModel
 from .questions import make_manifest, note_on_added_attacks, refuse_other_kind, tasks_of, trials_of
+from .switch_weights import fit_weights
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Options:
     download: bool = False
     workers: int = 1  # networks made, and shards attacked, at once
     report: bool = True  # figures and a page beside the tables
+    crafting: str = FAST  # or exact
 
 
 @dataclass(frozen=True)
@@ -82,14 +87,16 @@ def run_study(
         Examples.read(options.out)  # a damaged file is found before any work
         store.pack()
         by_seed = _make_participants(study, jobs, given, builder, options)
+        adversarials = AdversarialWriter(options.out) if options.save_adversarials else None
+        is_kept = adversarials.is_kept if adversarials else lambda trial, start: True
         tasks = [task for participants in by_seed for task in tasks_of(study, participants)]
+        tasks = settle(tasks, setting, store, is_kept)
         notes = (note_on_added_attacks(study, participants) for participants in by_seed)
         for note in dict.fromkeys(filter(None, notes)):
             progress.note(note)
         manifest = make_manifest(study, setting, images, by_seed, tasks)
         manifest.save(options.out)
         run_log.begin_asking(options.out, trials_of(tasks, setting))
-        adversarials = AdversarialWriter(options.out) if options.save_adversarials else None
         examples = ExampleWriter(options.out, manifest, setting.data)
         faults = [fault for participants in by_seed for fault in participants.faults]
         faults += run_tasks(
@@ -98,7 +105,7 @@ def run_study(
             store,
             progress,
             on_answer=[writer.on_answer for writer in (adversarials, examples) if writer],
-            is_kept=adversarials.is_kept if adversarials else lambda trial, start: True,
+            is_kept=is_kept,
         )
         if faults:
             manifest = replace(manifest, failures=tuple(str(fault) for fault in faults))
@@ -124,8 +131,9 @@ def _make_participants(
     if built.made:
         labelled = [(job.label, built.made[job.path]) for job in all_jobs if job.path in built.made]
         write_history(out / "tickets", labelled)
+    fit = partial(fit_weights, builder=builder, folder=out / "switches", crafting=options.crafting)
     return [
-        gather_participants(study, seed, of_seed, given, built, builder, out / "switches")
+        gather_participants(study, seed, of_seed, given, built, builder.progress, fit)
         for seed, of_seed in jobs.items()
     ]
 
@@ -154,7 +162,8 @@ def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int
         raise BadRequest(f"{data.name} has {len(data)} images, {wanted} are asked for")
     batch = pick_batch(options.batch, device.type)
     complete = whole_shards(options.limit or wanted, batch, len(data))
-    setting = EvalSetting(data.first(complete), batch, device, executor_for(options.workers))
+    executor, crafting = executor_for(options.workers), pick_crafting(options.crafting)
+    setting = EvalSetting(data.first(complete), batch, device, executor, crafting)
     return setting, complete if options.limit else wanted
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,10 +15,13 @@ from torch import Generator, Tensor
 
 from ..attacks import Attack, AttackSpec, Crafted
 from ..attacks.best_weights import best_switch_weights, count_attacks
-from ..attacks.mixture import Model
+from ..attacks.mixture import FastModel, Model
 from ..data import Images
 from ..errors import BadFile, BadRequest
+from ..evaluation.copies import plan_of
+from ..evaluation.counting import PassCounter
 from ..evidence.shard_reports import READ_SECONDS
+from ..evidence.trial import EXACT, FAST
 from ..files import write_whole
 from ..models.frozen import frozen_eval
 from ..models.wrapper import EvalModel, wrap_switch
@@ -33,11 +36,12 @@ ROUNDS = 10
 MOST_IMAGES = 500  # held-out images are enough for a handful of probabilities
 
 
-def fit_weights(switch: EvalModel, builder: Builder, folder: Path) -> EvalModel:
+def fit_weights(switch: EvalModel, builder: Builder, folder: Path, crafting: str = EXACT) -> EvalModel:
     """Return the switch with the probabilities of lowest expected error on held-out training images of its
     members' recipe, within the recipe's threat, whatever it is attacked with later.
 
-    `folder/<digest of the equal switch>.json` holds the fit; where it is there it is read.
+    `folder/<digest of the equal switch>.json` holds the fit, one of fast crafting `…-fast.json`; where it is
+    there it is read. An exact fit serves fast crafting too.
     Raises BadRequest where a member's recipe is not known, BadFile for a file of another fit.
     """
     recipe = switch.recipe
@@ -53,6 +57,8 @@ def fit_weights(switch: EvalModel, builder: Builder, folder: Path) -> EvalModel:
         "seed": recipe.seed,
     }
     path = folder / f"{switch.digest[:16]}.json"
+    if crafting == FAST and not path.exists():
+        path, problem = path.with_stem(f"{path.stem}-{FAST}"), {**problem, "crafting": FAST}
     weights = _read(path, problem) if path.exists() else _fit(switch, held_out, problem, builder, path)
     module = Switch([member.module for member in switch.members], weights)
     fitted = wrap_switch(switch.members, switch.info.name, module)
@@ -81,10 +87,11 @@ def _fit(
     with ExitStack() as stack:
         for module in modules:
             stack.enter_context(frozen_eval(module, builder.device))
+        fast, copy = _copies(switch, x) if "crafting" in problem else (None, {})
         attacks = count_attacks(len(modules), ROUNDS)
         stage = stack.enter_context(builder.progress.stage(f"fit {switch.info.name}", attacks, "attack"))
         fit = best_switch_weights(
-            modules,
+            fast or modules,
             x,
             y,
             threat,
@@ -93,7 +100,7 @@ def _fit(
             rounds=ROUNDS,
             on_attack=lambda robust: stage.advance(1, robust=robust),
         )
-    write_whole(path, (json.dumps({**problem, **asdict(fit)}, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps({**problem, **asdict(fit), **copy}, indent=1) + "\n").encode())
     return list(fit.weights)
 
 
@@ -110,6 +117,13 @@ def _watched(attack: Attack, name: str, stage: Stage) -> Attack:
             return attack(model, x, y, threat, generator)
 
     return watched
+
+
+def _copies(switch: EvalModel, x: Tensor) -> tuple[Sequence[FastModel], dict[str, Any]]:
+    """Return copies of the members that are crafted against, and what the file of the fit says of them."""
+    plans = {member.digest: plan_of(member, x, x.device) for member in switch.members}
+    copy = {"copy": {digest: plan.as_plain() for digest, plan in plans.items()}}
+    return PassCounter().counted(switch, x, plans).members, copy
 
 
 def _read(path: Path, problem: Mapping[str, Any]) -> list[float]:

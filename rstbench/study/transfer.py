@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..attacks import AttackSpec
 from ..data import download
 from ..errors import BadRequest
+from ..evaluation.crafting import settle
 from ..evaluation.evaluate import AttackTask, clean_task, run_tasks
 from ..evidence import run_log
 from ..evidence.store import Store
@@ -56,6 +57,7 @@ def run_transfer(
     with store.lock():
         refuse_other_kind(options.out, rows=False)
         store.pack()  # a damaged one is found before any work
+        tasks = settle(tasks, setting, store)
         run_log.begin(options.out, [])
         make_manifest(study, setting, images, [participants], tasks, rows=False).save(options.out)
         run_log.begin_asking(options.out, trials_of(tasks, setting))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -114,6 +115,41 @@ def test_other_images_are_refused(tmp_path, run):
     with pytest.raises(BadRequest, match=f"one is about digits:test dddddddddddd and .*two is about {name}"):
         merge([one, two], tmp_path / "both")
     assert not (tmp_path / "both").exists()
+
+
+def crafted(root, crafting, bits):
+    """A folder in which images crafted against a were judged by these models, with these bits."""
+    store, keys = Store(root), []
+    for judge, text in bits.items():
+        asked = replace(trial("a", judge), crafting=crafting)
+        store.add(asked, ShardResult(0, text), {"a": A, judge: B}, "digits:test")
+        keys.append(asked.key)
+    cards = {"a": A, **{judge: replace(B, name=judge) for judge in bits if judge != "a"}}
+    Manifest({}, RUN | {"crafting": crafting}, 2, cards, (), (tuple(bits),), tuple(keys)).save(root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("exact", "fast", "shown"),
+    [
+        ({"a": "11"}, {"a": "00"}, {"a": "exact"}),
+        ({"a": "11", "b": "11"}, {"a": "00"}, {"a": "exact", "b": "exact"}),
+        ({"a": "11"}, {"a": "00", "b": "00"}, {"a": "fast", "b": "fast"}),
+        ({"a": "11", "b": "11"}, {"a": "00", "c": "00"}, {"a": "exact", "b": "exact", "c": "fast"}),
+    ],
+)
+def test_of_two_craftings_the_exact_one_is_shown_unless_fewer_judged_it(tmp_path, exact, fast, shown):
+    folders = [crafted(tmp_path / name, name, bits) for name, bits in (("exact", exact), ("fast", fast))]
+    for number, order in enumerate((folders, folders[::-1])):
+        out = tmp_path / str(number)
+        assert merge(order, out) == []
+        evidence = Evidence.read(out)
+        assert len(evidence.manifest.keys) == len(exact) + len(fast)
+        assert {key[1]: record.trial.crafting for key, record in evidence.records.items()} == shown
+        for (_, judge, *_), record in evidence.records.items():
+            assert record.bits == (exact if shown[judge] == "exact" else fast)[judge]
+            assert evidence.places[record.trial.key] == (f"results/{record.trial.key}.jsonl",)
+        assert len(evidence.places) == len(shown)
 
 
 def test_the_same_images_in_two_files_are_one_set(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,9 @@ def test_commands_ask_the_same(hand_run, tmp_path):
     manifest = hand_run(tmp_path, study=STUDY).manifest
     study = parsed(study_command(manifest))
     assert (study.what, study.limit, study.batch_size, study.device) == (["study.toml"], 0, "20", "cpu")
+    assert study.crafting == "exact"  # as all was, before manifests said so
+    fast = replace(manifest, run={**manifest.run, "crafting": "fast and exact"})  # a merged one
+    assert parsed(study_command(fast)).crafting == "fast"
     rows = {(manifest.models[row.model].name, row.threat): row for row in manifest.rows}
     near = "Linf:1/10"
     assert parsed(row_command(manifest, rows["rst-0.1", near], tmp_path)).what == ["study.toml"]

@@ -64,7 +64,7 @@ def test_benchmark_has_the_same_parameters():
     assert done.returncode == 0, done.stderr
     theirs = eval(done.stdout, {"BenchmarkDataset": None})
     ours = inspect.signature(rstbench.benchmark).parameters
-    assert [name for name, _ in theirs] == list(ours)
+    assert [*(name for name, _ in theirs), "crafting"] == list(ours)
     plain = {n: d for n, d in theirs if n not in ("model", "dataset", "threat_model")}
     assert {n: ours[n].default for n in plain} == plain
 

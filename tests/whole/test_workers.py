@@ -54,7 +54,9 @@ batch = 32
 
 def run(folder, workers, threads, *, wait=True):
     (folder / "s.toml").write_text(STUDY)
-    command = [sys.executable, "-m", "rstbench", "evaluate", "s.toml", "--out", "out", "--workers", workers]
+    # Exact: two folders may choose two fast copies, which round otherwise.
+    how = ["--out", "out", "--workers", workers, "--crafting", "exact"]
+    command = [sys.executable, "-m", "rstbench", "evaluate", "s.toml", *how]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
     process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.PIPE)  # fmt: skip

@@ -95,6 +95,7 @@ class AutoAttack:
             options = library.Options(self.version, self.attacks, self.iterations)
             crafted = library.run(logits_of, x, y, threat, seed, options)
         else:
-            raised = [*raised, *suspicions(exact or logits_of, x, y, repeat=self.version != "rand")]
+            repeat = self.version != "rand"  # which expects random answers
+            raised = [*raised, *suspicions(exact or logits_of, x, y, repeat=repeat)]
             crafted = attack(Source(logits_of, exact), x, y, threat, chain, seed)
         return replace(crafted, flags=tuple(sorted({*crafted.flags, *raised})))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...evidence.manifest import MANIFEST_FILE, Manifest, Row
-from ...evidence.trial import ModelInfo
+from ...evidence.trial import EXACT, ModelInfo
 
 OUT = "again"
 
@@ -42,6 +42,7 @@ def _command(manifest: Manifest, arguments: Iterable[str]) -> str:
     parts = ["python", "-m", "rstbench", "evaluate", *arguments]
     parts += ["--batch-size", str(run["batch"])] if "batch" in run else []
     parts += ["--device", str(run["device"]).partition(" ")[0]] if "device" in run else []
+    parts += ["--crafting", str(run.get("crafting", EXACT)).partition(" ")[0]]  # older folders name none
     threads = f"OMP_NUM_THREADS={run['threads']} " if "threads" in run else ""
     return threads + shlex.join([*parts, "--out", OUT])
 
