@@ -112,8 +112,8 @@ _doubting = partial(_builtin, doubts_autoattack=True)  # AutoAttack's figure may
 
 ACCELERATION_WEAKENED = _doubting(
     "acceleration-weakened",
-    "A sample of the images that survived the fast attack was attacked exactly, and more fell than chance "
-    "explains; run again with `--crafting exact`.",
+    "A sample of the images that survived the fast attack was attacked without the copy, and more fell than "
+    "chance explains; run again with `--crafting exact`.",
 )
 BATCH_DEPENDENT = _doubting(
     "batch-dependent",

@@ -29,7 +29,7 @@ class AutoAttack:
 
     On a plain model the images are those of the package `pyautoattack`, bit for bit. On a model with a faster
     copy the same stages take the images in another order and drop what has fallen; each fall is confirmed by
-    the exact model at once, and a sample of the survivors is attacked in the first way too. A switch is
+    the exact model at once, and a sample of the survivors is attacked without the copy too. A switch is
     attacked through the log of its members' mean softmax. Images that were wrong from the start or survive
     come back clean, as the library returns them: they are no transfer material.
 

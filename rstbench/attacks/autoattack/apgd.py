@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,6 +75,8 @@ class APGD:
     targets: int = 0
     passes: int = 1
     large_radii: bool = False
+
+    follows_gradients: ClassVar[bool] = True
 
     @property
     def cost(self) -> int:

@@ -7,7 +7,7 @@ ICML 2020, algorithm 1. The arithmetic of the exact way is ordered as in AutoAtt
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ class FAB:
     targets: int = 0
     restarts: int = 1
     steps: int = 100
+
+    follows_gradients: ClassVar[bool] = True
 
     @property
     def cost(self) -> int:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -48,6 +48,8 @@ class Square:
     """The stage: random search with `queries` windows an image."""
 
     queries: int = 5000
+
+    follows_gradients: ClassVar[bool] = False
 
     @property
     def cost(self) -> int:

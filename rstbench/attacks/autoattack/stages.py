@@ -32,6 +32,9 @@ class Stage(Protocol):
     """A part of AutoAttack. cost: the passes, forward and backward, of an image that stands to its end."""
 
     @property
+    def follows_gradients(self) -> bool: ...
+
+    @property
     def cost(self) -> int: ...
 
     def __call__(self, siege: Siege, threat: Threat) -> None: ...
