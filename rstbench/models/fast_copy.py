@@ -30,7 +30,7 @@ from .copy_timing import seconds_of, times
 from .filters import without_dead_filters
 from .frozen_forward import frozen_forward
 from .precision import has_bfloat16, in_float32, mixed
-from .traced_copy import LAYOUTS, FastCopy, traced
+from .traced_copy import LAYOUTS, FastCopy, ForwardCopy, traced
 
 TIMED, TIMED_SLOW = 128, 8  # images that copies are timed on
 SLOW = 0.03  # seconds that TIMED_SLOW images take forward in a slow network
@@ -42,10 +42,10 @@ GAIN = 0.97  # of the time of what is simpler: to be chosen, what is less simple
 class CopyPlan:
     """How a model is copied for fast crafting: chosen once a question, and written with its answers.
 
-    layout: 'contiguous', 'channels-last', or 'none' where the module itself is used; precision: of the layers
-    between the first and the last, 'float32' or 'bfloat16'; inference: what passes without gradients run,
-    'eager' or 'frozen', or 'compiled' for all passes on a GPU; filters: 'live' without dead ones, or 'all';
-    note: why there is no copy.
+    layout: 'contiguous', 'channels-last', or 'none' where the module itself gives the gradients; precision:
+    of the layers between the first and the last, 'float32' or 'bfloat16'; inference: what passes without
+    gradients run, 'eager' or 'frozen', or 'compiled' for all passes on a GPU; filters: 'live' without dead
+    ones, or 'all'; note: why there is no copy.
     """
 
     layout: str = "contiguous"
@@ -65,16 +65,16 @@ class CopyPlan:
 
 
 def plan_copy(module: nn.Module, x: Tensor) -> CopyPlan:
-    """Return the plan whose copy is fastest on images x (n, c, h, w), n > 0; for passes with gradients first.
+    """Return the plan that is fastest on images x (n, c, h, w), n > 0, with gradients and without apart.
 
-    The module itself, in eval mode and frozen, is a candidate, so that no plan is slower than it. Takes a
-    second or two for a small network, some passes of each candidate on part of x for a large one.
+    The module itself, in eval mode and frozen, is a candidate for both, so that no plan is slower than it.
+    Takes a second or two for a small network, some passes of each candidate on part of x for a large one.
     """
     try:
         exact, graph = answers(module, _sample(module, x)), traced(module)
     except NotCopied as reason:
         return CopyPlan("none", note=str(reason))
-    copies = _copies(graph, _plans(graph, x.device), exact)
+    copies = _copies(module, graph, _plans(graph, x.device), exact)
     if not copies:
         return CopyPlan("none", note="the logits or gradients of its copy differ")
     batch, direction = exact.batches[0], exact.direction
@@ -87,15 +87,14 @@ def plan_copy(module: nn.Module, x: Tensor) -> CopyPlan:
 
     plan, share = _fastest(module, copies, backward, x.device)
     if x.device.type == "cuda":
-        copies = {plan: copies[plan], **_copies(graph, [replace(plan, inference="compiled")], exact)}
+        copies = {plan: copies[plan], **_copies(module, graph, [replace(plan, inference="compiled")], exact)}
         plan, share = _fastest(module, copies, backward, x.device)
-    copies = {plan: copies[plan]}
+    plan = plan if share <= GAIN else CopyPlan("none")
     if plan.inference == "eager":
-        copies |= _copies(graph, [replace(plan, inference="frozen")], exact)
-    plan, share_forward = _fastest(module, copies, forward, x.device)
-    if max(share, share_forward) > 1 / GAIN or min(share, share_forward) > GAIN:
-        return CopyPlan("none", note="its copies are no faster")
-    return plan
+        own = {plan: copies.get(plan, module)}
+        frozen = _copies(module, graph, [replace(plan, inference="frozen")], exact)
+        plan, _ = _fastest(module, {**own, **frozen}, forward, x.device)
+    return plan if plan != CopyPlan("none") else replace(plan, note="its copies are no faster")
 
 
 def make_copy(module: nn.Module, plan: CopyPlan, x: Tensor) -> nn.Module:
@@ -104,11 +103,11 @@ def make_copy(module: nn.Module, plan: CopyPlan, x: Tensor) -> nn.Module:
     The module itself, in eval mode and frozen, where the plan says so, and where the copy's logits or
     gradients on images x (n, c, h, w), n > 0, differ.
     """
-    if plan.layout == "none":
+    if plan.layout == "none" and plan.inference == "eager":
         return module
     try:
         exact = answers(module, x[:COMPARED])
-        return _copy(traced(module), plan, exact) or module
+        return _copy(module, traced(module), plan, exact) or module
     except NotCopied:
         return module
 
@@ -148,13 +147,13 @@ def _plans(graph: torch.fx.GraphModule, device: torch.device) -> Iterator[CopyPl
 
 
 def _copies(
-    graph: torch.fx.GraphModule, plans: Iterable[CopyPlan], exact: Answers
+    module: nn.Module, graph: torch.fx.GraphModule, plans: Iterable[CopyPlan], exact: Answers
 ) -> dict[CopyPlan, nn.Module]:
     """Return the copies that agree with the module's answers, by their plans."""
-    return {plan: net for plan in plans if (net := _copy(graph, plan, exact)) is not None}
+    return {plan: net for plan in plans if (net := _copy(module, graph, plan, exact)) is not None}
 
 
-def _copy(graph: torch.fx.GraphModule, plan: CopyPlan, exact: Answers) -> nn.Module | None:
+def _copy(module: nn.Module, graph: torch.fx.GraphModule, plan: CopyPlan, exact: Answers) -> nn.Module | None:
     """Return the copy of a plan, None where it does not agree with the module's answers."""
     net, inference = copy.deepcopy(graph), None
     if plan.filters == "live":
@@ -163,9 +162,14 @@ def _copy(graph: torch.fx.GraphModule, plan: CopyPlan, exact: Answers) -> nn.Mod
         mixed(net)
     if plan.inference == "frozen":
         inference = frozen_forward(net, exact.batches[0])
-    fast = FastCopy(net, plan.layout, inference)
+    if plan.layout == "none":
+        fast: nn.Module | None = ForwardCopy(module, inference) if inference else None
+    else:
+        fast = FastCopy(net, plan.layout, inference)
+    if fast is None:
+        return None
     if plan.inference == "compiled":
-        fast.net.compile()
+        net.compile()
     return fast if agrees(fast, exact, coarse=plan.precision == "bfloat16") else None
 
 

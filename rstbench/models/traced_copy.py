@@ -53,6 +53,20 @@ class FastCopy(nn.Module):
         return logits
 
 
+class ForwardCopy(nn.Module):
+    """A module with another form of it for passes without gradients."""
+
+    def __init__(self, module: nn.Module, inference: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.inference = inference
+
+    def forward(self, x: Tensor) -> Tensor:
+        alone = _keeps_graph(x) or len(x) == 1
+        logits: Tensor = self.module(x) if alone else self.inference(x)
+        return logits
+
+
 def _keeps_graph(x: Tensor) -> bool:
     """Whether more than the values of a forward pass is wanted."""
     if torch.compiler.is_compiling():

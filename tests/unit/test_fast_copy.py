@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from rstbench.models.agreement import AGREE, AGREE_COARSE, answers
-from rstbench.models.fast_copy import CopyPlan, FastCopy, crafting_copy, make_copy, plan_copy
+from rstbench.models.fast_copy import CopyPlan, FastCopy, ForwardCopy, crafting_copy, make_copy, plan_copy
 from rstbench.models.identity import module_digest
 from rstbench.networks.network import NetworkSpec, build
 from rstbench.networks.subnormals import TINY
@@ -185,8 +185,19 @@ def test_a_plan_is_one_whose_copy_can_be_made():
         assert CopyPlan.of(plan.as_plain()) == plan
         assert plan.layout in ("none", "contiguous", "channels-last")
         assert plan.precision == "float32" or plan.layout != "none"
-        assert (plan.layout == "none") == (plan.note == "its copies are no faster")
-        assert isinstance(make_copy(net, plan, x), FastCopy) == (plan.layout != "none")
+        own = plan.layout == "none" and plan.inference == "eager"
+        assert own == (plan.note == "its copies are no faster")
+        assert (make_copy(net, plan, x) is net) == own
+
+
+def test_gradients_may_come_from_the_module_itself():
+    net, x = case("library", 4)
+    fast = make_copy(net, CopyPlan("none", inference="frozen"), x)
+    assert isinstance(fast, ForwardCopy)
+    with torch.no_grad():
+        assert relative(fast(x), net(x)) < AGREE
+    images = x.clone().requires_grad_()
+    assert fast(images).equal(net(x))
 
 
 @pytest.mark.parametrize("name", ["ticket", "functional"])
