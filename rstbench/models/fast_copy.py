@@ -152,7 +152,10 @@ def _further(graph: torch.fx.GraphModule, plan: CopyPlan, device: torch.device) 
     """Yield what may be faster yet than the fastest of `_plans`."""
     if device.type == "cuda":
         yield replace(plan, inference="compiled")
-    if device.type == "cpu" and with_shuffled_gradients(copy.deepcopy(graph)):
+    net = copy.deepcopy(graph)
+    if plan.filters == "live":  # which makes layers narrow
+        without_dead_filters(net)
+    if device.type == "cpu" and with_shuffled_gradients(net):
         for layout in LAYOUTS:
             yield replace(plan, layout=layout, strided="shuffled")
 
