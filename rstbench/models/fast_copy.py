@@ -30,6 +30,7 @@ from .copy_timing import seconds_of, times
 from .filters import without_dead_filters
 from .frozen_forward import frozen_forward
 from .precision import has_bfloat16, in_float32, mixed
+from .strided import with_shuffled_gradients
 from .traced_copy import LAYOUTS, FastCopy, ForwardCopy, traced
 
 TIMED, TIMED_SLOW = 128, 8  # images that copies are timed on
@@ -45,13 +46,15 @@ class CopyPlan:
     layout: 'contiguous', 'channels-last', or 'none' where the module itself gives the gradients; precision:
     of the layers between the first and the last, 'float32' or 'bfloat16'; inference: what passes without
     gradients run, 'eager' or 'frozen', or 'compiled' for all passes on a GPU; filters: 'live' without dead
-    ones, or 'all'; note: why there is no copy.
+    ones, or 'all'; strided: whose gradients narrow strided convolutions have, the 'library' one's or
+    'shuffled' ones; note: why there is no copy.
     """
 
     layout: str = "contiguous"
     precision: str = "float32"
     inference: str = "eager"
     filters: str = "all"
+    strided: str = "library"
     note: str = ""
 
     def as_plain(self) -> dict[str, str]:
@@ -86,12 +89,11 @@ def plan_copy(module: nn.Module, x: Tensor) -> CopyPlan:
         return logits_of(net, batch)
 
     plan, share = _fastest(module, copies, backward, x.device)
-    if x.device.type == "cuda":
-        copies = {plan: copies[plan], **_copies(module, graph, [replace(plan, inference="compiled")], exact)}
-        plan, share = _fastest(module, copies, backward, x.device)
+    if further := _copies(module, graph, _further(graph, plan, x.device), exact):
+        plan, share = _fastest(module, {plan: copies[plan]} | further, backward, x.device)
     plan = plan if share <= GAIN else CopyPlan("none")
     if plan.inference == "eager":
-        own = {plan: copies.get(plan, module)}
+        own = {plan: (copies | further).get(plan, module)}
         frozen = _copies(module, graph, [replace(plan, inference="frozen")], exact)
         plan, _ = _fastest(module, {**own, **frozen}, forward, x.device)
     return plan if plan != CopyPlan("none") else replace(plan, note="its copies are no faster")
@@ -146,6 +148,18 @@ def _plans(graph: torch.fx.GraphModule, device: torch.device) -> Iterator[CopyPl
         yield CopyPlan(layout, precision, filters=kept)
 
 
+def _further(graph: torch.fx.GraphModule, plan: CopyPlan, device: torch.device) -> Iterator[CopyPlan]:
+    """Yield what may be faster yet than the fastest of `_plans`."""
+    if device.type == "cuda":
+        yield replace(plan, inference="compiled")
+    net = copy.deepcopy(graph)
+    if plan.filters == "live":  # which makes layers narrow
+        without_dead_filters(net)
+    if device.type == "cpu" and with_shuffled_gradients(net):
+        for layout in LAYOUTS:
+            yield replace(plan, layout=layout, strided="shuffled")
+
+
 def _copies(
     module: nn.Module, graph: torch.fx.GraphModule, plans: Iterable[CopyPlan], exact: Answers
 ) -> dict[CopyPlan, nn.Module]:
@@ -162,6 +176,8 @@ def _copy(module: nn.Module, graph: torch.fx.GraphModule, plan: CopyPlan, exact:
         mixed(net)
     if plan.inference == "frozen":
         inference = frozen_forward(net, exact.batches[0])
+    if plan.strided == "shuffled":
+        with_shuffled_gradients(net)
     if plan.layout == "none":
         fast: nn.Module | None = ForwardCopy(module, inference) if inference else None
     else:
