@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..attacks import mean_log_probability
@@ -26,13 +27,43 @@ class PassCounter:
         plans: by digest, for fast crafting; each stand-in is a `FastModel` then. Without them it is the
         module itself, or for networks that this tool made a copy that differs by rounding.
         """
+        if plans is None:
+            return self._exact(model, x)
+        sources = model.members or (model,)
+        copies = _copies([(source, plans[source.digest]) for source in sources], x)
+        fast = [_FastCounted(copy, source.module, self) for copy, source in zip(copies, sources, strict=True)]
+        return _FastSwitch(fast, model.info.weights) if model.members else fast[0]
+
+    def _exact(self, model: EvalModel, x: Tensor) -> Any:
         if model.members:
-            members = [self.counted(member, x, plans) for member in model.members]
-            return (_Switch if plans is None else _FastSwitch)(members, model.info.weights)
-        if plans is not None:
-            copy = make_copy(model.module, plans[model.digest], x.clone())  # a model may write into its input
-            return _FastCounted(copy, model.module, self)
+            return _Switch([self._exact(member, x) for member in model.members], model.info.weights)
         return _Counted(crafting_copy(model.module, x) if model.recipe else model.module, self)
+
+
+def _copies(sources: Sequence[tuple[EvalModel, CopyPlan]], x: Tensor) -> list[nn.Module]:
+    """Return the copies of the members of one source, those of the last call where they are the same.
+
+    A shard follows another on the same source as a rule, and making a copy may take as long as the attack.
+    """
+    # Where the module itself is used, or its digest does not tell all of it, it must be the same object.
+    keys = [
+        (
+            model.digest,
+            plan,
+            x.device,
+            id(model.module) if plan.layout == "none" or not model.resumable else 0,
+        )
+        for model, plan in sources
+    ]
+    if not all(key in _last for key in keys):
+        _last.clear()
+        for key, (model, plan) in zip(keys, sources, strict=True):
+            # A model may write into its input; the module is kept so that its id is not another's meanwhile.
+            _last[key] = make_copy(model.module, plan, x.clone()), model.module
+    return [_last[key][0] for key in keys]
+
+
+_last: dict[tuple[str, CopyPlan, torch.device, int], tuple[nn.Module, nn.Module]] = {}
 
 
 class _Counted(nn.Module):

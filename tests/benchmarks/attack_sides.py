@@ -42,29 +42,30 @@ class Work:
     threat: Threat
 
 
-def works(files: Mapping[str, Path], root: Path | None) -> dict[str, Callable[[], Work]]:
+def works(files: Mapping[str, Path], root: Path | None, device: str) -> dict[str, Callable[[], Work]]:
     """The works by name. files: 'small-cifar' and 'resnet18', which do not come with the project."""
     digits = "digits:test:100"
 
     def ticket(threat: str) -> Work:
-        return _work(load_reference(f"ticket:{TICKET}").module, digits, threat, root)
+        return _work(load_reference(f"ticket:{TICKET}").module, digits, threat, root, device)
 
     def cifar(module: nn.Module, count: int) -> Work:
-        return _work(module, f"cifar10:test:{count}", "Linf:2/255", root)
+        return _work(module, f"cifar10:test:{count}", "Linf:2/255", root, device)
 
     return {
         "digits": lambda: ticket("Linf:0.1"),
         "digits-l2": lambda: ticket("L2:0.5"),
         "digits-l1": lambda: ticket("L1:3"),
-        "masked": lambda: _work(masked(Ticket.load(TICKET)), digits, "Linf:0.1", root),
+        "masked": lambda: _work(masked(Ticket.load(TICKET)), digits, "Linf:0.1", root, device),
         "small-cifar": lambda: cifar(small_cifar(files["small-cifar"]), 100),
         "resnet18": lambda: cifar(load_reference(f"ticket:{files['resnet18']}").module, 16),
     }
 
 
-def _work(module: nn.Module, data: str, threat: str, root: Path | None) -> Work:
+def _work(module: nn.Module, data: str, threat: str, root: Path | None, device: str) -> Work:
     x, y = (load(data, root) if root else load(data)).at(slice(None))
-    return Work(module.eval().requires_grad_(False), x, y, Threat.parse(threat))
+    module = module.eval().requires_grad_(False).to(device)
+    return Work(module, x.to(device), y.to(device), Threat.parse(threat))
 
 
 def masked(ticket: Ticket) -> nn.Module:
@@ -151,7 +152,8 @@ def library(work: Work) -> tuple[Tensor, float]:
     """pyautoattack on the module."""
     from pyautoattack import AutoAttack as Library
 
-    attacker = Library(work.module, norm=work.threat.norm, eps=float(work.threat.eps), seed=0, device="cpu")
+    options = {"norm": work.threat.norm, "eps": float(work.threat.eps), "seed": 0}
+    attacker = Library(work.module, device=work.x.device, **options)
     return attacker.run_standard_evaluation(work.x, work.y, batch_size=len(work.x))[0], 0.0
 
 

@@ -37,11 +37,13 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     name, flushed = args.side.removesuffix(FLUSH), args.side.endswith(FLUSH)
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(flushed)
-    work = works(files_of(args), args.data_root)[args.work[0]]()
+    work = works(files_of(args), args.data_root, args.device)[args.work[0]]()
     with torch.no_grad():
         clean = work.module(work.x).argmax(1) == work.y
     began = time.perf_counter()
     adversarial, inside = SIDES[name](work)
+    if args.device == "cuda":
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     work.threat.check(work.x, adversarial)
     with torch.no_grad():
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         "inside": round(inside / seconds, 3) if inside else "",
         "threads": args.threads,
         "torch": torch.__version__,
-        "processor": processor(),
+        "processor": torch.cuda.get_device_name() if args.device == "cuda" else processor(),
     }
 
 
@@ -74,7 +76,8 @@ def run_in_turn(args: argparse.Namespace) -> None:
         for repeat in range(done, done + args.repeats):
             for side in ("fast", *args.against):
                 command = [sys.executable, __file__, "--side", side, "--work", work]
-                command += ["--threads", str(args.threads), *(f"--file={text}" for text in args.file)]
+                command += ["--device", args.device, "--threads", str(args.threads)]
+                command += [*(f"--file={text}" for text in args.file)]
                 command += ["--data-root", str(args.data_root)] if args.data_root else []
                 environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
                 found = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -123,6 +126,7 @@ def main() -> None:
     parser.add_argument("--work", nargs="+", default=["digits"])
     parser.add_argument("--against", nargs="*", default=["pyautoattack"])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--file", action="append", default=[], help="small-cifar=PATH, resnet18=PATH")
     parser.add_argument("--data-root", type=Path, default=os.environ.get("RSTBENCH_DATA"))

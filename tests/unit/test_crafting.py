@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,3 +237,20 @@ def test_the_counted_model_crafts_on_the_copy_beside_the_module():
     model = _FastCounted(copy, exact, PassCounter())
     torch.testing.assert_close(model(x), 2 * x.flatten(1))
     torch.testing.assert_close(model.exact_model(x), x.flatten(1))
+
+
+def test_the_copies_of_a_source_are_made_once(small_entries):
+    x, _ = load("digits:test:4").at(slice(None))
+    one, other = small_entries
+    for model in small_entries:
+        model.module.eval().requires_grad_(False)
+    plans = {model.digest: CopyPlan() for model in small_entries}
+    switch = PassCounter().counted(wrap_switch(small_entries, "both"), x, plans)
+    again = PassCounter().counted(one, x, plans)
+    assert again.module is switch.members[0].module
+    assert again.exact_model.module is one.module
+    assert PassCounter().counted(one, x, {one.digest: CopyPlan("channels-last")}).module is not again.module
+    # Where the module gives the gradients it is that of the shard, not that of one before.
+    twin, own = replace(one, module=deepcopy(one.module)), {one.digest: CopyPlan("none")}
+    assert PassCounter().counted(one, x, own).module is one.module
+    assert PassCounter().counted(twin, x, own).module is twin.module
