@@ -57,7 +57,7 @@ def works(files: Mapping[str, Path], root: Path | None, device: str) -> dict[str
         "digits-l2": lambda: ticket("L2:0.5"),
         "digits-l1": lambda: ticket("L1:3"),
         "masked": lambda: _work(masked(Ticket.load(TICKET)), digits, "Linf:0.1", root, device),
-        "small-cifar": lambda: cifar(small_cifar(files["small-cifar"]), 100),
+        "small-cifar": lambda: cifar(normalised_cifar(files["small-cifar"]), 100),
         "resnet18": lambda: cifar(load_reference(f"ticket:{files['resnet18']}").module, 16),
     }
 
@@ -80,7 +80,7 @@ def masked(ticket: Ticket) -> nn.Module:
     return net
 
 
-def small_cifar(path: Path) -> nn.Module:
+def normalised_cifar(path: Path) -> nn.Module:
     """An adversarially trained network of others, `cifar_cnn_a_adv.model` of alpha-beta-CROWN."""
     convolutions = nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()
     body = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(2048, 100), nn.ReLU(), nn.Linear(100, 10))

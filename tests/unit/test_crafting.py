@@ -241,7 +241,7 @@ def test_the_counted_model_crafts_on_the_copy_beside_the_module():
 
 def test_the_copies_of_a_source_are_made_once(small_entries):
     x, _ = load("digits:test:4").at(slice(None))
-    one, other = small_entries
+    one, _ = small_entries
     for model in small_entries:
         model.module.eval().requires_grad_(False)
     plans = {model.digest: CopyPlan() for model in small_entries}
