@@ -1,4 +1,4 @@
-"""On a GPU: the fast way of AutoAttack fells what the exact way fells, and no step waits for the device."""
+"""On a GPU: the fast way of AutoAttack breaks what the exact way breaks, and no step waits for the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from rstbench.attacks.autoattack.apgd import APGD
 from rstbench.attacks.autoattack.engine import attack, run_stages
 from rstbench.attacks.autoattack.fab import FAB, FAR, Walk
-from rstbench.attacks.autoattack.siege import Siege
+from rstbench.attacks.autoattack.pool import Pool
 from rstbench.attacks.autoattack.source import Source
 from rstbench.attacks.autoattack.square import Search, Square, linf_query, margin
 from rstbench.attacks.autoattack.tiles import Window
@@ -57,29 +57,29 @@ def test_the_fast_way_fells_what_the_exact_way_fells(on_gpu, norm):
     copy = make_copy(model, plan_copy(model, x), x)
     exact = run_stages(Source(model), x, y, threat, STAGES, 0)
     fast = attack(Source(copy, model), x, y, threat, STAGES, 0)
-    felled = [torch.stack(list(crafted.stages.values())).any(0) for crafted in (exact, fast)]
-    assert 0 < int(felled[0].sum()) < len(x)
-    assert int((felled[0] & ~felled[1]).sum()) <= 1
+    broken = [torch.stack(list(crafted.stages.values())).any(0) for crafted in (exact, fast)]
+    assert 0 < int(broken[0].sum()) < len(x)
+    assert int((broken[0] & ~broken[1]).sum()) <= 1
     threat.check(x, fast.images)
 
 
 @pytest.mark.parametrize("norm", EPS)
 def test_no_step_waits_for_the_device(on_gpu, norm):
     model, x, y = on_gpu
-    siege = Siege(Source(model, model), x, y, torch.arange(len(x), device="cuda"), len(x), 0)
-    rows = next(siege.waves(1))
+    pool = Pool(Source(model, model), x, y, torch.arange(len(x), device="cuda"), len(x), 0)
+    rows = next(pool.batches(1))
     rows = rows._replace(target=(rows.y + 1) % 10)
     stage, walker = APGD("dlr-targeted", 10, targets=1), FAB(targets=1)
-    run = stage._begin(siege, rows, (rows.x + 0.01).clamp(0, 1), norm, 0.2)
+    run = stage._begin(pool, rows, (rows.x + 0.01).clamp(0, 1), norm, 0.2)
     walk = Walk(rows, rows.x.clone(), rows.x.clone(), torch.full_like(run.last, FAR))
-    run = stage.step(siege.source, run, norm, 0.2, first=True)  # what is made at the first use may wait
-    walk = walker.step(siege.source, walk, norm, fast=True)
+    run = stage.step(pool.source, run, norm, 0.2, first=True)  # what is made at the first use may wait
+    walk = walker.step(pool.source, walk, norm, fast=True)
     with no_waiting():
-        stage.step(siege.source, run, norm, 0.2, first=False)
-        walker.step(siege.source, walk, norm, fast=True)
+        stage.step(pool.source, run, norm, 0.2, first=False)
+        walker.step(pool.source, walk, norm, fast=True)
     if norm == "Linf":
-        search = Search(rows, run.low, run.high, run.low.clone(), margin(siege.source, run.low, rows.y))
+        search = Search(rows, run.low, run.high, run.low.clone(), margin(pool.source, run.low, rows.y))
         colour = torch.ones(1, 1, 1, device="cuda")
-        search = linf_query(siege.source, search, Window(2, 3, 4), colour, 0.2)
+        search = linf_query(pool.source, search, Window(2, 3, 4), colour, 0.2)
         with no_waiting():
-            linf_query(siege.source, search, Window(3, 2, 2), colour, 0.2)
+            linf_query(pool.source, search, Window(3, 2, 2), colour, 0.2)

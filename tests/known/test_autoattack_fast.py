@@ -10,7 +10,7 @@ from rstbench.attacks.autoattack import AutoAttack
 from rstbench.attacks.autoattack.apgd import APGD
 from rstbench.attacks.autoattack.engine import attack, beyond_chance, run_stages
 from rstbench.attacks.autoattack.fab import FAB, FAR, Walk
-from rstbench.attacks.autoattack.siege import CAPACITY, Rows, Siege
+from rstbench.attacks.autoattack.pool import CAPACITY, Pool, Rows
 from rstbench.attacks.autoattack.source import Source
 from rstbench.attacks.autoattack.square import Search, Square, linf_query, margin
 from rstbench.attacks.autoattack.tiles import Window
@@ -119,19 +119,19 @@ def test_a_fast_model_takes_the_fast_way(small_entries, images):
     assert 0 < int(verdict(crafted).sum()) <= model.asked
 
 
-def siege(model, count=8, fast=True, place=None):
+def pool(model, count=8, fast=True, place=None):
     x, y = load(f"digits:test:{count}").at(slice(None))
     place = torch.arange(count) if place is None else place
-    return Siege(Source(model, model if fast else None), x[place], y[place], place, count, 5)
+    return Pool(Source(model, model if fast else None), x[place], y[place], place, count, 5)
 
 
 def test_rows_come_by_attempt_and_leave_when_their_image_falls(small_entries, monkeypatch):
     monkeypatch.setitem(CAPACITY, "cpu", 10)
-    attacked = siege(small_entries[0].module)
+    attacked = pool(small_entries[0].module)
     seen = []
-    for rows in attacked.waves(3):
+    for rows in attacked.batches(3):
         seen.append(list(zip(rows.image.tolist(), rows.attempt.tolist(), strict=True)))
-        attacked.fallen[:6] = True
+        attacked.broken[:6] = True
     assert seen == [
         [(image, 0) for image in range(8)] + [(0, 1), (1, 1)],
         [(6, 1), (7, 1), (6, 2), (7, 2)],
@@ -139,7 +139,7 @@ def test_rows_come_by_attempt_and_leave_when_their_image_falls(small_entries, mo
 
 
 def test_random_numbers_do_not_depend_on_what_stands(small_entries):
-    whole, part = siege(small_entries[0].module), siege(small_entries[0].module, place=torch.tensor([2, 5]))
+    whole, part = pool(small_entries[0].module), pool(small_entries[0].module, place=torch.tensor([2, 5]))
     attempts = torch.tensor([0, 1])
     of_part = part.random(part._rows(torch.tensor([0, 1]), attempts), torch.rand, 3)
     of_whole = whole.random(whole._rows(torch.tensor([2, 5]), attempts), torch.rand, 3)
@@ -162,7 +162,7 @@ def test_it_reports_from_inside(small_entries, images):
 def test_steps_are_whole_graphs(small_entries, norm):
     """Each step can be captured: no graph break, and the same images."""
     model = small_entries[0].module
-    attacked = siege(model)
+    attacked = pool(model)
     rows = attacked._rows(torch.arange(8), torch.zeros(8, dtype=torch.long))
     rows = rows._replace(target=(rows.y + 1) % 10)
     stage = APGD("dlr-targeted", 10, targets=1)

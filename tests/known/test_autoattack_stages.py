@@ -15,7 +15,7 @@ from rstbench.attacks.autoattack import hyperplane, l1_ball
 from rstbench.attacks.autoattack.apgd import APGD
 from rstbench.attacks.autoattack.fab import FAB
 from rstbench.attacks.autoattack.losses import LOSSES
-from rstbench.attacks.autoattack.siege import Siege
+from rstbench.attacks.autoattack.pool import Pool
 from rstbench.attacks.autoattack.source import Source
 from rstbench.attacks.autoattack.square import Square
 from rstbench.threat import Threat
@@ -39,9 +39,9 @@ def net():
 def attacked(stage, net, threat):
     """The images of a stage in the exact way: what falls, the others clean."""
     model, x, y = net
-    siege = Siege(Source(model), x, y, torch.arange(len(x)), len(x), SEED)
-    stage(siege, threat)
-    return siege.images
+    pool = Pool(Source(model), x, y, torch.arange(len(x)), len(x), SEED)
+    stage(pool, threat)
+    return pool.images
 
 
 @pytest.mark.parametrize("norm", EPS)
@@ -67,9 +67,9 @@ def test_a_stage_equals_the_library(net, norm, stage, kind, options):
         expected = library.perturb(net[1].clone(), net[2].clone())
     ours = attacked(stage, net, threat)
     # Square keeps images that only tie with another class; the library gives these back clean.
-    fell = (net[0](ours).argmax(1) != net[2]).view(-1, 1, 1, 1)
-    assert torch.where(fell, ours, net[1]).equal(expected)
-    assert 0 < int(fell.sum()) < len(ours)
+    broke = (net[0](ours).argmax(1) != net[2]).view(-1, 1, 1, 1)
+    assert torch.where(broke, ours, net[1]).equal(expected)
+    assert 0 < int(broke.sum()) < len(ours)
 
 
 @pytest.mark.parametrize("targets", [0, 3])

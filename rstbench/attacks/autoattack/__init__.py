@@ -1,4 +1,4 @@
-"""AutoAttack (Croce and Hein, ICML 2020): APGD, FAB and Square, one after the other on what stands."""
+"""AutoAttack (Croce and Hein, ICML 2020): APGD, FAB and Square, one after the other on what survives."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class AutoAttack:
     """AutoAttack: APGD-CE, APGD-T, FAB-T and Square, one after the other on the images that survive.
 
     On a plain model the images are those of the package `pyautoattack`, bit for bit. On a model with a faster
-    copy the same stages take the images in another order and drop what has fallen; each fall is confirmed by
-    the exact model at once, and a sample of the survivors is attacked without the copy too. A switch is
-    attacked through the log of its members' mean softmax. Images that were wrong from the start or survive
-    come back clean, as the library returns them: they are no transfer material.
+    copy the same stages take the images in another order and drop what is broken; the exact model confirms
+    each success at once, and attacks a sample of the survivors itself. A switch is attacked through the log
+    of its members' mean softmax. Images that were wrong from the start or survive come back clean, as the
+    library returns them: they are no transfer material.
 
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", ICML 2020.

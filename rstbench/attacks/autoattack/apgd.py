@@ -16,7 +16,7 @@ from ...threat import Threat
 from .l1_ball import correction
 from .losses import LOSSES
 from .moves import MOMENTUM, SAMPLERS, l1_step, l2_step, linf_step, random_start
-from .siege import BLOCK, Rows, Siege
+from .pool import BLOCK, Pool, Rows
 from .source import Source, put, wrong
 
 RISES = 0.75  # share of the steps of a period that must raise the loss
@@ -80,41 +80,41 @@ class APGD:
 
     @property
     def cost(self) -> int:
-        """Return the passes that an image takes which stands."""
+        """Return the passes that an image takes which survives."""
         return 2 * (self.steps + 1) * (self.targets or self.restarts) * self.passes
 
-    def __call__(self, siege: Siege, threat: Threat) -> None:
-        """Attack; what falls is in `siege`."""
-        ranked = siege.source.logits(siege.x).sort(dim=1)[1].flip(1) if self.targets else None
-        for rows in siege.waves(self.targets or self.restarts):
+    def __call__(self, pool: Pool, threat: Threat) -> None:
+        """Attack the images of the pool, which keeps what is broken."""
+        ranked = pool.source.logits(pool.x).sort(dim=1)[1].flip(1) if self.targets else None
+        for rows in pool.batches(self.targets or self.restarts):
             if ranked is not None:
                 rows = rows._replace(target=ranked[rows.image, rows.attempt + 1])
-            self._attack(siege, rows, threat.norm, float(threat.eps))
+            self._attack(pool, rows, threat.norm, float(threat.eps))
 
-    def _attack(self, siege: Siege, rows: Rows, norm: str, eps: float) -> None:
+    def _attack(self, pool: Pool, rows: Rows, norm: str, eps: float) -> None:
         """Run all steps on some rows; in L1 from larger balls to the smallest."""
         phases, start = [(eps, self.steps)], None
         shape = rows.x.shape[1:]
         if self.large_radii:
             phases = _phases(eps, self.steps)
-            noisy = rows.x + siege.random(rows, torch.randn, *shape)
+            noisy = rows.x + pool.random(rows, torch.randn, *shape)
             start = noisy + correction(rows.x, noisy - rows.x, phases[0][0])
         for index, (radius, steps) in enumerate(phases):
             if start is None:
-                start = random_start(rows.x, siege.random(rows, SAMPLERS[norm], *shape), norm, radius)
+                start = random_start(rows.x, pool.random(rows, SAMPLERS[norm], *shape), norm, radius)
             else:
                 start = start + correction(rows.x, start - rows.x, radius)
-                if not siege.fast:  # the published code draws numbers here that it does not use
-                    siege.random(rows, SAMPLERS[norm], *shape)
-            run = self._begin(siege, rows, start.clamp(0.0, 1.0), norm, radius)
-            run = self._climb(siege, run, norm, radius, steps, final=index == len(phases) - 1)
+                if not pool.fast:  # the published code draws numbers here that it does not use
+                    pool.random(rows, SAMPLERS[norm], *shape)
+            run = self._begin(pool, rows, start.clamp(0.0, 1.0), norm, radius)
+            run = self._climb(pool, run, norm, radius, steps, final=index == len(phases) - 1)
             rows, start = run.rows, run.best
-        siege.record(run.rows, run.is_wrong, run.adversarial)
+        pool.record(run.rows, run.is_wrong, run.adversarial)
 
-    def _begin(self, siege: Siege, rows: Rows, start: Tensor, norm: str, eps: float) -> Run:
-        logits, loss, gradient = self.evaluate(siege.source, rows, start)
+    def _begin(self, pool: Pool, rows: Rows, start: Tensor, norm: str, eps: float) -> Run:
+        logits, loss, gradient = self.evaluate(pool.source, rows, start)
         if self.loss != "ce":
-            siege.zero_gradient |= bool((gradient.flatten(1).abs().sum(1) == 0).any())
+            pool.zero_gradient |= bool((gradient.flatten(1).abs().sum(1) == 0).any())
         support, moved = torch.full_like(loss, SUPPORT), torch.full_like(loss, rows.x[0].numel())
         if self.large_radii:
             moved = _moved_pixels(rows.x, start)
@@ -140,22 +140,22 @@ class APGD:
             moved,
         )
 
-    def _climb(self, siege: Siege, run: Run, norm: str, eps: float, steps: int, *, final: bool) -> Run:
-        """Take all steps; in the fast way drop what has fallen, unless a smaller ball follows."""
+    def _climb(self, pool: Pool, run: Run, norm: str, eps: float, steps: int, *, final: bool) -> Run:
+        """Take all steps; in the fast way drop what is broken, unless a smaller ball follows."""
         ends = checkpoints(self.steps) if norm != "L1" else sparsity_checkpoints(steps)
         began = 0
         for step in range(1, steps + 1):
-            run = self.step(siege.source, run, norm, eps, first=step == 1)
+            run = self.step(pool.source, run, norm, eps, first=step == 1)
             if step in ends:
                 run = _lengthen_or_shrink(run, eps) if norm == "L1" else _halve(run, step - began)
                 began = step
-            if siege.fast and final and step % BLOCK == 0:
-                standing = siege.record(run.rows, run.is_wrong, run.adversarial)
-                run.is_wrong.zero_()  # where the image stands, only the copy was wrong
-                run = run.chosen(standing) if len(standing) < len(run.last) else run
-                if not len(standing):
+            if pool.fast and final and step % BLOCK == 0:
+                surviving = pool.record(run.rows, run.is_wrong, run.adversarial)
+                run.is_wrong.zero_()  # where the image survives, only the copy was wrong
+                run = run.chosen(surviving) if len(surviving) < len(run.last) else run
+                if not len(surviving):
                     break
-            siege.progress(step / steps)
+            pool.progress(step / steps)
         return run
 
     def step(self, source: Source, run: Run, norm: str, eps: float, *, first: bool) -> Run:

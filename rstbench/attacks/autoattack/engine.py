@@ -1,7 +1,7 @@
-"""Chain the stages: each attacks what the ones before it left standing.
+"""Chain the stages: each attacks what survived the ones before it.
 
 Without a faster copy of the model the images are those of AutoAttack's code, bit for bit. With one the
-stages take the fast way, and a sample of what stands at the end is attacked without the copy too, by the
+stages take the fast way, and a sample of what survives at the end is attacked without the copy too, by the
 stages that follow gradients: a copy with poor ones would pass for robust.
 """
 
@@ -18,7 +18,7 @@ from ... import flags
 from ...progress import StageReport, report
 from ...threat import Threat
 from ..spec import Crafted
-from .siege import Siege
+from .pool import Pool
 from .source import Source, wrong
 from .stages import Stage
 
@@ -37,10 +37,10 @@ def attack(source: Source, x: Tensor, y: Tensor, threat: Threat, stages: Stages,
     if source.exact is None:
         return crafted
     following = {name: stage for name, stage in stages.items() if stage.follows_gradients}
-    fallen = torch.stack(list(crafted.stages.values())).any(0)
-    standing = (~fallen & ~source.are_wrong(x, y)).nonzero()[:, 0]
-    order = torch.randperm(len(standing), generator=Generator().manual_seed(seed)).to(x.device)
-    sample = standing[order[: math.ceil(len(standing) / SAMPLED)]].sort()[0]
+    broken = torch.stack(list(crafted.stages.values())).any(0)
+    surviving = (~broken & ~source.are_wrong(x, y)).nonzero()[:, 0]
+    order = torch.randperm(len(surviving), generator=Generator().manual_seed(seed)).to(x.device)
+    sample = surviving[order[: math.ceil(len(surviving) / SAMPLED)]].sort()[0]
     if not following or not len(sample):
         return crafted
     exact = Source(source.exact, source.exact)
@@ -54,26 +54,26 @@ def attack(source: Source, x: Tensor, y: Tensor, threat: Threat, stages: Stages,
 
 
 def run_stages(source: Source, x: Tensor, y: Tensor, threat: Threat, stages: Stages, seed: int) -> Crafted:
-    """Run the stages, each on what stands; the images of each fallen one are those that felled it."""
-    images, stands = x.clone(), ~source.are_wrong(x, y)
-    fallen, raised = dict[str, Tensor](), set[str]()
+    """Run the stages, each on what survived the ones before; broken images are those that each found."""
+    images, surviving = x.clone(), ~source.are_wrong(x, y)
+    broken_by, raised = dict[str, Tensor](), set[str]()
     meter = _Meter(stages, len(x))
     for name, stage in stages.items():
-        place = stands.nonzero()[:, 0]
-        fallen[name] = torch.zeros_like(stands)
+        place = surviving.nonzero()[:, 0]
+        broken_by[name] = torch.zeros_like(surviving)
         if not len(place):
             continue
-        siege = Siege(source, x[place], y[place], place, len(x), seed, meter.begin(name, len(place)))
-        stage(siege, threat)
-        if siege.zero_gradient:
+        pool = Pool(source, x[place], y[place], place, len(x), seed, meter.begin(name, len(place)))
+        stage(pool, threat)
+        if pool.zero_gradient:
             raised.add(flags.ZERO_GRADIENT.name)
         # The published code asks once more, for all that a stage attacked.
-        broken = siege.fallen if siege.fast else wrong(source.logits(siege.images), y[place])
-        images[place[broken]] = siege.images[broken]
-        fallen[name][place[broken]] = True
-        stands = stands & ~fallen[name]
+        broken = pool.broken if pool.fast else wrong(source.logits(pool.images), y[place])
+        images[place[broken]] = pool.images[broken]
+        broken_by[name][place[broken]] = True
+        surviving = surviving & ~broken_by[name]
         meter.end(name, len(place))
-    return Crafted(images, fallen, tuple(sorted(raised)))
+    return Crafted(images, broken_by, tuple(sorted(raised)))
 
 
 def beyond_chance(differing: int, sampled: int) -> bool:
@@ -94,12 +94,12 @@ class _Meter:
         names = list(self.stages)
         later = sum(self.stages[other].cost for other in names[names.index(name) + 1 :])
 
-        def tell(standing: int, done: float) -> None:
+        def tell(surviving: int, done: float) -> None:
             cost = self.stages[name].cost
-            # Images fall early in a stage: what is left of it falls to those that stand.
-            total = self.spent + cost * (attacked * done + standing * (1 - done)) + later * standing
+            # Images break early in a stage: what is left of it is spent on those that survive.
+            total = self.spent + cost * (attacked * done + surviving * (1 - done)) + later * surviving
             progress = self.spent + cost * attacked * done
-            report(StageReport(name, standing, standing / self.images, progress, max(total, progress)))
+            report(StageReport(name, surviving, surviving / self.images, progress, max(total, progress)))
 
         tell(attacked, 0.0)
         return tell

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...threat import Threat
 from .hyperplane import SORT_FREE, SORTED
 from .moves import SAMPLERS
-from .siege import BLOCK, Rows, Siege
+from .pool import BLOCK, Pool, Rows
 from .source import Source, per_image, put, wrong
 
 OVERSHOOT = 1.05  # how far to go beyond the hyperplane
@@ -54,39 +54,39 @@ class FAB:
 
     @property
     def cost(self) -> int:
-        """Return the passes that an image takes which stands; untargeted ones take one backward a class."""
+        """Return the passes that an image takes which survives; untargeted ones take one backward a class."""
         return self.steps * (3 * self.targets if self.targets else 12 * self.restarts)
 
-    def __call__(self, siege: Siege, threat: Threat) -> None:
-        """Attack; what falls is in `siege`."""
+    def __call__(self, pool: Pool, threat: Threat) -> None:
+        """Attack the images of the pool, which keeps what is broken."""
         norm, eps = threat.norm, float(threat.eps)
-        ranked = siege.source.logits(siege.x).sort(dim=1)[1].flip(1) if self.targets else None
-        for rows in siege.waves(self.targets or self.restarts):
+        ranked = pool.source.logits(pool.x).sort(dim=1)[1].flip(1) if self.targets else None
+        for rows in pool.batches(self.targets or self.restarts):
             start = rows.x
             if ranked is not None:
                 rows = rows._replace(target=ranked[rows.image, rows.attempt + 1])
             elif self.restarts > 1:
-                start = _starts(siege, rows, norm, eps)
+                start = _starts(pool, rows, norm, eps)
             walk = Walk(rows, start.clone(), rows.x.clone(), torch.full_like(rows.x[:, 0, 0, 0], FAR))
             for step in range(1, self.steps + 1):
-                walk = self.step(siege.source, walk, norm, fast=siege.fast)
-                if siege.fast and step % BLOCK == 0:
-                    standing = siege.record(walk.rows, walk.distance <= eps, walk.nearest)
-                    # Where the image stands, only the copy was wrong.
+                walk = self.step(pool.source, walk, norm, fast=pool.fast)
+                if pool.fast and step % BLOCK == 0:
+                    surviving = pool.record(walk.rows, walk.distance <= eps, walk.nearest)
+                    # Where the image survives, only the copy was wrong.
                     walk.distance.masked_fill_(walk.distance <= eps, FAR)
-                    walk = walk.chosen(standing) if len(standing) < len(walk.distance) else walk
-                    if not len(standing):
+                    walk = walk.chosen(surviving) if len(surviving) < len(walk.distance) else walk
+                    if not len(surviving):
                         break
-                siege.progress(step / self.steps)
-            siege.record(walk.rows, self._found(siege, walk, eps), walk.nearest)
+                pool.progress(step / self.steps)
+            pool.record(walk.rows, self._found(pool, walk, eps), walk.nearest)
 
-    def _found(self, siege: Siege, walk: Walk, eps: float) -> Tensor:
+    def _found(self, pool: Pool, walk: Walk, eps: float) -> Tensor:
         found = walk.distance <= eps
-        if siege.fast:
+        if pool.fast:
             return found
         # The published code asks the model once more.
         images = torch.where(per_image(walk.distance < FAR, walk.nearest), walk.nearest, walk.rows.x)
-        return found & wrong(siege.source.logits(images), walk.rows.y)
+        return found & wrong(pool.source.logits(images), walk.rows.y)
 
     def step(self, source: Source, walk: Walk, norm: str, *, fast: bool) -> Walk:
         """Step to the boundary as it looks from the iterate; the nearest images are changed in place."""
@@ -135,11 +135,11 @@ class FAB:
         return difference[every, nearest], slopes[every, nearest].nan_to_num(0.0, 0.0, 0.0)
 
 
-def _starts(siege: Siege, rows: Rows, norm: str, eps: float) -> Tensor:
+def _starts(pool: Pool, rows: Rows, norm: str, eps: float) -> Tensor:
     """Return the images themselves for attempt 0, for others random ones at half of eps."""
-    if not siege.fast and not int(rows.attempt[0]):
+    if not pool.fast and not int(rows.attempt[0]):
         return rows.x  # the published code draws no numbers here
-    noise = siege.random(rows, SAMPLERS[norm], *rows.x.shape[1:])
+    noise = pool.random(rows, SAMPLERS[norm], *rows.x.shape[1:])
     noise = 2 * noise - 1 if norm == "Linf" else noise
     moved = (rows.x + eps * noise / per_image(_norm(noise.flatten(1), norm), rows.x) * 0.5).clamp(0.0, 1.0)
     return torch.where(per_image(rows.attempt > 0, moved), moved, rows.x)

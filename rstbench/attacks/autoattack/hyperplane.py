@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .bisection import last_true
 
-FAR = 1e12  # stands for a pixel that never meets the box
+FAR = 1e12  # for a pixel that never meets the box
 NO_WEIGHT = 1e-8  # a pixel of less weight does not move
 NEWTON_STEPS = {"Linf": 3, "L2": 5}  # from below; three evaluations end exactly on average in Linf
 

@@ -18,7 +18,7 @@ class Source:
     """A model under attack.
 
     logits_of: what is attacked; exact: the exact model where `logits_of` is a faster copy. With one the
-    attack may be fast: no image has fallen before the exact model gets it wrong too.
+    attack may be fast: no image has broken before the exact model gets it wrong too.
     """
 
     logits_of: Model

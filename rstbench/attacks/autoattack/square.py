@@ -17,13 +17,13 @@ import torch
 from torch import Generator, Tensor
 
 from ...threat import Threat
-from .siege import Rows, Siege
+from .pool import Pool, Rows
 from .source import Source, per_image
 from .tiles import Window, first_tiles, new_tiles
 
 AREA = 0.8  # share of an image that the first windows cover
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which the area is halved
-BLOCK = 50  # queries between two looks at what has fallen, in the fast way
+BLOCK = 50  # queries between two looks at what has broken, in the fast way
 
 
 class Search(NamedTuple):
@@ -53,41 +53,41 @@ class Square:
 
     @property
     def cost(self) -> int:
-        """Return the passes that an image takes which stands."""
+        """Return the passes that an image takes which survives."""
         return self.queries + 1
 
-    def __call__(self, siege: Siege, threat: Threat) -> None:
-        """Attack; what falls is in `siege`."""
+    def __call__(self, pool: Pool, threat: Threat) -> None:
+        """Attack the images of the pool, which keeps what is broken."""
         eps = float(threat.eps)
-        for rows in siege.waves(1):
-            numbers = Numbers(siege)
+        for rows in pool.batches(1):
+            numbers = Numbers(pool)
             if threat.norm == "Linf":
                 stripes = numbers.signs(rows, rows.x.shape[1], 1, rows.x.shape[3])
                 best = torch.clamp(rows.x + eps * stripes, 0.0, 1.0)
             else:
                 best = first_tiles(rows.x, partial(numbers.tile, rows), threat.norm, eps)
             low, high = (rows.x - eps).clamp_(0.0, 1.0), (rows.x + eps).clamp_(0.0, 1.0)
-            search = Search(rows, low, high, best, margin(siege.source, best, rows.y))
-            self._search(siege, search, numbers, threat.norm, eps)
+            search = Search(rows, low, high, best, margin(pool.source, best, rows.y))
+            self._search(pool, search, numbers, threat.norm, eps)
 
-    def _search(self, siege: Siege, search: Search, numbers: Numbers, norm: str, eps: float) -> None:
+    def _search(self, pool: Pool, search: Search, numbers: Numbers, norm: str, eps: float) -> None:
         shape = search.best.shape[1:]
-        block = BLOCK if siege.fast else 1
+        block = BLOCK if pool.fast else 1
         windows = self._windows(numbers, *shape) if norm == "Linf" else iter(())
         for query in range(self.queries):
             if query % block == 0:
                 if bool((search.margin <= 0).any()):
-                    standing = siege.record(search.rows, search.margin <= 0, search.best)
-                    search = search.chosen(standing)
+                    surviving = pool.record(search.rows, search.margin <= 0, search.best)
+                    search = search.chosen(surviving)
                 if not len(search.margin):
                     return
-                siege.progress(query / self.queries)
+                pool.progress(query / self.queries)
             if norm == "Linf":
-                search = linf_query(siege.source, search, *next(windows), eps)
+                search = linf_query(pool.source, search, *next(windows), eps)
             else:
                 side = side_of(query, shape[1], shape[2], odd=True)
-                search = tile_query(siege.source, search, numbers, side, norm, eps)
-        siege.record(search.rows, search.margin <= 0, search.best)
+                search = tile_query(pool.source, search, numbers, side, norm, eps)
+        pool.record(search.rows, search.margin <= 0, search.best)
 
     def _windows(self, numbers: Numbers, c: int, h: int, w: int) -> Iterator[tuple[Window, Tensor]]:
         """Yield the window of each query and the signs (c, 1, 1) of its colour, all drawn beforehand."""
@@ -104,13 +104,13 @@ class Numbers:
     """The random numbers of the search, uniform on [0, 1).
 
     In the exact way from the stage's own sequence, as the published code draws them; in the fast way from
-    one that begins anew with each wave, for all images of the shard, so that no image depends on others.
+    one that begins anew with each batch, for all images of the shard, so that no image depends on others.
     """
 
-    def __init__(self, siege: Siege) -> None:
-        self.siege = siege
-        self.device = siege.x.device
-        self._generator = Generator().manual_seed(siege.seed) if siege.fast else siege.generator
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.device = pool.x.device
+        self._generator = Generator().manual_seed(pool.seed) if pool.fast else pool.generator
 
     def next(self, *shape: int) -> Tensor:
         """Return the next numbers, on the CPU."""
@@ -118,11 +118,11 @@ class Numbers:
 
     def signs(self, rows: Rows, *shape: int) -> Tensor:
         """Return random signs (rows, *shape)."""
-        siege = self.siege
-        if not siege.fast:
+        pool = self.pool
+        if not pool.fast:
             return torch.sign(2 * self.next(len(rows.image), *shape).to(self.device) - 1)
-        drawn = self.next(siege.shard_size, *shape).to(self.device)
-        return torch.sign(2 * drawn[siege.place[rows.image]] - 1)
+        drawn = self.next(pool.shard_size, *shape).to(self.device)
+        return torch.sign(2 * drawn[pool.place[rows.image]] - 1)
 
     def corners(self, count: int, h: int, w: int, side: int) -> list[Window]:
         """Return random windows."""

@@ -12,7 +12,7 @@ from ...errors import ModelFault
 from ...threat import Threat
 from .apgd import APGD
 from .fab import FAB
-from .siege import Siege
+from .pool import Pool
 from .square import Square
 
 VERSIONS = {
@@ -29,7 +29,7 @@ LEAST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 2}
 
 
 class Stage(Protocol):
-    """A part of AutoAttack. cost: the passes, forward and backward, of an image that stands to its end."""
+    """A part of AutoAttack. cost: the passes, forward and backward, of an image that survives to its end."""
 
     @property
     def follows_gradients(self) -> bool: ...
@@ -37,7 +37,7 @@ class Stage(Protocol):
     @property
     def cost(self) -> int: ...
 
-    def __call__(self, siege: Siege, threat: Threat) -> None: ...
+    def __call__(self, pool: Pool, threat: Threat) -> None: ...
 
 
 def stages(version: str, chosen: Sequence[str], norm: str, iterations: int, classes: int) -> dict[str, Stage]:

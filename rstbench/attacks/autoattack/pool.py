@@ -1,8 +1,8 @@
-"""The images under attack by one stage, the rows it attacks at once, and what has fallen.
+"""The images that one stage attacks, the rows it attacks at once, and what is broken.
 
 A row is an image with the number of an attempt on it: a restart or a target class. The exact way attacks all
 images that stand by one attempt after the other, as the published code does. The fast way takes rows in the
-same order, but as many at once as suit the device, and drops all rows of an image once it has fallen. Which
+same order, but as many at once as suit the device, and drops all rows of an image once it has broken. Which
 rows come together follows from the images of the shard alone.
 """
 
@@ -19,7 +19,7 @@ from ...progress import is_due
 from .source import Source
 
 CAPACITY = {"cpu": 100, "cuda": 2000}  # rows at once in the fast way, by the type of the device
-BLOCK = 10  # steps between two looks at what has fallen
+BLOCK = 10  # steps between two looks at what has broken
 _APART = 7919  # between the seeds of two attempts
 
 
@@ -38,12 +38,12 @@ class Rows(NamedTuple):
 
 
 @dataclass
-class Siege:
+class Pool:
     """The images that one stage attacks.
 
     x, y: the images (n, c, h, w) and labels (n,); place: which of the shard's images they are, int64 (n,);
     shard_size: how many images that has; seed: of the stage; tell: takes how many images stand, and the
-    share of the stage that is done. images, fallen: the adversarial images, others as they came, and which
+    share of the stage that is done. images, broken: the adversarial images, others as they came, and which
     they are, bool (n,); zero_gradient: whether an image had none where the stage looks for it.
     """
 
@@ -53,14 +53,14 @@ class Siege:
     place: Tensor
     shard_size: int
     seed: int
-    tell: Callable[[int, float], None] = lambda standing, done: None
+    tell: Callable[[int, float], None] = lambda surviving, done: None
     zero_gradient: bool = False
     images: Tensor = field(init=False)
-    fallen: Tensor = field(init=False)
+    broken: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.images = self.x.clone()
-        self.fallen = torch.zeros_like(self.y, dtype=torch.bool)
+        self.broken = torch.zeros_like(self.y, dtype=torch.bool)
         self.generator = Generator().manual_seed(self.seed)
         self._begun = self._attempts = 1
 
@@ -68,22 +68,22 @@ class Siege:
     def fast(self) -> bool:
         return self.source.exact is not None
 
-    def waves(self, attempts: int) -> Iterator[Rows]:
+    def batches(self, attempts: int) -> Iterator[Rows]:
         """Yield the rows of all attempts on images that stand, some at a time."""
         self._attempts = attempts
         if not self.fast:
             for attempt in range(attempts):
-                standing = (~self.fallen).nonzero()[:, 0]
-                if len(standing):
+                surviving = (~self.broken).nonzero()[:, 0]
+                if len(surviving):
                     self._begun = attempt
-                    yield self._rows(standing, torch.full_like(standing, attempt))
+                    yield self._rows(surviving, torch.full_like(surviving, attempt))
             return
         image = torch.arange(len(self.y), device=self.y.device).repeat(attempts)
         attempt_of = torch.arange(attempts, device=self.y.device).repeat_interleave(len(self.y))
         capacity = CAPACITY.get(self.y.device.type, CAPACITY["cpu"])
         while True:
-            stands = ~self.fallen[image]
-            image, attempt_of = image[stands], attempt_of[stands]
+            surviving = ~self.broken[image]
+            image, attempt_of = image[surviving], attempt_of[surviving]
             if not len(image):
                 return
             self._begun = int(attempt_of[0])
@@ -94,7 +94,7 @@ class Siege:
         """Return random numbers (rows, *shape) by `torch.rand` or `torch.randn`.
 
         In the exact way they are drawn for these rows, in the order of the published code; in the fast way
-        for all images of the shard by attempt, so that none gets others because another has fallen.
+        for all images of the shard by attempt, so that none gets others because another has broken.
         """
         device = self.x.device
         if not self.fast:
@@ -108,23 +108,23 @@ class Siege:
         return drawn
 
     def record(self, rows: Rows, broken: Tensor, adversarial: Tensor) -> Tensor:
-        """Note which images fell, and return which rows to go on with, int64.
+        """Note which images broke, and return which rows to go on with, int64.
 
         broken: which rows the source got wrong, bool (rows,); adversarial: their images. In the fast way the
-        exact model is asked too, and what it gets right stands.
+        exact model is asked too, and what it gets right survives.
         """
         found = broken.nonzero()[:, 0]
         if self.fast and len(found):
             found = found[self.source.are_wrong(adversarial[found], rows.y[found])]
         self.images[rows.image[found]] = adversarial[found]
-        self.fallen[rows.image[found]] = True
-        return (~self.fallen[rows.image]).nonzero()[:, 0]
+        self.broken[rows.image[found]] = True
+        return (~self.broken[rows.image]).nonzero()[:, 0]
 
     def progress(self, done: float) -> None:
         """Report, where that is due, that the rows under attack have done this share of their steps."""
         if is_due():
-            standing = int((~self.fallen).sum())
-            self.tell(standing, min(1.0, (self._begun + done) / self._attempts))
+            surviving = int((~self.broken).sum())
+            self.tell(surviving, min(1.0, (self._begun + done) / self._attempts))
 
     def _rows(self, image: Tensor, attempt: Tensor) -> Rows:
         return Rows(image, attempt, self.x[image], self.y[image], self.y[image])
