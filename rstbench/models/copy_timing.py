@@ -8,8 +8,8 @@ from statistics import median
 
 import torch
 
-BUDGET = 0.4  # seconds, unless LEAST rounds take longer
-LEAST, MOST = 3, 25  # rounds
+BUDGET = 0.12  # seconds, unless LEAST rounds take longer
+LEAST, MOST = 2, 9  # rounds
 
 
 def times(passes: Sequence[Callable[[], object]], device: torch.device) -> list[float]:

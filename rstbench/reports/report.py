@@ -87,14 +87,16 @@ def write_index(reports: Sequence[Report]) -> Path:
 def runs_in(paths: Sequence[str]) -> list[Path]:
     """Return the folders that `evaluate` wrote among these paths or below them.
 
-    Files are passed over, so that `leaderboards/*` may be given. Raises BadFile for files alone.
+    Files are passed over, and folders that explain themselves in a README.md and hold no run, so that
+    `leaderboards/*` may be given. Raises BadFile for such alone.
     """
     runs: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise BadFile(f"no folder {path}")
         if path.is_dir() and not (path / MANIFEST_FILE).exists():
-            runs += sorted(inner.parent for inner in path.rglob(MANIFEST_FILE)) or [path]
+            below = sorted(inner.parent for inner in path.rglob(MANIFEST_FILE))
+            runs += below if below or (path / "README.md").exists() else [path]
         elif not path.is_file():
             runs.append(path)
     if not runs:

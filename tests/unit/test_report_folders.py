@@ -39,7 +39,12 @@ def test_folders_of_runs(tmp_path):
     everything = [str(path) for path in sorted(tmp_path.iterdir()) if path.name != "empty"]
     assert runs_in(everything) == [tmp_path / "a", tmp_path / "b" / "c", tmp_path / "b" / "d"]
     assert runs_in([str(tmp_path / "a"), str(tmp_path / "a")]) == [tmp_path / "a"]
-    # What holds no run is refused where it is read.
+    # What holds no run is refused where it is read, unless it says what it is instead.
+    (tmp_path / "speed").mkdir()
+    (tmp_path / "speed" / "README.md").touch()
+    assert runs_in([*everything, str(tmp_path / "speed")]) == runs_in(everything)
+    with pytest.raises(BadFile, match="name a folder"):
+        runs_in([str(tmp_path / "speed")])
     (wrong,) = runs_in([str(tmp_path / "empty")])
     with pytest.raises(BadFile, match="name a folder"):
         Manifest.load(wrong)

@@ -167,6 +167,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 def test_every_method_in_one_study(tmp_path, cli):
     """Each is drawn, trained, exported and attacked, and its cost is written."""
     import tomli_w

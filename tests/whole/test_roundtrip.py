@@ -76,7 +76,7 @@ def clean_bits(folder):
 
 CASES = [
     pytest.param("ticket", "conv2", "", "batch", id="ticket-stack"),
-    pytest.param("checkpoint", "resnet18", "half", "affine", id="checkpoint-residual-normalised"),
+    pytest.param("checkpoint", "resnet18", "half", "affine", marks=pytest.mark.slow),
     pytest.param("checkpoint", "conv2", "0.3/0.35", "affine", marks=pytest.mark.slow),
     pytest.param("checkpoint", "conv2", "", "none", marks=pytest.mark.slow),
     pytest.param("ticket", "conv2", "half", "batch", marks=pytest.mark.slow),

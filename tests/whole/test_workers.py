@@ -78,6 +78,7 @@ def same(one, other):
     )
 
 
+@pytest.mark.slow
 def test_side_by_side_gives_what_one_by_one_gives(tmp_path):
     """Two workers of one thread each, killed and continued, against one process of one thread."""
     alone, several = tmp_path / "alone", tmp_path / "several"
