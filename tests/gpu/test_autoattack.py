@@ -66,7 +66,7 @@ def test_the_fast_way_fells_what_the_exact_way_fells(on_gpu, norm):
 @pytest.mark.parametrize("norm", EPS)
 def test_no_step_waits_for_the_device(on_gpu, norm):
     model, x, y = on_gpu
-    pool = Pool(Source(model, model), x, y, torch.arange(len(x), device="cuda"), len(x), 0)
+    pool = Pool(Source(model, model), x, y, torch.arange(len(x), device="cuda"), len(x), len(x), 0)
     rows = next(pool.batches(1))
     rows = rows._replace(target=(rows.y + 1) % 10)
     stage, walker = APGD("dlr-targeted", 10, targets=1), FAB(targets=1)

@@ -10,7 +10,7 @@ from rstbench.attacks.autoattack import AutoAttack
 from rstbench.attacks.autoattack.apgd import APGD
 from rstbench.attacks.autoattack.engine import attack, beyond_chance, run_stages
 from rstbench.attacks.autoattack.fab import FAB, FAR, Walk
-from rstbench.attacks.autoattack.pool import CAPACITY, Pool, Rows
+from rstbench.attacks.autoattack.pool import Pool, Rows
 from rstbench.attacks.autoattack.source import Source
 from rstbench.attacks.autoattack.square import Search, Square, linf_query, margin
 from rstbench.attacks.autoattack.tiles import Window
@@ -122,12 +122,12 @@ def test_a_fast_model_takes_the_fast_way(small_entries, images):
 def pool(model, count=8, fast=True, place=None):
     x, y = load(f"digits:test:{count}").at(slice(None))
     place = torch.arange(count) if place is None else place
-    return Pool(Source(model, model if fast else None), x[place], y[place], place, count, 5)
+    return Pool(Source(model, model if fast else None), x[place], y[place], place, count, count, 5)
 
 
-def test_rows_come_by_attempt_and_leave_when_their_image_falls(small_entries, monkeypatch):
-    monkeypatch.setitem(CAPACITY, "cpu", 10)
-    attacked = pool(small_entries[0].module)
+def test_rows_come_by_attempt_and_leave_when_their_image_breaks(small_entries):
+    """As many at once as the shard has images, also where few of them are attacked."""
+    attacked = pool(small_entries[0].module, 10, place=torch.arange(8))
     seen = []
     for rows in attacked.batches(3):
         seen.append(list(zip(rows.image.tolist(), rows.attempt.tolist(), strict=True)))

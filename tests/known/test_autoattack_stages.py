@@ -39,7 +39,7 @@ def net():
 def attacked(stage, net, threat):
     """The images of a stage in the exact way: what falls, the others clean."""
     model, x, y = net
-    pool = Pool(Source(model), x, y, torch.arange(len(x)), len(x), SEED)
+    pool = Pool(Source(model), x, y, torch.arange(len(x)), len(x), len(x), SEED)
     stage(pool, threat)
     return pool.images
 

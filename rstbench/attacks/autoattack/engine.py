@@ -15,14 +15,14 @@ import torch
 from torch import Generator, Tensor
 
 from ... import flags
-from ...progress import StageReport, report
+from ...progress import StageReport, listening, report
 from ...threat import Threat
 from ..spec import Crafted
 from .pool import Pool
 from .source import Source, wrong
 from .stages import Stage
 
-SAMPLED = 50  # one in so many images that stand is attacked without the copy too, and at least one
+SAMPLED = 50  # one in so many survivors is attacked without the copy too, and at least one
 CHANCE, LEVEL = 1 / 200, 0.05  # how often two runs differ on an image, and what is beyond chance
 
 Stages = Mapping[str, Stage]
@@ -31,7 +31,7 @@ Stages = Mapping[str, Stage]
 def attack(source: Source, x: Tensor, y: Tensor, threat: Threat, stages: Stages, seed: int) -> Crafted:
     """Run the stages on images x (n, c, h, w) with labels y (n,).
 
-    Images that are wrong from the start, or stand at the end, come back as they were.
+    Images that are wrong from the start, or survive, come back as they were.
     """
     crafted = run_stages(source, x, y, threat, stages, seed)
     if source.exact is None:
@@ -44,17 +44,24 @@ def attack(source: Source, x: Tensor, y: Tensor, threat: Threat, stages: Stages,
     if not following or not len(sample):
         return crafted
     exact = Source(source.exact, source.exact)
-    again = run_stages(exact, x[sample], y[sample], threat, following, seed)
+    with listening(lambda stage_report: None):  # little is left, and its images are counted already
+        again = run_stages(exact, x[sample], y[sample], threat, following, seed, len(x))
     for name, broken in again.stages.items():
         crafted.stages[name][sample[broken]] = True
-    crafted.images[sample] = again.images  # those that stand are clean in both
+    crafted.images[sample] = again.images  # those that survive are clean in both
     weakened = beyond_chance(sum(int(broken.sum()) for broken in again.stages.values()), len(sample))
     raised = {*crafted.flags, *([flags.ACCELERATION_WEAKENED.name] if weakened else [])}
     return replace(crafted, flags=tuple(sorted(raised)))
 
 
-def run_stages(source: Source, x: Tensor, y: Tensor, threat: Threat, stages: Stages, seed: int) -> Crafted:
-    """Run the stages, each on what survived the ones before; broken images are those that each found."""
+def run_stages(
+    source: Source, x: Tensor, y: Tensor, threat: Threat, stages: Stages, seed: int, capacity: int = 0
+) -> Crafted:
+    """Run the stages, each on what survived the ones before; broken images are those that each found.
+
+    capacity: most rows at once in the fast way, by default as many as there are images, for which there is
+    memory.
+    """
     images, surviving = x.clone(), ~source.are_wrong(x, y)
     broken_by, raised = dict[str, Tensor](), set[str]()
     meter = _Meter(stages, len(x))
@@ -63,7 +70,8 @@ def run_stages(source: Source, x: Tensor, y: Tensor, threat: Threat, stages: Sta
         broken_by[name] = torch.zeros_like(surviving)
         if not len(place):
             continue
-        pool = Pool(source, x[place], y[place], place, len(x), seed, meter.begin(name, len(place)))
+        tell = meter.begin(name, len(place))
+        pool = Pool(source, x[place], y[place], place, len(x), capacity or len(x), seed, tell)
         stage(pool, threat)
         if pool.zero_gradient:
             raised.add(flags.ZERO_GRADIENT.name)
@@ -90,7 +98,7 @@ class _Meter:
         self.spent = 0.0
 
     def begin(self, name: str, attacked: int) -> Callable[[int, float], None]:
-        """Return what a stage tells how many images stand, and which share of its work is done."""
+        """Return what a stage tells how many images survive, and which share of its work is done."""
         names = list(self.stages)
         later = sum(self.stages[other].cost for other in names[names.index(name) + 1 :])
 

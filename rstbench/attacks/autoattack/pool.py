@@ -1,8 +1,8 @@
 """The images that one stage attacks, the rows it attacks at once, and what is broken.
 
 A row is an image with the number of an attempt on it: a restart or a target class. The exact way attacks all
-images that stand by one attempt after the other, as the published code does. The fast way takes rows in the
-same order, but as many at once as suit the device, and drops all rows of an image once it has broken. Which
+images that survive by one attempt after the other, as the published code does. The fast way takes rows in the
+same order, as many at once as the shard has images, and drops all rows of an image once it has broken. Which
 rows come together follows from the images of the shard alone.
 """
 
@@ -18,7 +18,6 @@ from torch import Generator, Tensor
 from ...progress import is_due
 from .source import Source
 
-CAPACITY = {"cpu": 100, "cuda": 2000}  # rows at once in the fast way, by the type of the device
 BLOCK = 10  # steps between two looks at what has broken
 _APART = 7919  # between the seeds of two attempts
 
@@ -42,9 +41,10 @@ class Pool:
     """The images that one stage attacks.
 
     x, y: the images (n, c, h, w) and labels (n,); place: which of the shard's images they are, int64 (n,);
-    shard_size: how many images that has; seed: of the stage; tell: takes how many images stand, and the
-    share of the stage that is done. images, broken: the adversarial images, others as they came, and which
-    they are, bool (n,); zero_gradient: whether an image had none where the stage looks for it.
+    shard_size: how many images that has; capacity: most rows at once in the fast way; seed: of the stage;
+    tell: takes how many images survive, and the share of the stage that is done. images, broken: the
+    adversarial images, others as they came, and which they are, bool (n,); zero_gradient: whether an image
+    had none where the stage looks for it.
     """
 
     source: Source
@@ -52,6 +52,7 @@ class Pool:
     y: Tensor
     place: Tensor
     shard_size: int
+    capacity: int
     seed: int
     tell: Callable[[int, float], None] = lambda surviving, done: None
     zero_gradient: bool = False
@@ -69,7 +70,7 @@ class Pool:
         return self.source.exact is not None
 
     def batches(self, attempts: int) -> Iterator[Rows]:
-        """Yield the rows of all attempts on images that stand, some at a time."""
+        """Yield the rows of all attempts on images that survive, some at a time."""
         self._attempts = attempts
         if not self.fast:
             for attempt in range(attempts):
@@ -80,15 +81,14 @@ class Pool:
             return
         image = torch.arange(len(self.y), device=self.y.device).repeat(attempts)
         attempt_of = torch.arange(attempts, device=self.y.device).repeat_interleave(len(self.y))
-        capacity = CAPACITY.get(self.y.device.type, CAPACITY["cpu"])
         while True:
             surviving = ~self.broken[image]
             image, attempt_of = image[surviving], attempt_of[surviving]
             if not len(image):
                 return
             self._begun = int(attempt_of[0])
-            yield self._rows(image[:capacity], attempt_of[:capacity])
-            image, attempt_of = image[capacity:], attempt_of[capacity:]
+            yield self._rows(image[: self.capacity], attempt_of[: self.capacity])
+            image, attempt_of = image[self.capacity :], attempt_of[self.capacity :]
 
     def random(self, rows: Rows, sample: Callable[..., Tensor], *shape: int) -> Tensor:
         """Return random numbers (rows, *shape) by `torch.rand` or `torch.randn`.
