@@ -97,20 +97,22 @@ class FAB:
             gap = difference
             project = SORT_FREE[norm]
             to_now = project(now, w, gap)
-            to_clean = project(clean, w, gap + (w * (clean - now)).sum(1))
+            to_clean = project(clean, w, gap + (clean - now).mul_(w).sum(1))
         else:
             b = -difference + (slope * x).flatten(1).sum(1)
             both = SORTED[norm](torch.cat((now, clean)), torch.cat((w, w)), torch.cat((b, b)))
             to_now, to_clean = both[:count], both[count:]
         lengths = [_norm(part, norm).clamp_min(1e-8) for part in (to_now, to_clean)]
         share = per_image((lengths[0] / (lengths[0] + lengths[1])).clamp(0.0, BIAS), x)
-        ahead = (x + OVERSHOOT * to_now.view_as(x)) * (1 - share)
-        new = (ahead + (rows.x + to_clean.view_as(x) * OVERSHOOT) * share).clamp(0.0, 1.0)
+        ahead = to_now.view_as(x).mul_(OVERSHOOT).add_(x).mul_(1 - share)
+        back = to_clean.view_as(x).mul_(OVERSHOOT).add_(rows.x).mul_(share)
+        new = ahead.add_(back).clamp_(0.0, 1.0)
         crossed = wrong(source.logits(new), rows.y)
-        distance = _norm((new - rows.x).flatten(1), norm)
+        delta = new - rows.x
+        distance = _norm(delta.flatten(1), norm)
         nearer = crossed & (distance < walk.distance)
         put(walk.nearest, nearer, new)
-        put(new, crossed, rows.x + (new - rows.x) * BACKWARD)
+        put(new, crossed, delta.mul_(BACKWARD).add_(rows.x))
         return walk._replace(iterate=new, distance=torch.where(nearer, distance, walk.distance))
 
     def _boundary(self, source: Source, rows: Rows, x: Tensor, norm: str) -> tuple[Tensor, Tensor]:
