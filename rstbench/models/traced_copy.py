@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from ..errors import one_line
 from ..networks.subnormals import flush_network
 from .agreement import NotCopied
+from .baked import baked
 from .fold import folded
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
@@ -23,7 +24,7 @@ def traced(module: nn.Module) -> torch.fx.GraphModule:
     Raises NotCopied where its code cannot be traced, as where it branches on values.
     """
     try:
-        graph = folded(torch.fx.symbolic_trace(copy.deepcopy(module)))
+        graph = folded(torch.fx.symbolic_trace(baked(copy.deepcopy(module))))
         flush_network(graph)
         return graph.requires_grad_(False).eval()
     except (Exception, SystemExit) as error:  # of a user's code, which is given placeholders
