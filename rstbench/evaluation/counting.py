@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ..attacks import mean_log_probability
-from ..models.fast_copy import CopyPlan, crafting_copy, make_copy
+from ..models.fast_copy import COMPARED, CopyPlan, crafting_copy, make_copy
 from ..models.wrapper import EvalModel
 
 
@@ -57,9 +57,11 @@ def _copies(sources: Sequence[tuple[EvalModel, CopyPlan]], x: Tensor) -> list[nn
     ]
     if not all(key in _last for key in keys):
         _last.clear()
+        # Compared on noise, not on this shard, so that no shard depends on which one came first.
+        noise = torch.rand(COMPARED, *x.shape[1:], generator=Generator().manual_seed(0)).to(x)
         for key, (model, plan) in zip(keys, sources, strict=True):
             # A model may write into its input; the module is kept so that its id is not another's meanwhile.
-            _last[key] = make_copy(model.module, plan, x.clone()), model.module
+            _last[key] = make_copy(model.module, plan, noise.clone()), model.module
     return [_last[key][0] for key in keys]
 
 
