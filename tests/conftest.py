@@ -33,6 +33,12 @@ ROOT = Path(__file__).parent.parent
 SMALL = {"network": "conv2", "width": 0.1, "data": "digits:train:128", "epochs": 2, "batch": 32}
 
 
+def pytest_collection_modifyitems(items):
+    """Put long tests first, so that little is left when processes take the last ones off one another."""
+    order = ("test_study.py", "whole", "known")
+    items.sort(key=lambda item: min((i for i, n in enumerate(order) if n in item.path.parts), default=9))
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with the real image files in torchvision's layout."""

@@ -25,6 +25,7 @@ from ..errors import ModelFault
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 Answers = Iterator[tuple[Task, Answer | ModelFault]]
+WAKE_SECONDS = 1.0
 
 
 class WorkerDied(ModelFault):
@@ -127,7 +128,10 @@ def _map_in_pool(
                 break
         if not running:
             return
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
+        # An interrupt that another thread received is seen only when this one wakes.
+        while not (done := wait(running, WAKE_SECONDS, return_when=FIRST_COMPLETED).done):
+            pass
+        for future in done:
             task = running[future]
             try:
                 answer = future.result()

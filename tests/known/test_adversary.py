@@ -187,7 +187,7 @@ def test_a_killed_drawing_continues_to_the_same_ticket(tmp_path):
 
     def command(out):
         text = (
-            "draw --network conv2 --width 0.1 --data digits:train:256 --epochs 12 --batch 32 --remaining 0.3"
+            "draw --network conv2 --width 0.1 --data digits:train:256 --epochs 6 --batch 32 --remaining 0.3"
         )
         return [sys.executable, "-m", "rstbench", *text.split(), "--out", str(out), "--quiet"]
 

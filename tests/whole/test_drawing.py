@@ -150,7 +150,7 @@ def test_download_takes_both_splits_and_leaves_what_is_there(tmp_path, monkeypat
 def test_a_killed_worker_is_one_line(tmp_path):
     (tmp_path / "s.toml").write_text(
         'data = "digits:test"\nthreats = ["Linf:0.1"]\nattacks = ["pgd:steps=2"]\nimages = 20\n'
-        '[[draw]]\nname = "a"\nnetwork = "conv4"\nwidth = 0.5\nremaining = [0.1, 0.2]\n'
+        '[[draw]]\nname = "a"\nnetwork = "conv2"\nwidth = 0.25\nremaining = [0.1, 0.2]\n'
     )
     command = [
         sys.executable,

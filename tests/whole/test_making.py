@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
 
+from rstbench.cli import main
 from rstbench.tickets.checkpoint import Checkpoint
 from rstbench.tickets.ticket import Ticket
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--network", "conv2", "--width", "0.1", "--data", "digits:train:256", "--epochs", "2"]
 SMALL += ["--batch", "32"]
 
@@ -23,10 +18,8 @@ SMALL += ["--batch", "32"]
 def made(tmp_path_factory):
     """A folder with one ticket and one trained network."""
     folder = tmp_path_factory.mktemp("made")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
     for verb in (["draw", "--remaining", "0.3"], ["train"]):
-        command = [sys.executable, "-m", "rstbench", *verb, *SMALL, "--quiet", "--out", str(folder)]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
+        assert main([*verb, *SMALL, "--quiet", "--out", str(folder)]) == 0
     return folder
 
 
@@ -143,7 +136,7 @@ def test_models_of_a_users_file_are_attacked_beside_others(tmp_path, cli, made):
         "def bad():\n    return Bad()\n"
     )
     command = ["evaluate", "file:m.py:net", "file:m.py:bad", f"ticket:{made / 'conv2-0.3.safetensors'}"]
-    command += ["--attack", "pgd:steps=2", "--limit", "40", "--batch-size", "10"]
+    command += ["--attack", "pgd:steps=2", "--limit", "20", "--batch-size", "10"]
     alone = cli(*command, "--out", "alone", env={"OMP_NUM_THREADS": "1"})
     several = cli(*command, "--out", "several", "--workers", "2", env={"OMP_NUM_THREADS": "2"})
     assert (alone.returncode, several.returncode) == (1, 1)

@@ -41,7 +41,7 @@ def evaluate(model, steps, out, *more):
 
 
 def start(folder, log, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     command = [sys.executable, "-m", "rstbench", *arguments]
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=log)
 
@@ -77,7 +77,12 @@ def test_inside_a_shard(cli, tmp_path):
             said = cli("status", "beside").stdout
             assert sorted(re.findall(r"images (\d+-\d+), in pgd: 10 left", said)) == ["0-9", "10-19"]
             two.send_signal(signal.SIGINT)
-            assert two.wait(60) != 0
+            try:
+                assert two.wait(60) != 0
+            except subprocess.TimeoutExpired:
+                two.send_signal(signal.SIGABRT)  # prints where its threads are
+                two.wait()
+                pytest.fail(beside.read_text())
         finally:
             for run in (one, two):
                 run.kill()

