@@ -18,11 +18,8 @@ from rstbench.study.export import export_model
 from tests.whole.export_tickets import NETWORKS, alone, ticket_of
 
 
-SLOW = ("wrn-28-10",)
-
-
 @pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS]
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "wrn-28-10")) for name in NETWORKS]
 )
 def made(request, tmp_path):
     """(folder, the ticket's file, images, its logits)."""
