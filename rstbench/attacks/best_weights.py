@@ -15,6 +15,7 @@ from .spec import Attack
 
 DESCENT_STEPS = 500  # on the simplex between two attacks; they cost no forward
 LEAST_WEIGHT = 1e-3  # a member with a smaller one is left out
+SAME = 1e-6  # weights that differ by less are attacked once
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,20 @@ def best_switch_weights(
 
     The attack is made for equal weights and for each member alone; then in each round for the weights that
     are best against all outcomes so far, each image being judged by its worst one, which are found down the
-    sub-gradient of that error on the simplex. Of all weights that were attacked the best are returned, so
-    that no single member is better. x, y: held-out training images (n, c, h, w) and labels, never test ones;
-    on_attack: called after each of the `count_attacks` attacks with the expected accuracy under it.
+    sub-gradient of that error on the simplex, until these were attacked before. Of all weights that were
+    attacked the best are returned, so that no single member is better. x, y: held-out training images
+    (n, c, h, w) and labels, never test ones; on_attack: called after each attack, of which there are at most
+    `count_attacks`, with the expected accuracy under it.
     Source: OSP of Dbouk and Shanbhag, ICML 2023, which follows the sub-gradient of the last attack alone.
     """
     wrong, count = [_wrong(members, x, y)], len(members)
     tried = [torch.full((count,), 1 / count, dtype=torch.float64), *torch.eye(count, dtype=torch.float64)]
     for step in range(count_attacks(count, rounds)):
         if step == len(tried):
-            tried.append(descend(torch.stack(wrong))[0])
+            weights = descend(torch.stack(wrong))[0]
+            if any(torch.allclose(weights, other, rtol=0, atol=SAME) for other in tried):
+                break  # the descent has arrived
+            tried.append(weights)
         mixture = WeightedMixture(members, tried[step].tolist())
         images = attack(mixture, x, y, threat, generator).images  # type: ignore[arg-type]
         wrong.append(_wrong(members, images, y))
@@ -74,7 +79,7 @@ def best_switch_weights(
 
 
 def count_attacks(members: int, rounds: int) -> int:
-    """Return how many attacks a fit of so many members takes."""
+    """Return how many attacks a fit of so many members takes at most."""
     return 1 + members + rounds
 
 

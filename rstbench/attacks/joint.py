@@ -80,9 +80,9 @@ class Joint:
             wanted = chosen.clone()
             wanted[candidates, rows] = True
             adv, done = self._fool(pairs, wanted, kept, x, y, threat, on_steps)
-            start = threat.sample(x, generator)
-            again, more = self._fool(pairs, wanted, start, x, y, threat, on_steps)
-            adv, done = torch.where(expand_as_batch(done, x), adv, again), done | more
+            start, left = threat.sample(x, generator), (~done).nonzero()[:, 0]
+            again, more = self._fool(pairs, wanted[:, left], start[left], x[left], y[left], threat, on_steps)
+            adv[left[more]], done[left[more]] = again[more], True
             kept = torch.where(expand_as_batch(done, x), adv, kept)
             chosen = torch.where(done, wanted, chosen)
         return kept
@@ -97,28 +97,43 @@ class Joint:
         threat: Threat,
         on_steps: Callable[[int], None],
     ) -> tuple[Tensor, Tensor]:
-        """Return images on which all wanted members (members, n) are wrong, and where that was reached."""
-        adv, size = start, float(self.step * threat.eps)
+        """Return images on which all wanted members (members, n) are wrong, and where that was reached.
+
+        Only images in play are asked for, and only of the members that are wanted there.
+        """
+        adv, size = start.clone(), float(self.step * threat.eps)
         fooling, done = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        play = torch.arange(len(x), device=x.device)
         for step in range(self.steps + 1):
-            gradient, fooled = torch.zeros_like(x), torch.ones_like(done)
-            for active, (_, member) in zip(wanted, pairs, strict=True):
-                if not bool(active.any()):
-                    continue
-                images = adv.detach().requires_grad_()
-                with torch.enable_grad():
-                    gap = margin(member(images), y)
-                    short = (self.slack - gap).clamp_min(0) * active
-                    gradient -= torch.autograd.grad(short.sum(), images)[0].nan_to_num(nan=0.0)
-                fooled &= (gap.detach() > 0) | ~active
-            new = fooled & ~done
-            fooling, done = torch.where(expand_as_batch(new, x), adv, fooling), done | fooled
-            last = step == self.steps or bool(done.all())
+            last = step == self.steps
+            fooled, gradient = self._push(pairs, wanted[:, play], adv[play], y[play], gradient=not last)
+            reached, left = play[fooled], ~fooled
+            fooling[reached], done[reached] = adv[reached], True
+            play = play[left]
+            last |= not len(play)
             on_steps(self.steps + 1 - step if last else 1)
             if last:
                 break
-            adv = threat.ascend(x, adv, gradient, size)
+            adv[play] = threat.ascend(x[play], adv[play], gradient[left], size)
         return fooling, done
+
+    def _push(
+        self, pairs: Sequence[Member], wanted: Tensor, adv: Tensor, y: Tensor, *, gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return where all wanted members are wrong, and the gradient that pushes the others there."""
+        fooled, slope = torch.ones(len(adv), dtype=torch.bool, device=adv.device), torch.zeros_like(adv)
+        for active, (_, member) in zip(wanted, pairs, strict=True):
+            rows = active.nonzero()[:, 0]
+            if not len(rows):
+                continue
+            images = adv[rows].requires_grad_(gradient)
+            with torch.set_grad_enabled(gradient):
+                gap = margin(member(images), y[rows])
+                if gradient:
+                    short = (self.slack - gap).clamp_min(0).sum()
+                    slope[rows] -= torch.autograd.grad(short, images)[0].nan_to_num(nan=0.0)
+            fooled[rows] &= gap.detach() > 0
+        return fooled, slope
 
 
 def _margins(pairs: Sequence[Member], images: Tensor, y: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class PGD:
         steps = Steps("pgd", len(x), self.restarts * (self.steps + 1), passes)
         for _ in range(self.restarts):
             adv = threat.sample(x, generator) if self.random_start else x.clone()
-            velocity = torch.zeros_like(x)
+            velocity, before = torch.zeros_like(x), adv
             for step in range(self.steps + 1):
                 last = step == self.steps
                 evaluation = objective(adv, gradient=not last)
@@ -108,9 +108,18 @@ class PGD:
                     velocity = self.momentum * velocity + gradient / expand_as_batch(mean, x)
                     gradient = velocity
                 moved = threat.ascend(x, adv, gradient, size)
-                adv = torch.where(expand_as_batch(fooled, x), adv, moved) if self.early_stop else moved
+                moved = torch.where(expand_as_batch(fooled, x), adv, moved) if self.early_stop else moved
+                if self._repeats and (moved.equal(before) or moved.equal(adv)):
+                    steps.advance(~fooled, self.steps - step, stops=self.early_stop)
+                    break  # all images go in circles of one or two, which are evaluated already
+                before, adv = adv, moved
         flags = (ZERO_GRADIENT.name,) if zero_gradient else ()
         return Crafted(best, {"pgd": fooled}, flags)
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether the next iterate follows from this one alone."""
+        return not self.momentum and self.samples == 1
 
     def _smoothed(
         self, objective: Objective, gradient: Tensor, adv: Tensor, threat: Threat, generator: Generator

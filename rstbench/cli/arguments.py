@@ -138,7 +138,8 @@ def _settings(add: Add, verb: str, required: str = "") -> None:
 
 def _common(add: Add, *, out_required: bool = False) -> None:
     """Add the options of all verbs that compute."""
-    add("--workers", type=_positive, default=1, metavar="N", help="number of parallel worker processes")
+    workers = "processes at once: a number, or auto (default): one a core on small networks, if it pays"
+    add("--workers", default="auto", metavar="N|auto", help=workers)
     add("--out", metavar="DIR", required=out_required, help="where everything is written")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     _data_root(add)

@@ -41,6 +41,13 @@ class Bars(_Printed):
     """Show one bar a stage, with units per second, the remaining time, the figures so far, and how far the
     shards under way are."""
 
+    def note(self, line: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(line, file=self.out)  # above the bar
+
+    remark = note
+
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[_Bar]:
         from tqdm import tqdm

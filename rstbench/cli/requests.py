@@ -53,6 +53,7 @@ def threats_and_data_of(args: argparse.Namespace) -> tuple[list[Threat], DataRef
 
 def options_of(args: argparse.Namespace, name: str) -> Options:
     """Return how to run; `name` is that of the folder below `runs` where `--out` is not given."""
+    from ..evaluation.workers import pick_workers
     from ..study.run import Options
 
     return Options(
@@ -63,7 +64,7 @@ def options_of(args: argparse.Namespace, name: str) -> Options:
         root=root_of(args),
         save_adversarials=getattr(args, "save_adversarials", False),
         download=args.download,
-        workers=getattr(args, "workers", 1),
+        workers=pick_workers(args.workers),
         crafting=getattr(args, "crafting", FAST),
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from ..models.fast_copy import CopyPlan, plan_copy
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.wrapper import EvalModel
 from .judge import fx_output_held, seeded
+from .workers import torch_threads
 
 ITSELF = CopyPlan("none")  # no copy: the module
 
@@ -37,11 +37,13 @@ class CopySetting:
 class CopyPlanner:
     """Plan the copies of one run: each model is timed once, on one device, with the threads of a shard."""
 
-    def __init__(self, device: torch.device, threads: int) -> None:
-        self.device, self.threads = device, threads
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._plans: dict[str, CopyPlan] = {}
 
-    def setting(self, source: EvalModel, records: Iterable[TrialResult], images: Tensor) -> CopySetting:
+    def setting(
+        self, source: EvalModel, records: Iterable[TrialResult], images: Tensor, threads: int
+    ) -> CopySetting:
         """Return the setting that a shard of these records was crafted with, else one chosen on these images.
 
         Raises BadFile for stored plans that cannot be read, or are of other models.
@@ -50,11 +52,11 @@ class CopyPlanner:
         models = source.members or (source,)
         if stored is not None:
             return _read(stored, [model.digest for model in models], source.info.name)
-        return CopySetting({model.digest: self._plan(model, images) for model in models}, self.threads)
+        return CopySetting({model.digest: self._plan(model, images, threads) for model in models}, threads)
 
-    def _plan(self, model: EvalModel, images: Tensor) -> CopyPlan:
+    def _plan(self, model: EvalModel, images: Tensor, threads: int) -> CopyPlan:
         if model.digest not in self._plans:
-            self._plans[model.digest] = plan_of(model, images, self.device, self.threads)
+            self._plans[model.digest] = plan_of(model, images, self.device, threads)
         return self._plans[model.digest]
 
 
@@ -74,20 +76,6 @@ def plan_of(model: EvalModel, images: Tensor, device: torch.device, threads: int
             return plan_copy(model.module, images.to(device).clone())  # a model may write into its input
     except (Exception, SystemExit):
         return ITSELF
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Set torch's threads within the block; 0 leaves them as they are."""
-    if not threads:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _read(shard: ShardResult, digests: list[str], name: str) -> CopySetting:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from ..attacks import AttackSpec
 from ..data import Images
@@ -15,16 +15,18 @@ from ..evidence import run_log
 from ..evidence.shard_reports import PROGRESS_FOLDER, clear_reports, watching
 from ..evidence.store import Store
 from ..evidence.trial import CLEAN, EXACT, FAST, Trial, TrialResult
-from ..models.normalise import AS_IS, better_by_mcnemar
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
 from ..threat import Threat
 from .copies import CopyPlanner, CopySetting
-from .executors import Executor, Local, WorkerDied, share_of_threads
+from .executors import Executor, Local, WorkerDied
+from .running import RunningAccuracy
 from .shard import Answer, Shard, run
+from .workers import at_once, load_of, seconds_for, threads_for
 
 OnAnswer = Callable[[Shard, Answer], None]
 IsKept = Callable[[Trial, int], bool]
+SHORT = 3.0  # estimated seconds of tasks that come first where several run at once
 
 
 @dataclass(frozen=True)
@@ -103,22 +105,51 @@ def run_tasks(
     progress: Progress | None = None,
     on_answer: Sequence[OnAnswer] = (),
     is_kept: IsKept = lambda trial, start: True,
+    on_stored: Callable[[], None] = lambda: None,
 ) -> list[ModelFault]:
     """Run what the store does not hold yet, write each shard as it is done, and return what failed.
 
     A model that fails on clean images is attacked no more. Each of `on_answer` is called with every answer
-    before it is stored; a shard of which `is_kept` is false is run again.
+    before it is stored, `on_stored` after; a shard of which `is_kept` is false is run again.
     """
     clear_reports(store.root)
-    executor = setting.executor
-    planner = CopyPlanner(setting.device, share_of_threads(executor.width))
-    evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept, planner)
+    executor, planner = setting.executor, CopyPlanner(setting.device)
+    evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept, planner, on_stored)
     # Clean images take no time, and tell which models are attacked no more.
-    for task in (task for task in tasks if task.attack is None or executor.width == 1):
-        evaluation.run([task], task.name, executor if task.attack else Local())
-    parallel = [task for task in tasks if task.attack is not None and executor.width > 1]
-    evaluation.run(parallel, f"{len(parallel)} attacks, {executor.width} at a time", executor)
+    for task in (task for task in tasks if task.attack is None):
+        evaluation.run([task], task.name, Local())
+    attacks = [task for task in tasks if task.attack is not None]
+    for threads, group in _by_threads(attacks, setting).items():
+        seconds = [evaluation.estimate(task) for task in group]
+        width = at_once(executor, threads, sum(seconds))
+        if width == 1:
+            for task in group:
+                evaluation.run([task], task.name, executor if executor.width == 1 else Local())
+            continue
+        # Short ones first, for there is something to look at then; the longest after them, so that no worker
+        # waits long for the last.
+        keys = [-each if each > SHORT else -math.inf for each in seconds]
+        group = [group[index] for index in sorted(range(len(group)), key=keys.__getitem__)]
+        evaluation.run(group, f"{len(group)} attacks, {width} at a time", executor, width)
     return evaluation.faults
+
+
+def _by_threads(tasks: Sequence[AttackTask], setting: EvalSetting) -> dict[int, list[AttackTask]]:
+    """Return the tasks by the threads that each has, in their order."""
+    found: dict[int, list[AttackTask]] = {}
+    for task in tasks:
+        found.setdefault(_threads(task, setting), []).append(task)
+    return found
+
+
+def _threads(task: AttackTask, setting: EvalSetting) -> int:
+    """Return the threads of torch for a task, 0 for what the process has."""
+    return 0 if setting.device.type == "cuda" else threads_for(_load(task, setting))
+
+
+def _load(task: AttackTask, setting: EvalSetting) -> float:
+    _, height, width = setting.data.shape
+    return load_of([task.source.module], height * width)
 
 
 @dataclass
@@ -131,11 +162,17 @@ class _Evaluation:
     on_answer: Sequence[OnAnswer]
     is_kept: IsKept
     planner: CopyPlanner
+    on_stored: Callable[[], None]
     faults: list[ModelFault] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
 
-    def run(self, tasks: Sequence[AttackTask], title: str, executor: Executor) -> None:
-        """Run the missing shards of all tasks as one stage, as many at a time as the executor takes."""
+    def estimate(self, task: AttackTask) -> float:
+        """Return about how many seconds what is missing of a task takes."""
+        missing = sum(gap.length for gap in gaps(task, self.setting, self.store, self.is_kept))
+        return seconds_for(task.attack.family if task.attack else "", missing, _load(task, self.setting))
+
+    def run(self, tasks: Sequence[AttackTask], title: str, executor: Executor, width: int = 1) -> None:
+        """Run the missing shards of all tasks as one stage, `width` at a time."""
         setting, failed, failed_trials = self.setting, set[int](), set[str]()
         open_tasks = [
             replace(task, targets=tuple(t for t in task.targets if t.digest not in self.broken))
@@ -163,11 +200,11 @@ class _Evaluation:
                     task_of[id(shard)] = index
                     yield shard
 
-        accuracies = [_RunningAccuracy(task) for task in open_tasks]
+        accuracies = [RunningAccuracy(task.source, clean=task.attack is None) for task in open_tasks]
         total = len(open_tasks) * len(setting.data)
         with self.progress.stage(title, total, "image") as stage, watching(self.store.root, stage):
             stage.advance(total - sum(gap.length for _, gap in open_gaps))
-            for shard, answer in executor.map(run, shards()):
+            for shard, answer in executor.map(run, shards(), at_once=width):
                 index = task_of.pop(id(shard))
                 if isinstance(answer, WorkerDied):
                     answer = WorkerDied(f"{shard.name}: {answer}")
@@ -181,6 +218,7 @@ class _Evaluation:
                         self._fail(fault, open_tasks[index])
                     failed_trials.add(key)
                 self._write(shard, answer, open_tasks[index])
+                self.on_stored()
                 stage.advance(len(shard.images), **accuracies[index].add(shard, answer))
         for task, accuracy in zip(open_tasks, accuracies, strict=True):
             if warning := accuracy.normalisation_warning():
@@ -190,7 +228,7 @@ class _Evaluation:
         """Return how the source of a fast task is copied: as in the shards that are stored."""
         stored = (self.store.read(trial.key) for trial in task.trials(self.setting.data, self.setting.batch))
         images, _ = self.setting.data.at(slice(gap.start, gap.start + gap.length))
-        return self.planner.setting(task.source, filter(None, stored), images)
+        return self.planner.setting(task.source, filter(None, stored), images, _threads(task, self.setting))
 
     def _fail(self, fault: ModelFault, task: AttackTask) -> None:
         if task.attack is None:
@@ -208,42 +246,6 @@ class _Evaluation:
             involved = {trial.source: infos[trial.source], trial.target: infos[trial.target]}
             if not _holds(self.store.read(trial.key), result.start, len(result.bits)):
                 self.store.add(trial, result, involved, self.setting.data.name)
-
-
-class _RunningAccuracy:
-    """The accuracy of a task so far, and under other normalisations of clean images."""
-
-    def __init__(self, task: AttackTask) -> None:
-        info = task.source.info
-        self.label = "clean" if task.attack is None else "robust"
-        self.weights = dict(zip(info.members, info.weights, strict=True)) or {task.source.digest: 1.0}
-        self.correct = self.images = 0.0
-        self.right_under: list[Mapping[str, Tensor]] = []
-
-    def add(self, shard: Shard, answer: Answer) -> dict[str, float]:
-        for trial in shard.trials:
-            if trial.key in answer.results:
-                bits = answer.results[trial.key].bits
-                self.correct += self.weights.get(trial.target, 0) * bits.count("1")
-        self.images += len(shard.images)
-        self.right_under += [answer.right_under] if answer.right_under else []
-        return {self.label: self.correct / self.images}
-
-    def normalisation_warning(self) -> str:
-        """Return what to say of another normalisation that suits the model better; '' where none does."""
-        if not self.right_under:
-            return ""
-        known = set.intersection(*(set(under) for under in self.right_under))
-        joined = {name: torch.cat([under[name] for under in self.right_under]) for name in sorted(known)}
-        name = better_by_mcnemar(joined)
-        if not name:
-            return ""
-        own, other = (f"{100 * float(joined[key].float().mean()):.1f} %" for key in (AS_IS, name))
-        how = "without normalisation" if name == "none" else f"with [normalize={name}]"
-        return (
-            f"right on {own} of {len(joined[AS_IS])} clean images as it stands, on {other} {how}; "
-            f"was it trained on other pixels?"
-        )
 
 
 @dataclass(frozen=True)
@@ -280,6 +282,7 @@ def _shard(task: AttackTask, setting: EvalSetting, gap: Gap, copies: CopySetting
         setting.data.take(torch.arange(gap.start, gap.start + gap.length)),
         gap.start,
         setting.device,
+        _threads(task, setting),
         copies,
     )
 

@@ -1,26 +1,25 @@
-"""Run tasks in this process or in several; `executor_for` alone chooses where.
+"""Run tasks in this process or in several; `workers.executor_for` alone chooses where.
 
-An executor for a cluster is another class with `width` and `map`, returned by `executor_for`.
+An executor for a cluster is another class of the protocol `Executor`, returned by `workers.executor_for`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for_end
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from ..errors import ModelFault
+from .parcels import Parcels, unpack
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -33,12 +32,30 @@ class WorkerDied(ModelFault):
 
 
 class Executor(Protocol):
-    """Run a function over tasks, `width` at a time."""
+    """Run a function over tasks, `width` at a time at most.
+
+    worth: estimated seconds of work from which it is worth more than this process alone. As a context it
+    keeps what it has started from one `map` to the next.
+    """
 
     @property
     def width(self) -> int: ...
 
-    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]) -> Answers[Task, Answer]:
+    @property
+    def worth(self) -> float: ...
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(self, *raised: object) -> None: ...
+
+    def map(
+        self,
+        function: Callable[[Task], Answer],
+        tasks: Iterable[Task | None],
+        *,
+        at_once: int = 0,
+        retry: bool = True,
+    ) -> Answers[Task, Answer]:
         """Yield each task with its answer, or with the fault it raised, in the order in which they finish.
 
         Tasks are taken as they are needed; a None among them says that the next one waits for the answer to
@@ -46,6 +63,9 @@ class Executor(Protocol):
         `portable` is false runs in this process. A worker that dies is `WorkerDied`, yielded with its task,
         or raised without `retry`. Making networks writes `job.path` and reads the data folder, so workers
         share a file system with this process.
+
+        at_once: how many run at a time, by default `width`; retry: whether a task whose process was killed is
+        run once more, alone, so that its fault is no other's.
         """
 
 
@@ -54,8 +74,22 @@ class Local:
     """Run one task after another, in this process."""
 
     width: int = 1
+    worth: float = 0.0
 
-    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]) -> Answers[Task, Answer]:
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def map(
+        self,
+        function: Callable[[Task], Answer],
+        tasks: Iterable[Task | None],
+        *,
+        at_once: int = 0,
+        retry: bool = True,
+    ) -> Answers[Task, Answer]:
         for task in tasks:
             if task is None:
                 continue
@@ -65,137 +99,148 @@ class Local:
                 yield task, fault
 
 
-@dataclass(frozen=True)
+@dataclass
 class Processes:
-    """Run several tasks at a time on this machine, each in a process with its share of the threads.
+    """Run several tasks at a time on this machine, each in a process.
 
-    What cannot be sent to a process, such as a model of a user's code, is run in this one: a task says so
-    itself, by an attribute `portable`. retry: a task whose process was killed is run once more, alone, so
-    that its fault is no other's; without it WorkerDied is raised.
+    Models are sent to a process once (see `Parcels`). What cannot be sent, such as a model of a user's code
+    that no reference names, is run in this one: a task says so itself, by an attribute `portable`.
     """
 
     width: int
-    retry: bool = True
+    worth: float = 0.0
+    _pool: ProcessPoolExecutor | None = field(default=None, init=False, repr=False, compare=False)
+    _parcels: Parcels | None = field(default=None, init=False, repr=False, compare=False)
+    _kept: bool = field(default=False, init=False, repr=False, compare=False)
 
-    def map(self, function: Callable[[Task], Answer], tasks: Iterable[Task | None]) -> Answers[Task, Answer]:
+    def __enter__(self) -> Processes:
+        self._kept = True
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._kept = False
+        self._close()
+
+    def map(
+        self,
+        function: Callable[[Task], Answer],
+        tasks: Iterable[Task | None],
+        *,
+        at_once: int = 0,
+        retry: bool = True,
+    ) -> Answers[Task, Answer]:
         remaining = iter(tasks)
         while True:
             submitted: list[Task] = []
             try:
-                with _process_pool(self.width) as pool:
-                    yield from _map_in_pool(pool, self.width, function, remaining, submitted)
-                return
-            except WorkerDied as died:
-                if not self.retry:
-                    raise
-                if self.width == 1:
-                    yield from ((task, died) for task in submitted)
+                # One waits, so that no process does while the next task is made ready.
+                most = (at_once or self.width) + (at_once in (0, self.width))
+                yield from self._map(function, remaining, submitted, most)
+                break
+            except BrokenProcessPool:
+                self._close()
+                died = WorkerDied(
+                    "a worker process was killed, perhaps for want of memory; the same command goes on where "
+                    "it stopped, with fewer --workers if need be"
+                )
+                if not retry:
+                    raise died from None
+                if self.width == len(submitted) == 1:
+                    yield submitted[0], died
                 else:
                     for task in submitted:
                         yield from Processes(1).map(function, [task])
+            except BaseException:
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                self._close()
+                raise
+        if not self._kept:
+            self._close()
 
+    def _map(
+        self,
+        function: Callable[[Task], Answer],
+        tasks: Iterator[Task | None],
+        submitted: list[Task],
+        most: int,
+    ) -> Answers[Task, Answer]:
+        """Yield each task with its answer while the pool lives; `submitted`: the tasks without an answer."""
+        running = dict[Future[Any], Task]()
+        while True:
+            for task in tasks:
+                if task is None:
+                    break
+                payload = self._pickled(task)
+                if payload is None:
+                    yield from Local().map(function, [task])
+                    continue
+                submitted.append(task)
+                running[self._opened().submit(_run_pickled, function, payload)] = task
+                if len(running) >= most:
+                    break
+            if not running:
+                return
+            # An interrupt that another thread received is seen only when this one wakes.
+            while not (done := wait(running, WAKE_SECONDS, return_when=FIRST_COMPLETED).done):
+                pass
+            for future in done:
+                task = running[future]
+                try:
+                    answer = future.result()
+                except ModelFault as fault:
+                    answer = fault
+                del running[future]
+                submitted[:] = [other for other in submitted if other is not task]
+                if isinstance(answer, _Unreadable):
+                    yield from Local().map(function, [task])
+                else:
+                    yield task, answer
 
-def executor_for(workers: int, *, retry: bool = True) -> Executor:
-    """Return what runs `workers` tasks at a time; see `Processes` for `retry`."""
-    return Processes(workers, retry) if workers > 1 else Local()
+    def _opened(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.width, spawn, _initialize, ())
+        return self._pool
 
+    def _close(self) -> None:
+        """End the processes; work that still runs is waited for."""
+        pool, parcels = self._pool, self._parcels
+        self._pool = self._parcels = None
+        if pool:
+            pool.shutdown(wait=True, cancel_futures=True)
+        if parcels:
+            parcels.close()
 
-def share_of_threads(width: int) -> int:
-    """Return the threads that each of `width` tasks at a time has."""
-    return max(1, torch.get_num_threads() // width)
-
-
-def _map_in_pool(
-    pool: ProcessPoolExecutor,
-    width: int,
-    function: Callable[[Task], Answer],
-    tasks: Iterator[Task | None],
-    submitted: list[Task],
-) -> Answers[Task, Answer]:
-    """Yield each task with its answer while the pool lives; `submitted` holds the tasks without an answer."""
-    running = dict[Future[Any], Task]()
-    while True:
-        for task in tasks:
-            if task is None:
-                break
-            payload = _pickled(task)
-            if payload is None:
-                yield from Local().map(function, [task])
-                continue
-            submitted.append(task)
-            running[pool.submit(_run_pickled, function, payload)] = task
-            if len(running) >= width:
-                break
-        if not running:
-            return
-        # An interrupt that another thread received is seen only when this one wakes.
-        while not (done := wait(running, WAKE_SECONDS, return_when=FIRST_COMPLETED).done):
-            pass
-        for future in done:
-            task = running[future]
-            try:
-                answer = future.result()
-            except ModelFault as fault:
-                answer = fault
-            del running[future]
-            submitted[:] = [other for other in submitted if other is not task]
-            if isinstance(answer, _Unreadable):
-                yield from Local().map(function, [task])
-            else:
-                yield task, answer
-
-
-@contextmanager
-def _process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Open a pool whose processes share this one's threads evenly, ignore interrupts and end with it.
-
-    When the block fails, running work is given up.
-    """
-    threads = share_of_threads(workers)
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, spawn, _initialize, (threads,))
-    try:
-        yield pool
-    except BrokenProcessPool:
-        raise WorkerDied(
-            "a worker process was killed, perhaps for want of memory; the same command goes on where it "
-            "stopped, with fewer --workers if need be"
-        ) from None
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    def _pickled(self, task: object) -> bytes | None:
+        """Return a task to be sent, None where it must stay here."""
+        if not getattr(task, "portable", True):
+            return None
+        self._parcels = self._parcels or Parcels()
+        try:
+            return self._parcels.pack(task)
+        except (Exception, SystemExit):  # of whatever a user's class does when it is pickled
+            return None
 
 
 class _Unreadable:
     """The answer of a process that cannot unpickle its task."""
 
 
-def _pickled(task: object) -> bytes | None:
-    if not getattr(task, "portable", True):
-        return None
-    try:
-        return pickle.dumps(task)
-    except (Exception, SystemExit):  # of whatever a user's class does when it is pickled
-        return None
-
-
 def _run_pickled(function: Callable[[Any], Any], payload: bytes) -> Any:
     try:
-        task = pickle.loads(payload)
+        task = unpack(payload)
     except (Exception, SystemExit):
         return _Unreadable()
     return function(task)
 
 
-def _initialize(threads: int) -> None:
+def _initialize() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is handled by the parent
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 def _exit_with(sentinel: int) -> None:

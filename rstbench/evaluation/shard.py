@@ -20,13 +20,13 @@ from ..data import Images
 from ..errors import ModelFault, typed_line
 from ..evidence.shard_reports import reporting
 from ..evidence.trial import ShardResult, Trial, crafting_seed
-from ..models.contents import uses_only_libraries
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.wrapper import EvalModel
 from ..threat import Threat
-from .copies import CopySetting, torch_threads
+from .copies import CopySetting
 from .counting import PassCounter
 from .judge import Verdict, fx_output_held, judge, seeded, why_no_gradient
+from .workers import torch_threads
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Shard:
     """Images [start, start + len(images)), crafted once against `source`, judged by every target.
 
     trials: one a target, in the same order; they differ in the target alone. attack and threat: None for the
-    clean images. copies: how the source is copied for fast crafting, None for exact; progress_folder: where
-    the shard tells how far it is.
+    clean images. threads: those of torch, 0 for what the process has; copies: how the source is copied for
+    fast crafting, None for exact; progress_folder: where the shard tells how far it is.
     """
 
     source: EvalModel
@@ -46,17 +46,13 @@ class Shard:
     images: Images
     start: int
     device: torch.device
+    threads: int = 0
     copies: CopySetting | None = None
     progress_folder: Path | None = None
 
     @property
     def name(self) -> str:
         return f"{self.source.info.name}, {self.trials[0].attack}"
-
-    @property
-    def portable(self) -> bool:
-        """Return whether another process would run the same models; a user's code may depend on this one."""
-        return all(uses_only_libraries(model.module) for model in (self.source, *self.targets))
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ def run(shard: Shard) -> Answer:
     or the only target fails: where it raises, has the wrong shape of output, or gives non-finite logits on
     clean images; OutsideBall where an attack leaves the threat model.
     """
-    with torch_threads(shard.copies.threads if shard.copies else 0):
+    with torch_threads(shard.copies.threads if shard.copies else shard.threads):
         return _run(shard)
 
 

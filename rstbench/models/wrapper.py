@@ -29,6 +29,14 @@ from .identity import module_digest, switch_digest
 from .normalise import normalised
 
 
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What loads a model again: its reference, and none of the images it was loaded for, for their shape."""
+
+    reference: str
+    images: Images | None = None
+
+
 @dataclass(frozen=True)
 class EvalModel:
     """A model under evaluation.
@@ -37,7 +45,7 @@ class EvalModel:
     resumable: whether all that defines it could be read; artifact: the ticket or checkpoint behind it, where
     that is known; members: the members of a switch; unfitted: whether its probabilities are still to be
     fitted to held-out images (equal ones until then); fault: why it cannot be evaluated, '' where it can;
-    notes: what was assumed about it, for a person to read.
+    notes: what was assumed about it, for a person to read; origin: what loads it again, where that is known.
     """
 
     module: nn.Module
@@ -49,6 +57,7 @@ class EvalModel:
     unfitted: bool = False
     fault: str = ""
     notes: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     @property
     def recipe(self) -> Recipe | None:
@@ -144,7 +153,8 @@ def load_reference(
         problem = f": {error}" if refused and reference.options else f" cannot be made: {error!r}"
         raise BadRequest(f"{text!r}{problem}") from error
     model = loaded if isinstance(loaded, EvalModel) else wrap(loaded, ModelInfo(text, "external"))
-    return _with_normalisation(model, normalisation, images) if normalisation else model
+    model = _with_normalisation(model, normalisation, images) if normalisation else model
+    return replace(model, origin=Origin(text, images.without_images() if images else None))
 
 
 def _data_options(source: Callable[..., Any], images: Images | None, download: bool) -> dict[str, Any]:

@@ -65,6 +65,14 @@ def leaderboard(evidence: Evidence) -> pd.DataFrame:
     return frame.astype({name: "Int64" for name, kind in KINDS.items() if kind == "integer"})
 
 
+def row_text(row: pd.Series, attacks: list[str]) -> str:
+    """Return a row of the leaderboard as one line, `rst-0.2 at Linf:0.1: clean 99.0 %, …, worst 82.0 %`."""
+    figures = [name for name in ("clean", *attacks, WORST) if pd.notna(row[name])]
+    return f"{row['model']} at {row['threat']}: " + ", ".join(
+        f"{name} {100 * row[name]:.1f} %" for name in figures
+    )
+
+
 def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
     info, n, answers = evidence.info(row.model), evidence.manifest.images, per_image_answers(evidence, row)
     if answers is None:

@@ -35,6 +35,11 @@ class Evidence:
         places = {record.trial.key: store.places(record.trial.key) for record in records.values()}
         return cls(manifest, records, places)
 
+    @property
+    def unanswered(self) -> int:
+        """Return how many of the questions have no complete answer: of a run that goes on, or of a fault."""
+        return len({*self.manifest.keys} - {record.trial.key for record in self.records.values()})
+
     def info(self, digest: str) -> ModelInfo:
         return self.manifest.models[digest]
 

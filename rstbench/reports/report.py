@@ -9,16 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import BadFile, BadRequest
-from ..evidence.examples import Examples
 from ..evidence.manifest import MANIFEST_FILE
-from ..files import write_whole
-from .figures.points import points
-from .leaderboard import attacks_of, lines_of
+from .figure_files import write_figures
+from .leaderboard import attacks_of
 from .lookup import Evidence
-from .page.inline import Picture, inline
 
-FOLDER = "figures"
-WRITTEN = ".written"  # names of the figures there that are this tool's
 Report = tuple[Evidence, Mapping[str, pd.DataFrame], Path]
 
 
@@ -29,7 +24,7 @@ def write_report(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder:
     """
     notes, pictures = [], []
     try:
-        pictures = _draw(evidence, frames, folder)
+        pictures = write_figures(evidence, frames, folder)
     except ImportError as error:
         notes.append(f"no figures for {folder}: matplotlib cannot be loaded ({error})")
     try:
@@ -39,31 +34,6 @@ def write_report(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder:
     except ImportError as error:
         notes.append(f"no page for {folder}: jinja2 cannot be loaded ({error})")
     return notes
-
-
-def _draw(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Picture]:
-    """Write the figures, and delete those of an earlier request."""
-    from .figures.all import draw_all
-    from .figures.style import styled
-
-    attacks, root = attacks_of(evidence), folder / FOLDER
-    averaged = points(lines_of(evidence), attacks)
-    pictures, written = list[Picture](), set[str]()
-    with styled():
-        for drawing in draw_all(evidence, frames, averaged, attacks, Examples.read(folder)):
-            svg = drawing.svg()
-            for kind, content in (("svg", svg), ("png", drawing.png())):
-                write_whole(root / f"{drawing.name}.{kind}", content)
-                written.add(f"{drawing.name}.{kind}")
-            file = f"{FOLDER}/{drawing.name}.svg"
-            pictures.append(Picture(drawing.title, drawing.alt, inline(svg, f"f{len(pictures)}"), file))
-    list_file = root / WRITTEN
-    before = list_file.read_text(encoding="utf-8").splitlines() if list_file.exists() else []
-    for name in {Path(line).name for line in before} - {"", *written}:
-        (root / name).unlink(missing_ok=True)
-    if written or before:
-        write_whole(list_file, "".join(f"{name}\n" for name in sorted(written)).encode())
-    return pictures
 
 
 def write_index(reports: Sequence[Report]) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data import Images, load, training_images
 from ..errors import BadRequest
+from ..evaluation.workers import load_of, seconds_for, threads_for
 from ..evidence.costs import COSTS_FILE
 from ..files import write_whole
 from ..models.identity import module_digest
@@ -48,6 +49,7 @@ class Builder:
     progress: Progress
     _loaded: dict[str, tuple[Images, Images | None]] = field(default_factory=dict)
     _reported: set[tuple[str, int]] = field(default_factory=set)
+    _loads: dict[str, float] = field(default_factory=dict)  # of the jobs that were checked, by name
 
     def images(self, data: str) -> tuple[Images, Images | None]:
         """Return training images and the source's own validation split, read once. Raises BadRequest."""
@@ -89,7 +91,9 @@ class Builder:
                 )
         Threat.parse(recipe.threat)
         parse_adversary(recipe.adversary)
-        shapes = {name: w.shape for name, w in prunable(build(spec_for(recipe, images))).items()}
+        net = build(spec_for(recipe, images))
+        shapes = {name: w.shape for name, w in prunable(net).items()}
+        self._loads[job.name] = load_of([net], images.shape[1] * images.shape[2])
         if job.remaining:
             method = parse_method(recipe.method)
             allocate(shapes, parse_remaining(job.remaining), recipe)
@@ -98,6 +102,15 @@ class Builder:
         count = len(self.train_split(recipe).train)
         if count < max(2, recipe.batch // 2):
             raise BadRequest(f"{count} training images are too few for batches of {recipe.batch}")
+
+    def threads(self, job: Job) -> int:
+        """Return the threads of torch for a checked job beside others, 0 for what the process has."""
+        return 0 if self.device.type == "cuda" else threads_for(self._loads[job.name])
+
+    def estimate(self, job: Job) -> float:
+        """Return about how many seconds a checked job takes."""
+        images = job.recipe.epochs * len(self.images(job.recipe.data)[0])
+        return seconds_for("training", images, self._loads[job.name])
 
     def make(self, job: Job) -> Network:
         """Make the network of a job and write its file; where the file exists, load it.

@@ -9,6 +9,7 @@ from typing import Any
 from ..data import download
 from ..errors import BadRequest, ModelFault
 from ..evaluation.evaluate import pick_device
+from ..evaluation.workers import executor_for
 from ..evidence import run_log
 from ..evidence.store import Store
 from ..progress import Progress
@@ -88,9 +89,9 @@ def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Made:
     for job in jobs:
         builder.check(job)
     builder.report_images()
-    with Store(out).lock():
+    with Store(out).lock(), executor_for(options.workers, builder.device) as executor:
         run_log.begin(out, [job.path for job in jobs])
-        built = make_all(jobs, builder, options.workers, lambda fault: run_log.add(out, "fault", fault))
+        built = make_all(jobs, builder, executor, lambda fault: run_log.add(out, "fault", fault))
         networks = [(job.name, built.made[job.path]) for job in jobs if job.path in built.made]
         # The folder may hold what earlier commands made; their histories stay.
         networks += _other_networks(out, {job.path for job in jobs})

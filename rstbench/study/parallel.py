@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from ..errors import ModelFault
-from ..evaluation.executors import Executor, Local, executor_for
+from ..evaluation.executors import Executor
+from ..evaluation.workers import at_once, torch_threads
 from ..progress import Silent
 from .build import Builder, Network
 from .jobs import Job
@@ -30,25 +31,41 @@ class BuildResult:
 
 
 def make_all(
-    jobs: Sequence[Job], builder: Builder, workers: int, on_fault: Callable[[str], None]
+    jobs: Sequence[Job], builder: Builder, executor: Executor, on_fault: Callable[[str], None]
 ) -> BuildResult:
-    """Make the jobs, which come in an order in which each finds what it needs, `workers` at a time.
+    """Make the jobs, which come in an order in which each finds what it needs, several at a time.
 
-    Each worker has its share of the threads. Raises BadRequest; what fails while learning is in the
+    Threads follow from the network: what one of several jobs makes does not depend on how many are made at
+    once; a single job has those of the process. Raises BadRequest; what fails while learning is in the
     result, with everything that would begin from it.
     """
     result = BuildResult(on_fault)
-    missing = [job for job in jobs if not job.path.exists()]
-    executor = executor_for(workers, retry=False)
-    if missing and not isinstance(executor, Local):  # in this process each network shows its own progress
-        _make_in_parallel(missing, builder, executor, result)
-    for job in jobs:
+    makings = [_Making(job, builder.threads(job) if len(jobs) > 1 else 0) for job in jobs]
+    missing = [making for making in makings if not making.job.path.exists()]
+    width = at_once(
+        executor,
+        max((making.threads for making in missing), default=1),
+        sum(builder.estimate(making.job) for making in missing),
+    )
+    if width > 1 and len(missing) > 1:  # in this process each network shows its own progress
+        _make_in_parallel(missing, builder, executor, width, result)
+    for making in makings:
+        job = making.job
         if job.path not in result.faults and not _blocked(job, result):
             try:
-                result.made[job.path] = builder.make(job)
+                with torch_threads(making.threads):
+                    result.made[job.path] = builder.make(job)
             except ModelFault as fault:
                 result.fail(job, fault)
     return result
+
+
+@dataclass(frozen=True)
+class _Making:
+    """A job with the threads it has, 0 for those of the process."""
+
+    job: Job
+    threads: int
 
 
 def _blocked(job: Job, result: BuildResult) -> bool:
@@ -59,29 +76,31 @@ def _blocked(job: Job, result: BuildResult) -> bool:
     return False
 
 
-def _make_in_parallel(jobs: Sequence[Job], builder: Builder, executor: Executor, result: BuildResult) -> None:
+def _make_in_parallel(
+    makings: Sequence[_Making], builder: Builder, executor: Executor, width: int, result: BuildResult
+) -> None:
     """Write the files of the jobs; only faults enter the result."""
-    waiting, pending = list(jobs), {job.path for job in jobs}
+    waiting, pending = list(makings), {making.job.path for making in makings}
 
-    def ready() -> Iterator[Job | None]:
+    def ready() -> Iterator[_Making | None]:
         while waiting:
-            job = next((job for job in waiting if job.needs not in pending), None)
-            if job is None:
+            making = next((making for making in waiting if making.job.needs not in pending), None)
+            if making is None:
                 yield None
                 continue
-            waiting.remove(job)
-            if _blocked(job, result):
-                pending.remove(job.path)
+            waiting.remove(making)
+            if _blocked(making.job, result):
+                pending.remove(making.job.path)
             else:
-                yield job
+                yield making
 
     make = partial(_make_in_worker, builder.root, builder.device)
-    title = f"make {len(jobs)} networks, {executor.width} at a time"
-    with builder.progress.stage(title, len(jobs), "network") as stage:
-        for job, accuracy in executor.map(make, ready()):
-            pending.remove(job.path)
+    title = f"make {len(makings)} networks, {width} at a time"
+    with builder.progress.stage(title, len(makings), "network") as stage:
+        for making, accuracy in executor.map(make, ready(), at_once=width, retry=False):
+            pending.remove(making.job.path)
             if isinstance(accuracy, ModelFault):
-                result.fail(job, accuracy)
+                result.fail(making.job, accuracy)
                 stage.advance(1)
             else:
                 clean, robust = accuracy
@@ -94,7 +113,8 @@ def _worker_builder(root: Path, device: torch.device) -> Builder:
     return Builder(root, device, Silent())
 
 
-def _make_in_worker(root: Path, device: torch.device, job: Job) -> tuple[float, float]:
+def _make_in_worker(root: Path, device: torch.device, making: _Making) -> tuple[float, float]:
     """Make one job and return its (clean, robust) accuracy on held-out images."""
-    kept = _worker_builder(root, device).make(job).facts["kept_epoch"]
+    with torch_threads(making.threads):
+        kept = _worker_builder(root, device).make(making.job).facts["kept_epoch"]
     return float(kept["clean"]), float(kept["robust"])

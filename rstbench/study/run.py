@@ -16,7 +16,8 @@ from ..evaluation.adversarials import AdversarialWriter, ExampleWriter
 from ..evaluation.batch import pick_batch, whole_shards
 from ..evaluation.crafting import pick_crafting, settle
 from ..evaluation.evaluate import EvalSetting, pick_device, run_tasks
-from ..evaluation.executors import executor_for
+from ..evaluation.executors import Executor
+from ..evaluation.workers import executor_for
 from ..evidence import run_log
 from ..evidence.examples import Examples
 from ..evidence.store import Store
@@ -30,6 +31,7 @@ from ..reports.tables import write
 from ..threat import Threat
 from .build import Builder, write_history
 from .jobs import Job, jobs_of
+from .live import LiveTables
 from .parallel import make_all
 from .participants import Participants, gather_participants, load_models
 from .plan import Study, StudyAttack, StudyModel
@@ -48,7 +50,7 @@ class Options:
     root: Path = Path(".")
     save_adversarials: bool = False
     download: bool = False
-    workers: int = 1  # networks made, and shards attacked, at once
+    workers: int = 1  # networks made, and shards attacked, at once; `workers.AUTO`: as it pays
     report: bool = True  # figures and a page beside the tables
     crafting: str = FAST  # or exact
 
@@ -82,11 +84,11 @@ def run_study(
         _check(job, setting, builder)
     builder.report_images(setting.data.first(images))
     store = Store(options.out)
-    with store.lock():
+    with store.lock(), setting.executor as executor:
         refuse_other_kind(options.out, rows=True)
         Examples.read(options.out)  # a damaged file is found before any work
         store.pack()
-        by_seed = _make_participants(study, jobs, given, builder, options)
+        by_seed = _make_participants(study, jobs, given, builder, options, executor)
         adversarials = AdversarialWriter(options.out) if options.save_adversarials else None
         is_kept = adversarials.is_kept if adversarials else lambda trial, start: True
         tasks = [task for participants in by_seed for task in tasks_of(study, participants)]
@@ -106,6 +108,7 @@ def run_study(
             progress,
             on_answer=[writer.on_answer for writer in (adversarials, examples) if writer],
             is_kept=is_kept,
+            on_stored=LiveTables(options.out, progress, options.report).update,
         )
         if faults:
             manifest = replace(manifest, failures=tuple(str(fault) for fault in faults))
@@ -123,11 +126,12 @@ def _make_participants(
     given: Sequence[EvalModel],
     builder: Builder,
     options: Options,
+    executor: Executor,
 ) -> list[Participants]:
     """Make the networks of all seeds, and return the models under each."""
     out, all_jobs = options.out, [job for of_seed in jobs.values() for job in of_seed]
     run_log.begin(out, [job.path for job in all_jobs])
-    built = make_all(all_jobs, builder, options.workers, lambda fault: run_log.add(out, "fault", fault))
+    built = make_all(all_jobs, builder, executor, lambda fault: run_log.add(out, "fault", fault))
     if built.made:
         labelled = [(job.label, built.made[job.path]) for job in all_jobs if job.path in built.made]
         write_history(out / "tickets", labelled)
@@ -162,7 +166,7 @@ def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int
         raise BadRequest(f"{data.name} has {len(data)} images, {wanted} are asked for")
     batch = pick_batch(options.batch, device.type)
     complete = whole_shards(options.limit or wanted, batch, len(data))
-    executor, crafting = executor_for(options.workers), pick_crafting(options.crafting)
+    executor, crafting = executor_for(options.workers, device), pick_crafting(options.crafting)
     setting = EvalSetting(data.first(complete), batch, device, executor, crafting)
     return setting, complete if options.limit else wanted
 

@@ -54,7 +54,7 @@ def run_transfer(
         for model in distinct
     ]
     store = Store(options.out)
-    with store.lock():
+    with store.lock(), setting.executor:
         refuse_other_kind(options.out, rows=False)
         store.pack()  # a damaged one is found before any work
         tasks = settle(tasks, setting, store)

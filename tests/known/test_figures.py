@@ -150,6 +150,22 @@ def test_figures_of_an_earlier_request_go_and_those_of_others_stay(hand_run, tmp
     assert {name for name in found if not name.startswith("transfer")} == kept
 
 
+def test_figures_are_drawn_again_where_something_has_changed(hand_run, tmp_path, monkeypatch):
+    found = drawn(hand_run, tmp_path)
+    page = (tmp_path / "index.html").read_bytes()
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("figures/*")}
+    assert drawn(hand_run, tmp_path) == found
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("figures/*")} == times
+    assert (tmp_path / "index.html").read_bytes() == page
+    victim = next(tmp_path.glob("figures/*.svg"))
+    for damage in (victim.unlink, lambda: victim.write_text("<svg/>"), (tmp_path / "figures/.written").unlink,
+                   lambda: (tmp_path / "figures/.written").write_text('{"figures": [1]}')):  # fmt: skip
+        damage()
+        assert drawn(hand_run, tmp_path) == found
+        assert (tmp_path / "index.html").read_bytes() == page
+    assert drawn(hand_run, tmp_path, names={"rst-0.1": "other"}) != found
+
+
 @pytest.mark.parametrize("name", ["$x$ and \\frac{", "網路", "a\x00b\n", "x" * 300, "_hidden", " "])
 def test_strange_names_are_drawn(hand_run, tmp_path, name):
     found = drawn(hand_run, tmp_path, names={"rst-0.1": name, "dense": name + "2"})

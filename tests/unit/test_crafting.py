@@ -159,9 +159,9 @@ def test_a_copy_that_is_not_known_is_refused(small_entries, tmp_path):
 
 def test_each_model_is_planned_once_a_run(small_entries):
     images, _ = load("digits:test:4").at(slice(None))
-    planner, (one, other) = CopyPlanner(CPU, 1), small_entries
-    alone = planner.setting(one, [], images)
-    both = planner.setting(wrap_switch([one, other], "both"), [], images)
+    planner, (one, other) = CopyPlanner(CPU), small_entries
+    alone = planner.setting(one, [], images, 1)
+    both = planner.setting(wrap_switch([one, other], "both"), [], images, 1)
     assert both.plans.keys() == {one.digest, other.digest}
     assert both.plans[one.digest] is alone.plans[one.digest]
     assert (alone.threads, both.threads) == (1, 1)

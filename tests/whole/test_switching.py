@@ -38,7 +38,7 @@ def test_the_best_weights_are_fitted_to_held_out_images_once(switch, tmp_path, c
     assert sum(fit["weights"]) == pytest.approx(1)
     tried = [weights for weights, _ in fit["tried"]]
     assert tried[:3] == [[0.5, 0.5], [1, 0], [0, 1]]
-    assert len(tried) == 13
+    assert 3 <= len(tried) == len(set(map(tuple, tried))) <= 13
     assert [fit["weights"], fit["error"]] == min(fit["tried"], key=lambda pair: pair[1])
     frame = pd.read_csv(tmp_path / "runs" / "adhoc" / "leaderboard.csv")
     assert set(frame["kind"]) == {"switch"}

@@ -45,6 +45,8 @@ def write_page(
         run=run_text(run.get("device"), run.get("threads"), run.get("versions", {})),
         batch=run.get("batch", ""),
         failures=manifest.failures,
+        unanswered=evidence.unanswered,
+        questions=len(manifest.keys),
         command=study_command(manifest),
         refers=bool(manifest.study.get("model")),
         rows=rows,

@@ -1,0 +1,84 @@
+"""Choose how many tasks run at once, and with how many threads each.
+
+Threads follow from the network alone, never from how many tasks run beside it, so that every number of
+workers gives the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ..errors import BadRequest
+from .executors import Executor, Local, Processes
+
+AUTO = 0  # workers: as many as the cores serve, where the work is long enough for them to start
+SMALL = 5e9  # weights times pixels up to which one thread serves a network best
+MOST_THREADS = 4  # of one task on a larger network
+PACE = 1e11  # weights times pixels that a core passes forward in a second, roughly
+LEAST_LOAD = 5e6  # what a pass through the smallest network costs
+PASSES = {"autoattack": 12_000, "joint": 2_000, "arc": 500, "apgd": 400}  # of an image, roughly
+OTHER_PASSES = 60
+WORTH = 30.0  # estimated seconds of work below which no worker is started
+
+
+def pick_workers(text: str) -> int:
+    """Read 'auto' or a number of processes. Raises BadRequest."""
+    if text == "auto":
+        return AUTO
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) < 2**31:
+        raise BadRequest(f"--workers reads auto or a number of processes, got {text!r}")
+    return int(text)
+
+
+def executor_for(workers: int, device: torch.device) -> Executor:
+    """Return what runs so many tasks at a time; AUTO: one on a GPU, as many as there are cores elsewhere."""
+    if workers == AUTO:
+        workers = 1 if device.type == "cuda" else cores()
+        return Processes(workers, worth=WORTH) if workers > 1 else Local()
+    return Processes(workers) if workers > 1 else Local()
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_of(modules: Iterable[nn.Module], pixels: int) -> float:
+    """Return the weights of networks times the pixels of an image's channel: about the work of one pass."""
+    return float(pixels * sum(weight.numel() for module in modules for weight in module.parameters()))
+
+
+def threads_for(load: float) -> int:
+    """Return the threads of a task on a network of this load (see `load_of`)."""
+    return 1 if load <= SMALL else min(MOST_THREADS, torch.get_num_threads())
+
+
+def seconds_for(family: str, images: int, load: float) -> float:
+    """Estimate how long an attack of a family takes on a network of this load: to order work, no more."""
+    return PASSES.get(family, OTHER_PASSES) * images * max(load, LEAST_LOAD) / PACE
+
+
+def at_once(executor: Executor, threads: int, seconds: float) -> int:
+    """Return how many tasks of so many threads, and estimated seconds in all, run at once."""
+    if executor.width == 1 or seconds < executor.worth:
+        return 1
+    return max(1, min(executor.width, cores() // threads))
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Set torch's threads within the block; 0 leaves them as they are."""
+    if not threads:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
