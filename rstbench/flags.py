@@ -173,6 +173,11 @@ SAMPLED_SWITCH = _builtin(
     "AutoAttack saw one random draw of the switch in each call instead of its mean prediction. The "
     "attack is too weak.",
 )
+SCREEN_ABOVE_AUTOATTACK = _builtin(
+    "screen-above-autoattack",
+    "The screening attack leaves over half a point more images right than AutoAttack. Its figures tell "
+    "too little of this model: its gradients may be masked.",
+)
 SELECTED_ON_TEST = _builtin(
     "selected-on-test",
     "The epoch that was kept, or the weights of the switch, were selected on test images, as in the "

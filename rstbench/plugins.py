@@ -58,6 +58,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "arc": "rstbench.attacks.arc:ARC",
         "joint": "rstbench.attacks.joint:Joint",
         "autoattack": "rstbench.attacks.autoattack:AutoAttack",
+        "screen": "rstbench.attacks.screen:Screen",
     },
     "networks": {
         "conv2": "rstbench.networks.conv:conv2",

@@ -91,6 +91,11 @@ class Trial:
         return trial
 
 
+def keeps_clean_images(text: str) -> bool:
+    """Return whether an attack gives clean images back where it fails: no maximum-loss images to transfer."""
+    return attack_family(text) in ("autoattack", "screen")
+
+
 def attack_family(text: str) -> str:
     """Return the registered name of an attack, without its options: 'pgd' of 'pgd:steps=50'."""
     return text.partition(":")[0]

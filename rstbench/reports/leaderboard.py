@@ -15,6 +15,7 @@ from .statistics import confidence_interval, mean, short
 
 WIDE_INTERVAL = 0.10  # of the worst case, from which flags.FEW_IMAGES is raised
 JOINT = "joint"  # the attack that fools members of a switch together
+SCREEN, SCREEN_MISSES = "screen", 0.005  # of accuracy above AutoAttack's, from which that is told
 SQUARE_HELPS = 0.002  # AutoAttack's own threshold for its Square stage
 # The columns in order with the kind of their values: text, integer, percent or number. `_line` computes them;
 # the attacks stand between HEAD and TAIL, as percentages.
@@ -156,6 +157,9 @@ def _flags(
     autoattack, pgd = (_accuracies(cells, family) for family in (AUTOATTACK, "pgd"))
     if autoattack and pgd and max(autoattack) > min(pgd):
         raised.add(flags.WEAKER_THAN_PGD.name)
+    screen = _accuracies(cells, SCREEN)
+    if autoattack and screen and min(screen) > min(autoattack) + SCREEN_MISSES:
+        raised.add(flags.SCREEN_ABOVE_AUTOATTACK.name)
     return raised
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..evidence.manifest import Row
-from ..evidence.trial import CLEAN, attack_family
+from ..evidence.trial import CLEAN, attack_family, keeps_clean_images
 from .lookup import AUTOATTACK, EARLY_STOP, Evidence, base_attack, options_of
 
 SAMPLED = "sampled"  # AutoAttack on one random draw a call: the wrong way, and no level of its own
-LEVELS = {"pgd": "T2", "apgd": "T2", AUTOATTACK: "T3", "arc": "T4", "joint": "T5"}
+LEVELS = {"pgd": "T2", "apgd": "T2", AUTOATTACK: "T3", "screen": "T3", "arc": "T4", "joint": "T5"}
 MINIMUM = "minimum"
 
 
@@ -79,7 +79,7 @@ class SwitchBits:
         """Return the result of every attacker that was asked, from T0 up, then the minimum of all sets."""
         results = []
         by_members = {key: bits for key, bits in self.sets.items() if key[0] in self.members}
-        for attack in {attack for _, attack in by_members if attack_family(attack) != AUTOATTACK}:
+        for attack in {attack for _, attack in by_members if not keeps_clean_images(attack)}:
             sets = [by_members[source, attack] for source in self.members if (source, attack) in by_members]
             if len(sets) == len(self.members):
                 # The attacker draws a member with the same probabilities as the defender.

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from ..evidence.trial import CLEAN, attack_family
+from ..evidence.trial import CLEAN, keeps_clean_images
 from ..flags import TRANSFER_BEATS_WHITE_BOX
-from .lookup import AUTOATTACK, EARLY_STOP, Evidence, base_attack, options_of
+from .lookup import EARLY_STOP, Evidence, base_attack, options_of
 from .statistics import mean
 
 COLUMNS = [
@@ -51,7 +51,7 @@ def _pairs(evidence: Evidence) -> Iterator[tuple[str, str, int, str, str]]:
     for group in evidence.manifest.groups:
         craftings = {key[2:] for key in evidence.records if key[0] in group and key[1] in group and key[3]}
         for attack, threat, seed in sorted(craftings):
-            if attack_family(attack) not in (AUTOATTACK, CLEAN):
+            if attack != CLEAN and not keeps_clean_images(attack):
                 yield from ((attack, threat, seed, source, target) for source in group for target in group)
 
 

@@ -11,6 +11,7 @@ from ..evaluation.crafting import settle
 from ..evaluation.evaluate import AttackTask, clean_task, run_tasks
 from ..evidence import run_log
 from ..evidence.store import Store
+from ..evidence.trial import keeps_clean_images
 from ..progress import Progress
 from ..references import DataReference, Reference
 from ..threat import Threat
@@ -67,9 +68,9 @@ def run_transfer(
 
 
 def _source_attack(attack: AttackSpec, early_stop: bool) -> AttackSpec:
-    if attack.family == "autoattack":
+    if keeps_clean_images(str(attack)):
         raise BadRequest(
-            "autoattack returns the clean image where it fails, so it makes no transfer images; use pgd"
+            f"{attack.family} returns the clean image where it fails, so it makes no transfer images; use pgd"
         )
     if not early_stop:
         return attack

@@ -134,6 +134,16 @@ def test_a_switch_wants_to_be_attacked_jointly(tmp_path, attacks, raised):
     assert "not-attacked-jointly" not in frame.loc["rst-0.1", "flags"]
 
 
+@pytest.mark.parametrize(("bits", "raised"), [("1100", False), ("1110", True)])
+def test_a_screen_that_leaves_more_than_autoattack_is_told(tmp_path, bits, raised):
+    """AutoAttack leaves dense half of the images."""
+    evidence = make(tmp_path, {**BITS, ("x", "x", "screen"): bits})
+    rows = [replace(row, attacks=(*row.attacks, "screen")) for row in evidence.manifest.rows]
+    evidence = replace(evidence, manifest=replace(evidence.manifest, rows=tuple(rows)))
+    flags = leaderboard(evidence).set_index("model").loc["dense", "flags"]
+    assert ("screen-above-autoattack" in flags) == raised
+
+
 def test_an_attack_whose_name_begins_like_another_is_its_own(tmp_path):
     """`pgd-mine` is no PGD to which AutoAttack could lose, nor `autoattack-lite` an AutoAttack."""
     mine, lite = "pgd-mine:steps=3", "autoattack-lite"
