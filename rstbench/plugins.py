@@ -9,7 +9,9 @@ add names through entry points in the groups `rstbench.models`, `rstbench.data`,
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -122,8 +124,14 @@ def find(group: str, name: str) -> Callable[..., Any]:
     return plugin
 
 
-def _entry_points(group: str) -> dict[str, EntryPoint]:
+def _entry_points(group: str) -> Mapping[str, EntryPoint]:
     """Return the entry points of a group by name. Raises BadRequest where two packages offer one name."""
+    return _found_on(tuple(sys.path), group)
+
+
+@cache
+def _found_on(path: tuple[str, ...], group: str) -> Mapping[str, EntryPoint]:
+    """Look through all installed packages, which takes a while, once."""
     points: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"rstbench.{group}"):
         known = points.get(point.name)

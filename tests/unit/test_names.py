@@ -24,16 +24,18 @@ def test_a_miss_names_the_nearest():
         plugins.find("attacks", "ppgd")
 
 
-def test_a_clash_names_both(monkeypatch):
+def test_a_clash_names_both(monkeypatch, tmp_path):
     point = plugins.EntryPoint("pgd", "other:thing", "rstbench.attacks")
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    monkeypatch.syspath_prepend(tmp_path)  # what is installed is looked up once a path
     with pytest.raises(BadRequest, match=r"'rstbench' and 'other:thing'"):
         plugins.find("attacks", "autoattack")
 
 
-def test_a_plugin_that_does_not_load_is_named(monkeypatch):
+def test_a_plugin_that_does_not_load_is_named(monkeypatch, tmp_path):
     point = plugins.EntryPoint("mine", "no_such_module_anywhere:thing", "rstbench.attacks")
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    monkeypatch.syspath_prepend(tmp_path)  # what is installed is looked up once a path
     with pytest.raises(BadRequest, match=r"'mine'.*does not load"):
         plugins.find("attacks", "mine")
 
