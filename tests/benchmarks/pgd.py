@@ -2,10 +2,10 @@
 
 `python tests/benchmarks/pgd.py --file small-cifar=FILE --repeats 5`
 
-The others are not needed by this project: install them into a folder apart, without dependencies, and put it on
-PYTHONPATH. Sides run in turn in one process on one thread, after a warm-up; the choice of our copy, which a question
-makes once for all its images, is a column of its own. `+flush` computes with zeros in place of subnormal
-numbers. `--out`/pgd.csv has a line a work and side: median seconds, and the others' over ours.
+The others are not needed by this project: install them into a folder apart, without dependencies, and put
+it on PYTHONPATH. Sides run in turn in one process on one thread, after a warm-up; the choice of our copy,
+which a question makes once for all its images, is a column of its own. `+flush` computes with zeros in place
+of subnormal numbers. `--out`/pgd.csv has a line a work and side: median seconds, and the others' over ours.
 """
 
 from __future__ import annotations

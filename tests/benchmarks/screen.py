@@ -2,8 +2,8 @@
 
 `python tests/benchmarks/screen.py leaderboards/digits leaderboards/switch/digits`
 
-AutoAttack's accuracy, passes and seconds are those that the folder holds; the screen attacks the same images of
-the same file at the same threat, through the fast copy. `--out`/screen.csv has a line a network, the largest
+AutoAttack's accuracy and passes are those that the folder holds; the screen attacks the same images of the
+same file at the same threat, through the fast copy. `--out`/screen.csv has a line a network, the largest
 difference first.
 """
 
