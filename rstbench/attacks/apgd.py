@@ -37,6 +37,11 @@ class APGD:
             raise ValueError(f"steps and restarts must be positive, got {self.steps}, {self.restarts}")
         check_names(self.loss, self.mean)
 
+    @property
+    def passes(self) -> int:
+        """Return about how many passes an image takes that survives."""
+        return 2 * self.restarts * (self.steps + 1)
+
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         objective = Objective(model, y, self.loss, self.mean)
         best = _BestImages(x)

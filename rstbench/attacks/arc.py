@@ -43,6 +43,11 @@ class ARC:
                 f"{self.step}, {self.restarts}, {self.runners}"
             )
 
+    @property
+    def passes(self) -> int:
+        """Return about how many passes an image takes that survives."""
+        return self.restarts * self.steps * (2 + (self.runners or 9))
+
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         if threat.norm == "L1":
             raise ValueError("ARC is defined for Linf and L2, not for L1")

@@ -40,6 +40,11 @@ class Joint:
                 f"{self.step}, {self.orders}, {self.slack}"
             )
 
+    @property
+    def passes(self) -> int:
+        """Return about how many passes an image takes that survives."""
+        return 4 * self.orders * (self.steps + 1)
+
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         pairs = [(share, member) for share, member in members_of(model) if share > 0]
         shares = torch.tensor([weight for weight, _ in pairs], device=x.device)

@@ -76,6 +76,11 @@ class PGD:
             )
         check_names(self.loss, self.mean)
 
+    @property
+    def passes(self) -> int:
+        """Return about how many passes an image takes that survives."""
+        return 2 * self.restarts * self.steps * self.samples
+
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         objective = Objective(model, y, self.loss, self.mean)
         best = x.clone()

@@ -63,6 +63,11 @@ class Screen:
                 f"{self.target_steps}, {self.queries}"
             )
 
+    @property
+    def passes(self) -> int:
+        """Return about how many passes an image takes that survives."""
+        return sum(stage.cost for stage in self._stages(10).values())
+
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         seed = int(torch.randint(0, 2**31 - 1, (1,), generator=generator, device=generator.device))
         logits_of = mean_log_probability(model)

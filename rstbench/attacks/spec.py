@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from .mixture import Model
 
+UNKNOWN_PASSES = 100
+
 
 @dataclass(frozen=True)
 class Crafted:
@@ -94,6 +96,15 @@ class AttackSpec:
     family: str
     options: tuple[tuple[str, str], ...]
     attack: Attack = field(compare=False, repr=False)
+
+    @property
+    def passes(self) -> int:
+        """Return about how many passes, forward and backward, an image takes that survives.
+
+        Plug-ins may tell theirs by a whole number `passes`.
+        """
+        passes = getattr(self.attack, "passes", None)
+        return passes if isinstance(passes, int) and passes > 0 else UNKNOWN_PASSES
 
     def __str__(self) -> str:
         options = ",".join(f"{key}={value}" for key, value in self.options)

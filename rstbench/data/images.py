@@ -90,10 +90,6 @@ class Images:
         """Return the first `count` images; the digest stays that of the whole split."""
         return replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
-    def without_images(self) -> Images:
-        """Return what is known of the images, and none of them."""
-        return replace(self, pixels=self.pixels[:0].clone(), labels=self.labels[:0].clone())
-
     def take(self, where: Tensor) -> Images:
         """Return the images at these indices, for learning from a part."""
         return replace(self, pixels=self.pixels[where], labels=self.labels[where])

@@ -105,16 +105,17 @@ def run_tasks(
     progress: Progress | None = None,
     on_answer: Sequence[OnAnswer] = (),
     is_kept: IsKept = lambda trial, start: True,
-    on_stored: Callable[[], None] = lambda: None,
+    update: Callable[[], None] = lambda: None,
 ) -> list[ModelFault]:
     """Run what the store does not hold yet, write each shard as it is done, and return what failed.
 
     A model that fails on clean images is attacked no more. Each of `on_answer` is called with every answer
-    before it is stored, `on_stored` after; a shard of which `is_kept` is false is run again.
+    before it is stored, `update` after, and each second while workers work; a shard of which `is_kept` is
+    false is run again.
     """
     clear_reports(store.root)
     executor, planner = setting.executor, CopyPlanner(setting.device)
-    evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept, planner, on_stored)
+    evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept, planner, update)
     # Clean images take no time, and tell which models are attacked no more.
     for task in (task for task in tasks if task.attack is None):
         evaluation.run([task], task.name, Local())
@@ -162,14 +163,14 @@ class _Evaluation:
     on_answer: Sequence[OnAnswer]
     is_kept: IsKept
     planner: CopyPlanner
-    on_stored: Callable[[], None]
+    update: Callable[[], None]
     faults: list[ModelFault] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
 
     def estimate(self, task: AttackTask) -> float:
         """Return about how many seconds what is missing of a task takes."""
         missing = sum(gap.length for gap in gaps(task, self.setting, self.store, self.is_kept))
-        return seconds_for(task.attack.family if task.attack else "", missing, _load(task, self.setting))
+        return seconds_for(task.attack.passes if task.attack else 1, missing, _load(task, self.setting))
 
     def run(self, tasks: Sequence[AttackTask], title: str, executor: Executor, width: int = 1) -> None:
         """Run the missing shards of all tasks as one stage, `width` at a time."""
@@ -204,7 +205,7 @@ class _Evaluation:
         total = len(open_tasks) * len(setting.data)
         with self.progress.stage(title, total, "image") as stage, watching(self.store.root, stage):
             stage.advance(total - sum(gap.length for _, gap in open_gaps))
-            for shard, answer in executor.map(run, shards(), at_once=width):
+            for shard, answer in executor.map(run, shards(), at_once=width, idle=self.update):
                 index = task_of.pop(id(shard))
                 if isinstance(answer, WorkerDied):
                     answer = WorkerDied(f"{shard.name}: {answer}")
@@ -218,7 +219,7 @@ class _Evaluation:
                         self._fail(fault, open_tasks[index])
                     failed_trials.add(key)
                 self._write(shard, answer, open_tasks[index])
-                self.on_stored()
+                self.update()
                 stage.advance(len(shard.images), **accuracies[index].add(shard, answer))
         for task, accuracy in zip(open_tasks, accuracies, strict=True):
             if warning := accuracy.normalisation_warning():

@@ -55,6 +55,7 @@ class Executor(Protocol):
         *,
         at_once: int = 0,
         retry: bool = True,
+        idle: Callable[[], None] = lambda: None,
     ) -> Answers[Task, Answer]:
         """Yield each task with its answer, or with the fault it raised, in the order in which they finish.
 
@@ -65,7 +66,8 @@ class Executor(Protocol):
         share a file system with this process.
 
         at_once: how many run at a time, by default `width`; retry: whether a task whose process was killed is
-        run once more, alone, so that its fault is no other's.
+        run once more, alone, so that its fault is no other's; idle: called each second in which this process
+        waits for others.
         """
 
 
@@ -89,6 +91,7 @@ class Local:
         *,
         at_once: int = 0,
         retry: bool = True,
+        idle: Callable[[], None] = lambda: None,
     ) -> Answers[Task, Answer]:
         for task in tasks:
             if task is None:
@@ -128,6 +131,7 @@ class Processes:
         *,
         at_once: int = 0,
         retry: bool = True,
+        idle: Callable[[], None] = lambda: None,
     ) -> Answers[Task, Answer]:
         remaining = iter(tasks)
         while True:
@@ -135,7 +139,7 @@ class Processes:
             try:
                 # One waits, so that no process does while the next task is made ready.
                 most = (at_once or self.width) + (at_once in (0, self.width))
-                yield from self._map(function, remaining, submitted, most)
+                yield from self._map(function, remaining, submitted, most, idle)
                 break
             except BrokenProcessPool:
                 self._close()
@@ -164,6 +168,7 @@ class Processes:
         tasks: Iterator[Task | None],
         submitted: list[Task],
         most: int,
+        idle: Callable[[], None],
     ) -> Answers[Task, Answer]:
         """Yield each task with its answer while the pool lives; `submitted`: the tasks without an answer."""
         running = dict[Future[Any], Task]()
@@ -183,7 +188,7 @@ class Processes:
                 return
             # An interrupt that another thread received is seen only when this one wakes.
             while not (done := wait(running, WAKE_SECONDS, return_when=FIRST_COMPLETED).done):
-                pass
+                idle()
             for future in done:
                 task = running[future]
                 try:

@@ -21,8 +21,6 @@ SMALL = 5e9  # weights times pixels up to which one thread serves a network best
 MOST_THREADS = 4  # of one task on a larger network
 PACE = 1e11  # weights times pixels that a core passes forward in a second, roughly
 LEAST_LOAD = 5e6  # what a pass through the smallest network costs
-PASSES = {"autoattack": 12_000, "joint": 2_000, "arc": 500, "apgd": 400}  # of an image, roughly
-OTHER_PASSES = 60
 WORTH = 30.0  # estimated seconds of work below which no worker is started
 
 
@@ -50,7 +48,10 @@ def cores() -> int:
 
 def load_of(modules: Iterable[nn.Module], pixels: int) -> float:
     """Return the weights of networks times the pixels of an image's channel: about the work of one pass."""
-    return float(pixels * sum(weight.numel() for module in modules for weight in module.parameters()))
+    try:
+        return float(pixels * sum(weight.numel() for module in modules for weight in module.parameters()))
+    except (Exception, SystemExit):  # of a model's own code, or of weights that do not exist yet
+        return 0.0
 
 
 def threads_for(load: float) -> int:
@@ -58,9 +59,9 @@ def threads_for(load: float) -> int:
     return 1 if load <= SMALL else min(MOST_THREADS, torch.get_num_threads())
 
 
-def seconds_for(family: str, images: int, load: float) -> float:
-    """Estimate how long an attack of a family takes on a network of this load: to order work, no more."""
-    return PASSES.get(family, OTHER_PASSES) * images * max(load, LEAST_LOAD) / PACE
+def seconds_for(passes: int, images: int, load: float) -> float:
+    """Estimate how long so many passes of each image take on a network: to order work, no more."""
+    return passes * images * max(load, LEAST_LOAD) / PACE
 
 
 def at_once(executor: Executor, threads: int, seconds: float) -> int:

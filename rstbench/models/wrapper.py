@@ -11,11 +11,10 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
-from ..data import Images
 from ..errors import BadRequest, one_line
 from ..evidence.trial import ModelInfo
 from ..networks.normalise import parse_normalisation
@@ -29,12 +28,30 @@ from .identity import module_digest, switch_digest
 from .normalise import normalised
 
 
-@dataclass(frozen=True, eq=False)
+class Kind(Protocol):
+    """What a model is told of the images it will be evaluated on."""
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+
+@dataclass(frozen=True)
+class KindOfImages:
+    """A `Kind` without the images; shape: (channels, height, width)."""
+
+    classes: int
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
 class Origin:
-    """What loads a model again: its reference, and none of the images it was loaded for, for their shape."""
+    """What loads a model again: its reference, and what kind of images it was loaded for."""
 
     reference: str
-    images: Images | None = None
+    images: KindOfImages | None = None
 
 
 @dataclass(frozen=True)
@@ -127,9 +144,7 @@ def wrap_switch(members: Sequence[EvalModel], name: str, switch: Switch | None =
     return EvalModel(module, info, digest, resumable, None, tuple(members), fault=fault)
 
 
-def load_reference(
-    text: str | Reference, images: Images | None = None, *, download: bool = False
-) -> EvalModel:
+def load_reference(text: str | Reference, images: Kind | None = None, *, download: bool = False) -> EvalModel:
     """Load `source:id[options]`; `[normalize=…]` puts a normalisation before any model.
 
     images: what it will be evaluated on; sources with parameters `classes`, `shape` or `download` receive
@@ -154,10 +169,11 @@ def load_reference(
         raise BadRequest(f"{text!r}{problem}") from error
     model = loaded if isinstance(loaded, EvalModel) else wrap(loaded, ModelInfo(text, "external"))
     model = _with_normalisation(model, normalisation, images) if normalisation else model
-    return replace(model, origin=Origin(text, images.without_images() if images else None))
+    kind = KindOfImages(images.classes, images.shape) if images is not None else None
+    return replace(model, origin=Origin(text, kind))
 
 
-def _data_options(source: Callable[..., Any], images: Images | None, download: bool) -> dict[str, Any]:
+def _data_options(source: Callable[..., Any], images: Kind | None, download: bool) -> dict[str, Any]:
     """Return the facts about the data that a source has parameters for."""
     parameters = inspect.signature(source).parameters
     facts: dict[str, Any] = {"download": download}
@@ -166,10 +182,10 @@ def _data_options(source: Callable[..., Any], images: Images | None, download: b
     return {name: value for name, value in facts.items() if name in parameters}
 
 
-def _with_normalisation(model: EvalModel, normalisation: str, images: Images | None) -> EvalModel:
+def _with_normalisation(model: EvalModel, normalisation: str, images: Kind | None) -> EvalModel:
     """Put a normalisation before a model, which makes it another model."""
     channels = max(map(len, parse_normalisation(normalisation)))
-    shape = model.artifact.spec.shape if model.artifact else images.shape if images else None
+    shape = model.artifact.spec.shape if model.artifact else images.shape if images is not None else None
     if shape and channels not in (1, shape[0]):
         raise BadRequest(
             f"{model.info.name}: normalize={normalisation} is for {channels} channels, images have {shape[0]}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..evidence.store import Store
 from ..progress import Progress
 from ..reports.leaderboard import attacks_of, row_text
 from ..reports.lookup import Evidence
@@ -30,24 +31,33 @@ class LiveTables:
     clock: Callable[[], float] = time.monotonic
     _next: float = field(init=False)
     _next_page: float = field(init=False)
+    # Bytes of evidence that were shown.
+    _in_tables: int = field(default=0, init=False)
+    _on_page: int = field(default=0, init=False)
     _shown: set[tuple[str, str, int]] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self._next, self._next_page = self.clock() + FIRST, self.clock() + PAGE
 
     def update(self) -> None:
-        """Write what is due. Raises what writing raises."""
+        """Write what is due, where there are new answers. Raises what writing raises."""
         began = self.clock()
         if began < self._next:
             return
+        answers = sum(path.stat().st_size for path in Store(self.folder).folder.glob("*.jsonl"))
+        page = self.has_page and began >= self._next_page and answers != self._on_page
+        if answers == self._in_tables and not page:
+            self._next = began + LEAST
+            return
         evidence = Evidence.read(self.folder)
         frames = write(evidence, self.folder)
-        self._next = self._after(began)
+        self._in_tables, self._next = answers, self._after(began)
         if "leaderboard" in frames:
             self._show(frames["leaderboard"], attacks_of(evidence))
-        if self.has_page and began >= self._next_page:
+        if page:
             write_report(evidence, frames, self.folder)
-            self._next = self._next_page = self._after(began)
+            self._on_page, self._next = answers, self._after(began)
+            self._next_page = self._next
 
     def _after(self, began: float) -> float:
         now = self.clock()

@@ -108,7 +108,7 @@ def run_study(
             progress,
             on_answer=[writer.on_answer for writer in (adversarials, examples) if writer],
             is_kept=is_kept,
-            on_stored=LiveTables(options.out, progress, options.report).update,
+            update=LiveTables(options.out, progress, options.report).update,
         )
         if faults:
             manifest = replace(manifest, failures=tuple(str(fault) for fault in faults))

@@ -201,7 +201,7 @@ def test_a_fit_tells_what_each_attack_leaves():
     """Of opposed members one is fooled, so an even chance keeps a half and either alone nothing."""
     robust = []
     odds(Side([1.0, 0.0], 0.05), Side([-1.0, 0.0], 0.05), rounds=2, on_attack=robust.append)
-    assert len(robust) == count_attacks(2, 2) == 5
+    assert len(robust) == 3 < count_attacks(2, 2) == 5  # the first round has nothing better to try
     assert robust[:3] == pytest.approx([0.5, 0.0, 0.0])
 
 

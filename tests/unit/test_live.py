@@ -48,6 +48,12 @@ def test_tables_come_first_then_the_page(live):
     tables.update()
     assert (folder / "leaderboard.csv").exists()
     assert (folder / "index.html").exists()
+    for path in (folder / "leaderboard.csv", folder / "index.html"):
+        path.unlink()
+    clock.now += 100 * PAGE
+    tables.update()  # nothing is new
+    assert not (folder / "leaderboard.csv").exists()
+    assert not (folder / "index.html").exists()
 
 
 def test_a_row_is_shown_once_it_is_complete(live):

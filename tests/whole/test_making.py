@@ -108,7 +108,7 @@ def test_a_network_of_the_size_of_a_ticket(cli, made, tmp_path):
             "scores single weights",
         ),
         (["draw", "--method", "awt-moved", "--no-weights"], "they are stored"),
-        (["draw", "--workers", "0"], "wants a whole number from 1"),
+        (["draw", "--workers", "0"], "reads auto or a number of processes"),
     ],
 )
 def test_a_wrong_start_is_one_line(cli, made, tmp_path, arguments, message):

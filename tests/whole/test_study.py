@@ -103,8 +103,8 @@ def test_every_figure_follows_from_the_bits(finished):
         if trial["source"] == trial["target"]:
             bits = "".join(shard["bits"] for shard in sorted(shards, key=lambda shard: shard["start"]))
             own[header["cards"][trial["target"]]["name"], trial["attack"], trial["threat"]] = bits
-            assert [shard["start"] for shard in shards] == [0, 10]
-            assert all(shard["device"] == "cpu" and shard["threads"] == 2 for shard in shards)
+            assert sorted(shard["start"] for shard in shards) == [0, 10]
+            assert all(shard["device"] == "cpu" and shard["threads"] == 1 for shard in shards)
     plain = frame[frame["kind"] != "switch"]
     assert len(plain) == 6
     for _, row in plain.iterrows():

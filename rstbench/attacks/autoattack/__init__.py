@@ -80,6 +80,13 @@ class AutoAttack:
         if strange:
             raise ValueError(f"no stage named {strange[0]!r}; there are: {', '.join(NAMES)}")
 
+    @property
+    def passes(self) -> int:
+        """Return about how many passes an image takes that survives."""
+        return sum(
+            stage.cost for stage in stages(self.version, self.attacks, "Linf", self.iterations, 10).values()
+        )
+
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: Threat, generator: Generator) -> Crafted:
         seed = int(torch.randint(0, 2**31 - 1, (1,), generator=generator, device=generator.device))
         raised: Sequence[str] = ()
