@@ -57,7 +57,7 @@ def test_every_kind_of_model_in_one_command(cli, folder, data_root):
     assert drawn.returncode == 0, drawn.stderr
     models = ["bundled:autoattack-resnet18", "torchvision:resnet18", "file:other.py:linear",
               "file:mine.py:net", "ticket:t/conv2-0.2.safetensors"]  # fmt: skip
-    done = cli("evaluate", *models, *COMMON, "--data-root", data_root)
+    done = cli("evaluate", *models, *COMMON, "--data-root", data_root, "--crafting", "exact")
     assert (done.returncode, done.stderr) == (0, "")
     board = pd.read_csv(folder / "runs" / "adhoc" / "leaderboard.csv").set_index("model")
     assert set(board.index) == {*models[:1], "torchvision:resnet18[seed=0]", *models[2:4], "conv2-0.2"}
