@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ class AdversarialWriter:
 
     def _part(self, trial: Trial, start: int) -> Path:
         # Named by what crafted it: all judges of one crafting share the images.
-        crafting = Trial(**{**vars(trial), "target": trial.source}).key
+        crafting = replace(trial, target=trial.source).key
         return self.folder / "parts" / f"{crafting}-{start}.pt"
 
 

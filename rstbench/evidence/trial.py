@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 TRIAL_VERSION = 1
@@ -70,7 +71,7 @@ class Trial:
     version: int = TRIAL_VERSION
     crafting: str = EXACT
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Return the sha256 of the canonical JSON of the question, 64 hexadecimal digits."""
         return hashlib.sha256(canonical(self.as_plain()).encode()).hexdigest()
