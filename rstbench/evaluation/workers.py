@@ -65,10 +65,10 @@ def seconds_for(passes: int, images: int, load: float) -> float:
 
 
 def at_once(executor: Executor, threads: int, seconds: float) -> int:
-    """Return how many tasks of so many threads, and estimated seconds in all, run at once."""
+    """Return how many tasks of so many threads (0: their own) and estimated seconds in all run at once."""
     if executor.width == 1 or seconds < executor.worth:
         return 1
-    return max(1, min(executor.width, cores() // threads))
+    return max(1, min(executor.width, cores() // max(1, threads)))
 
 
 @contextmanager

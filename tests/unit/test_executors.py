@@ -129,6 +129,7 @@ def test_little_work_and_large_networks_are_not_shared_out():
     assert at_once(several, 1, 31.0) == 2
     assert at_once(Processes(2), 1, 0.1) == 2
     assert at_once(several, cores(), 31.0) == 1
+    assert at_once(several, 0, 31.0) == min(2, cores())  # on a GPU, and a network made alone
     assert threads_for(1e6) == 1
     assert threads_for(1e12) == min(4, torch.get_num_threads())
 

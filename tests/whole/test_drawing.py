@@ -223,3 +223,10 @@ def test_augmented_images_stay_in_their_memory_order():
     for x, _ in batches(color, recipe, torch.Generator().manual_seed(0)):
         assert x.is_contiguous()
         assert x.shape == (32, 3, 8, 8)
+
+
+def test_one_network_is_made_whatever_the_workers(cli, tmp_path):
+    made = ["draw", "--network", "conv2", "--width", "0.1", "--data", "digits:train:128", "--epochs", "1"]
+    done = cli(*made, "--batch", "32", "--remaining", "0.3", "--workers", "2", "--quiet", "--out", "t")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "t" / "conv2-0.3.safetensors").exists()
