@@ -2,7 +2,8 @@
 
 It is written anew at the start of each run in a folder, a line of JSON for each event: first when the run
 began and which networks it makes, then one when it begins to attack (from then on `study.toml` is its
-manifest) with the keys of its trials, one for each failure, and one at its end.
+manifest) with the keys of its trials, one when it goes back to making networks, one for each failure, and
+one at its end.
 """
 
 from __future__ import annotations
@@ -50,17 +51,18 @@ class RunLog:
         try:
             lines = (root / RUN_LOG_FILE).read_text(encoding="utf-8").split("\n")[:-1]  # the last may be torn
             first, *rest = (json.loads(line) for line in lines)
+            stages = [line for line in rest if "asking" in line or "making" in line]
+            asked = stages[-1].get("asking") if stages else None
             return cls(
                 began=float(first["began"]),
                 networks=tuple(map(str, first["networks"])),
-                asking=any("asking" in line for line in rest),
+                asking=asked is not None,
                 craftings=tuple(
                     CraftingLog(str(crafting["attack"]), tuple(map(str, crafting["keys"])))
-                    for line in rest
-                    for crafting in line.get("asking") or ()
+                    for crafting in asked or ()
                 ),
                 ended=any("ended" in line for line in rest),
-                faults=tuple(str(line["fault"]) for line in rest if "fault" in line),
+                faults=tuple(dict.fromkeys(str(line["fault"]) for line in rest if "fault" in line)),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -81,7 +83,8 @@ def begin_asking(root: Path, trials: Iterable[Trial]) -> None:
 
 
 def add(root: Path, event: str, value: object = "") -> None:
-    """Note that the run has met a `fault`, or has `ended`; nothing where no run began."""
+    """Note that the run has met a `fault`, goes on `making` networks, or has `ended`; nothing where no run
+    began."""
     if (root / RUN_LOG_FILE).exists():
         with (root / RUN_LOG_FILE).open("ab") as file:
             file.write(_line({event: value}))

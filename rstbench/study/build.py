@@ -38,7 +38,7 @@ from .jobs import Job
 from .plan import OF_NETWORK
 
 Network = Ticket | Checkpoint
-STEP_PASSES = 20  # of an image in a step of a search: an inner attack of seven steps, and the step itself
+STEP_PASSES = 3  # of an image in an optimiser step: forward, and backward to what is trained and through
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class Builder:
     def estimate(self, job: Job) -> float:
         """Return about how many seconds a checked job takes."""
         images = job.recipe.epochs * len(self.images(job.recipe.data)[0])
-        return seconds_for(STEP_PASSES, images, self._loads[job.name])
+        passes = STEP_PASSES + parse_adversary(job.recipe.adversary).passes
+        return seconds_for(passes, images, self._loads[job.name])
 
     def make(self, job: Job) -> Network:
         """Make the network of a job and write its file; where the file exists, load it.

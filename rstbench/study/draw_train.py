@@ -20,7 +20,7 @@ from ..tickets.ticket import Ticket
 from ..training.recipe import DrawOptions, recipe_for
 from .build import Builder, Network, write_history
 from .jobs import Job
-from .parallel import make_all
+from .parallel import BuildResult, make_all
 from .plan import names_a_file, refuse_fixed, refuse_mixed
 from .run import Options
 
@@ -91,7 +91,8 @@ def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Made:
     builder.report_images()
     with Store(out).lock(), executor_for(options.workers, builder.device) as executor:
         run_log.begin(out, [job.path for job in jobs])
-        built = make_all(jobs, builder, executor, lambda fault: run_log.add(out, "fault", fault))
+        result = BuildResult(lambda fault: run_log.add(out, "fault", fault), several=len(jobs) > 1)
+        built = make_all(jobs, builder, executor, result)
         networks = [(job.name, built.made[job.path]) for job in jobs if job.path in built.made]
         # The folder may hold what earlier commands made; their histories stay.
         networks += _other_networks(out, {job.path for job in jobs})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..evidence.manifest import MANIFEST_FILE
 from ..evidence.store import Store
 from ..progress import Progress
 from ..reports.leaderboard import attacks_of, row_text
@@ -23,7 +24,8 @@ PATIENCE = 50  # times as long as writing takes until it is done again
 
 @dataclass
 class LiveTables:
-    """Write the tables of a folder as answers come in, the page less often, and show complete rows."""
+    """Write the tables of a folder as answers come in, the page less often, and show complete rows; nothing
+    where no manifest is yet."""
 
     folder: Path
     progress: Progress
@@ -42,7 +44,7 @@ class LiveTables:
     def update(self) -> None:
         """Write what is due, where there are new answers. Raises what writing raises."""
         began = self.clock()
-        if began < self._next:
+        if began < self._next or not (self.folder / MANIFEST_FILE).exists():
             return
         answers = sum(path.stat().st_size for path in Store(self.folder).folder.glob("*.jsonl"))
         page = self.has_page and began >= self._next_page and answers != self._on_page

@@ -16,10 +16,10 @@ from ..evaluation.adversarials import AdversarialWriter, ExampleWriter
 from ..evaluation.batch import pick_batch, whole_shards
 from ..evaluation.crafting import pick_crafting, settle
 from ..evaluation.evaluate import EvalSetting, pick_device, run_tasks
-from ..evaluation.executors import Executor
 from ..evaluation.workers import executor_for
 from ..evidence import run_log
 from ..evidence.examples import Examples
+from ..evidence.manifest import MANIFEST_FILE
 from ..evidence.store import Store
 from ..evidence.trial import FAST
 from ..models.wrapper import EvalModel
@@ -32,7 +32,7 @@ from ..threat import Threat
 from .build import Builder, write_history
 from .jobs import Job, jobs_of
 from .live import LiveTables
-from .parallel import make_all
+from .parallel import BuildResult, make_all, soon_made
 from .participants import Participants, gather_participants, load_models
 from .plan import Study, StudyAttack, StudyModel
 from .questions import make_manifest, note_on_added_attacks, refuse_other_kind, tasks_of, trials_of
@@ -84,62 +84,90 @@ def run_study(
         _check(job, setting, builder)
     builder.report_images(setting.data.first(images))
     store = Store(options.out)
-    with store.lock(), setting.executor as executor:
+    with store.lock(), setting.executor:
         refuse_other_kind(options.out, rows=True)
         Examples.read(options.out)  # a damaged file is found before any work
         store.pack()
-        by_seed = _make_participants(study, jobs, given, builder, options, executor)
-        adversarials = AdversarialWriter(options.out) if options.save_adversarials else None
+        paths = [job.path for of_seed in jobs.values() for job in of_seed]
+        run_log.begin(options.out, paths)
+        run = _Run(study, options, setting, images, builder, store, several=len(paths) > 1)
+        if not (options.out / MANIFEST_FILE).exists() and (soon := soon_made(jobs, builder)):
+            run.attack(run.make(soon, ()))  # there are rows to look at while the others are made
+            run_log.add(options.out, "making")
+        faults = run.attack(run.make(jobs, given), last=True)
+        tables = write_outcome(options, progress)
+    return Outcome(tables, faults)
+
+
+class _Run:
+    """Make networks and attack them, in one part or in two."""
+
+    def __init__(
+        self,
+        study: Study,
+        options: Options,
+        setting: EvalSetting,
+        images: int,
+        builder: Builder,
+        store: Store,
+        *,
+        several: bool,
+    ) -> None:
+        self.study, self.options, self.setting, self.images = study, options, setting, images
+        self.builder, self.store, self.progress = builder, store, builder.progress
+        self.built = BuildResult(lambda fault: run_log.add(options.out, "fault", fault), several)
+        self.live = LiveTables(options.out, builder.progress, options.report)
+
+    def make(self, jobs: Mapping[int, Sequence[Job]], given: Sequence[EvalModel]) -> list[Participants]:
+        """Make the networks of all seeds, and return the models under each."""
+        out, all_jobs = self.options.out, [job for of_seed in jobs.values() for job in of_seed]
+        make_all(all_jobs, self.builder, self.setting.executor, self.built, self.live.update)
+        made = self.built.made
+        if made:
+            labelled = [(job.label, made[job.path]) for job in all_jobs if job.path in made]
+            write_history(out / "tickets", labelled)
+        fit = partial(
+            fit_weights, builder=self.builder, folder=out / "switches", crafting=self.options.crafting
+        )
+        return [
+            gather_participants(self.study, seed, of_seed, given, self.built, self.progress, fit)
+            for seed, of_seed in jobs.items()
+        ]
+
+    def attack(self, by_seed: Sequence[Participants], *, last: bool = False) -> list[ModelFault]:
+        """Ask all questions about these models and return what failed; after the `last` ones, join the images
+        that are kept."""
+        out, study, setting, store = self.options.out, self.study, self.setting, self.store
+        adversarials = AdversarialWriter(out) if self.options.save_adversarials else None
         is_kept = adversarials.is_kept if adversarials else lambda trial, start: True
         tasks = [task for participants in by_seed for task in tasks_of(study, participants)]
         tasks = settle(tasks, setting, store, is_kept)
-        notes = (note_on_added_attacks(study, participants) for participants in by_seed)
-        for note in dict.fromkeys(filter(None, notes)):
-            progress.note(note)
-        manifest = make_manifest(study, setting, images, by_seed, tasks)
-        manifest.save(options.out)
-        run_log.begin_asking(options.out, trials_of(tasks, setting))
-        examples = ExampleWriter(options.out, manifest, setting.data)
+        manifest = make_manifest(study, setting, self.images, by_seed, tasks)
+        manifest.save(out)
+        run_log.begin_asking(out, trials_of(tasks, setting))
+        if last:
+            notes = (note_on_added_attacks(study, participants) for participants in by_seed)
+            for note in dict.fromkeys(filter(None, notes)):
+                self.progress.note(note)
+        examples = ExampleWriter(out, manifest, setting.data)
         faults = [fault for participants in by_seed for fault in participants.faults]
         faults += run_tasks(
             tasks,
             setting,
             store,
-            progress,
+            self.progress,
             on_answer=[writer.on_answer for writer in (adversarials, examples) if writer],
             is_kept=is_kept,
-            update=LiveTables(options.out, progress, options.report).update,
+            update=self.live.update,
         )
-        if faults:
-            manifest = replace(manifest, failures=tuple(str(fault) for fault in faults))
-            manifest.save(options.out)
-        examples.collect()
-        if adversarials:
-            adversarials.collect(manifest, setting.data, setting.batch)
-        tables = write_outcome(options, progress)
-    return Outcome(tables, faults)
-
-
-def _make_participants(
-    study: Study,
-    jobs: Mapping[int, Sequence[Job]],
-    given: Sequence[EvalModel],
-    builder: Builder,
-    options: Options,
-    executor: Executor,
-) -> list[Participants]:
-    """Make the networks of all seeds, and return the models under each."""
-    out, all_jobs = options.out, [job for of_seed in jobs.values() for job in of_seed]
-    run_log.begin(out, [job.path for job in all_jobs])
-    built = make_all(all_jobs, builder, executor, lambda fault: run_log.add(out, "fault", fault))
-    if built.made:
-        labelled = [(job.label, built.made[job.path]) for job in all_jobs if job.path in built.made]
-        write_history(out / "tickets", labelled)
-    fit = partial(fit_weights, builder=builder, folder=out / "switches", crafting=options.crafting)
-    return [
-        gather_participants(study, seed, of_seed, given, built, builder.progress, fit)
-        for seed, of_seed in jobs.items()
-    ]
+        if last:
+            if faults:
+                manifest = replace(manifest, failures=tuple(str(fault) for fault in faults))
+                manifest.save(out)
+            examples.collect()
+            if adversarials:
+                adversarials.collect(manifest, setting.data, setting.batch)
+        return faults
 
 
 def write_outcome(options: Options, progress: Progress) -> dict[str, pd.DataFrame]:

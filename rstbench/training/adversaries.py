@@ -67,13 +67,23 @@ class Batch:
 
 
 class Adversary(Protocol):
-    """Yield a differentiable loss for each optimiser step on a batch."""
+    """Yield a differentiable loss for each optimiser step on a batch.
+
+    passes: about how many an image takes, forward and backward, beside those of one optimiser step.
+    """
+
+    @property
+    def passes(self) -> int: ...
 
     def losses(self, batch: Batch) -> Iterator[Tensor]: ...
 
 
 class ImageAdversary(ABC):
     """Craft images that do not depend on what is trained on them, and give the loss on these."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> int: ...
 
     @abstractmethod
     def perturb(self, batch: Batch) -> Tensor:
@@ -92,6 +102,8 @@ class ImageAdversary(ABC):
 class NoAdversary(ImageAdversary):
     """`none`: the clean images."""
 
+    passes = 0
+
     def perturb(self, batch: Batch) -> Tensor:
         return batch.x
 
@@ -104,6 +116,10 @@ class InnerPGD(ImageAdversary):
     steps: int = 7
     step: Fraction = Fraction(1, 4)
 
+    @property
+    def passes(self) -> int:
+        return 2 * self.steps
+
     def perturb(self, batch: Batch) -> Tensor:
         start = batch.threat.sample(batch.x, batch.generator)
         return batch.ascend(start, self.steps, float(self.step), batch.cross_entropy)
@@ -112,6 +128,8 @@ class InnerPGD(ImageAdversary):
 @dataclass(frozen=True)
 class FGSM(ImageAdversary):
     """`fgsm`: one step of eps from the clean image (Goodfellow et al., ICLR 2015)."""
+
+    passes = 2
 
     def perturb(self, batch: Batch) -> Tensor:
         return batch.ascend(batch.x, 1, 1.0, batch.cross_entropy)
@@ -122,6 +140,10 @@ class FGSMRS(ImageAdversary):
     """`fgsm-rs`: one step of 1.25 eps from a random start (Wong et al., ICLR 2020)."""
 
     step: Fraction = Fraction(5, 4)
+
+    @property
+    def passes(self) -> int:
+        return 2
 
     def perturb(self, batch: Batch) -> Tensor:
         start = batch.threat.sample(batch.x, batch.generator)
@@ -135,6 +157,10 @@ class Free:
 
     m: int = 4
     noise: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def passes(self) -> int:
+        return 3 * self.m
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
         if self.noise is None or self.noise.shape != batch.x.shape:
@@ -157,6 +183,10 @@ class Trades:
     beta: float = 6.0
     steps: int = 10
     step: Fraction = Fraction(1, 4)
+
+    @property
+    def passes(self) -> int:
+        return 2 * self.steps + 3
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
         with batch.attack_mode():

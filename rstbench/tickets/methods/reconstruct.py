@@ -75,6 +75,11 @@ class ReconstructionAdversary:
     decoder: nn.Module
     weight: float
 
+    @property
+    def passes(self) -> int:
+        """As many as the adversary takes."""
+        return self.inner.passes
+
     def losses(self, batch: Batch) -> Iterator[Tensor]:
         for loss in self.inner.losses(batch):
             decoded = self.decoder(self.features.inputs)
