@@ -3,7 +3,7 @@
 A new network, attack, method, data set, model source or export format is one line in `BUILTIN`: a
 "module:object" string that is imported at its first use, so that listing names costs nothing. Other packages
 add names through entry points in the groups `rstbench.models`, `rstbench.data`, `rstbench.attacks`,
-`rstbench.networks`, `rstbench.methods` and `rstbench.exports`.
+`rstbench.certificates`, `rstbench.networks`, `rstbench.methods` and `rstbench.exports`.
 """
 
 from __future__ import annotations

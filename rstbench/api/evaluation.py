@@ -14,6 +14,7 @@ import pandas as pd
 from torch import nn
 
 from ..attacks import AttackSpec
+from ..certificates import CertificateSpec
 from ..data import data_root
 from ..errors import BadRequest
 from ..evidence.trial import FAST, ModelInfo
@@ -31,6 +32,7 @@ def evaluate(
     data: str,
     threat: str,
     attacks: Sequence[str] | str = ("pgd", "autoattack"),
+    certificates: Sequence[str] | str = (),
     out: str | Path | None = None,
     device: str = "auto",
     batch_size: str | int = "auto",
@@ -46,6 +48,7 @@ def evaluate(
         data: Images to ask about, such as 'digits:test:100' (see `load_data`).
         threat: 'Linf:8/255', 'L2:0.5', 'L1:12'.
         attacks: Texts such as 'pgd', 'pgd:steps=50,restarts=5', 'autoattack', or one of them.
+        certificates: Texts such as 'ibp', 'crown', 'crown:alpha=20', or one of them: what is proved beside.
         out: Folder where the evidence is kept and resumed from; nowhere by default.
         device: 'auto', 'cpu', 'cuda' or 'cuda:1'.
         batch_size: Images crafted at once, part of a result's identity: 'auto' is chosen by device,
@@ -75,6 +78,7 @@ def evaluate(
     """
     progress = _Notes()
     settings: dict[str, Any] = {"device": device, "batch": batch_size, "seed": seed, "crafting": crafting}
+    settings["certificates"] = [certificates] if isinstance(certificates, str) else certificates
     outcome, wrapped = run_evaluation(models, data, threat, attacks, progress, out=out, root=root, **settings)
     table = _with_duplicates(outcome.tables["leaderboard"], wrapped)
     if outcome.faults and table["clean"].isna().all():
@@ -119,6 +123,7 @@ def run_evaluation(
     seed: int,
     root: str | None,
     crafting: str,
+    certificates: Sequence[str] = (),
 ) -> tuple[Outcome, list[EvalModel]]:
     """Run a study of these models; return its outcome and the models in their order."""
     if not models:
@@ -126,6 +131,7 @@ def run_evaluation(
     specs = map(AttackSpec.parse, [attacks] if isinstance(attacks, str) else attacks)
     study_attacks = tuple(dict.fromkeys(StudyAttack(spec) for spec in specs))
     study = Study("adhoc", DataReference.parse(data), (Threat.parse(threat),), study_attacks, seeds=(seed,))
+    study = replace(study, certificates=tuple(dict.fromkeys(map(CertificateSpec.parse, certificates))))
     with ExitStack() as stack:
         folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         where: dict[str, Any] = {"root": data_root(root), "report": bool(out)}

@@ -126,6 +126,7 @@ def export(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Rebuild tables, figures and pages from stored evidence alone; with --out, of all folders together."""
     from ..evidence.merge import merge
+    from ..reports.certified import contradictions
     from ..reports.formats import formats
     from ..reports.lookup import Evidence
     from ..reports.published import gather
@@ -143,16 +144,19 @@ def report(args: argparse.Namespace) -> int:
             Notes().note(line)
         folders = [out]
     runs = [(folder, Evidence.read(folder)) for folder in folders]  # all, before anything is written
-    reported = []
+    reported, contradicted = [], False
     for folder, evidence in runs:
         frames = write(evidence, folder, args.format or [], own)
         for note in write_report(evidence, frames, folder):
             _print_error(note)
         show(frames, as_text)
+        for line in contradictions(evidence):
+            _print_error(line)
+            contradicted = True
         reported.append((evidence, frames, folder))
     if args.index:
         print(write_index(reported))
-    return DONE
+    return FAULTS if contradicted else DONE
 
 
 def pack(args: argparse.Namespace) -> int:

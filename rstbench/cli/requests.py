@@ -15,6 +15,7 @@ from ..threat import Threat
 
 if TYPE_CHECKING:
     from ..attacks import AttackSpec
+    from ..certificates import CertificateSpec
     from ..models.wrapper import EvalModel
     from ..progress import Progress
     from ..study.plan import Study
@@ -32,10 +33,12 @@ def study_of(args: argparse.Namespace) -> tuple[Study, list[EvalModel] | None]:
     if not studies:
         references = [Reference.parse(text) for text in what]
         attacks, options = attacks_of(args.attack or DEFAULT_ATTACKS), options_of(args, "adhoc")
-        return study_of_models(references, attacks, *threats_and_data_of(args), args.seed or 0, options)
+        how = args.seed or 0, options, certificates_of(args)
+        return study_of_models(references, attacks, *threats_and_data_of(args), *how)
     if len(what) > 1:
         raise BadRequest(f"one study at a time, or models only; got {' '.join(what)}")
-    return override(read_study(what[0]), attacks_of(args.attack or []), *threats_and_data_of(args)), None
+    asked = attacks_of(args.attack or []), *threats_and_data_of(args), certificates_of(args)
+    return override(read_study(what[0]), *asked), None
 
 
 def attacks_of(texts: Sequence[str]) -> list[AttackSpec]:
@@ -43,6 +46,15 @@ def attacks_of(texts: Sequence[str]) -> list[AttackSpec]:
     from ..attacks import AttackSpec
 
     return [AttackSpec.parse(text) for text in texts]
+
+
+def certificates_of(args: argparse.Namespace) -> list[CertificateSpec]:
+    """Parse the texts of `--certify`."""
+    if not args.certify:
+        return []
+    from ..certificates import CertificateSpec
+
+    return [CertificateSpec.parse(text) for text in args.certify]
 
 
 def threats_and_data_of(args: argparse.Namespace) -> tuple[list[Threat], DataReference | None]:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from ..errors import unknown
 from ..evidence.store import Store
 from ..evidence.trial import CRAFTINGS, EXACT, FAST
-from .evaluate import AttackTask, EvalSetting, IsKept, gaps
+from .evaluate import EvalSetting, IsKept, gaps
+from .task import Task
 
 
 def pick_crafting(text: str) -> str:
@@ -19,11 +20,11 @@ def pick_crafting(text: str) -> str:
 
 
 def settle(
-    tasks: Sequence[AttackTask],
+    tasks: Sequence[Task],
     setting: EvalSetting,
     store: Store,
     is_kept: IsKept = lambda trial, start: True,
-) -> list[AttackTask]:
+) -> list[Task]:
     """Return the tasks as they are asked: where the setting is fast, each with its crafting.
 
     A fast request takes exact answers where all judges have one about all images (and, by `is_kept`, these

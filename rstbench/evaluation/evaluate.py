@@ -8,67 +8,24 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..attacks import AttackSpec
 from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..evidence import run_log
 from ..evidence.shard_reports import PROGRESS_FOLDER, clear_reports, watching
 from ..evidence.store import Store
-from ..evidence.trial import CLEAN, EXACT, FAST, Trial, TrialResult
+from ..evidence.trial import EXACT, FAST, Trial, TrialResult
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
-from ..threat import Threat
 from .copies import CopyPlanner, CopySetting
 from .executors import Executor, Local, WorkerDied
 from .running import RunningAccuracy
 from .shard import Answer, Shard, run
+from .task import Task
 from .workers import at_once, load_of, seconds_for, threads_for
 
 OnAnswer = Callable[[Shard, Answer], None]
 IsKept = Callable[[Trial, int], bool]
 SHORT = 3.0  # estimated seconds of tasks that come first where several run at once
-
-
-@dataclass(frozen=True)
-class AttackTask:
-    """Images crafted against `source` by `attack` within `threat`, judged by each of `targets`.
-
-    attack: None for the clean images, which depend on no threat and no seed, and are always exact.
-    """
-
-    source: EvalModel
-    targets: tuple[EvalModel, ...]
-    attack: AttackSpec | None = None
-    threat: Threat | None = None
-    seed: int = 0
-    crafting: str = EXACT
-
-    @property
-    def name(self) -> str:
-        attack = f"{self.attack} {self.threat}" if self.attack else CLEAN
-        return f"{self.source.info.name} {attack}"
-
-    def trials(self, data: Images, batch: int) -> tuple[Trial, ...]:
-        """Return one trial a target."""
-        clean = self.attack is None
-        return tuple(
-            Trial(
-                source=target.digest if clean else self.source.digest,
-                target=target.digest,
-                attack=str(self.attack or CLEAN),
-                threat="" if clean else str(self.threat),
-                data=data.digest,
-                batch=batch,
-                seed=0 if clean else self.seed,
-                crafting=EXACT if clean else self.crafting,
-            )
-            for target in self.targets
-        )
-
-
-def clean_task(model: EvalModel) -> AttackTask:
-    """Return the task of judging a model on the images as they are."""
-    return AttackTask(model, (model,))
 
 
 @dataclass(frozen=True)
@@ -99,7 +56,7 @@ def pick_device(text: str) -> torch.device:
 
 
 def run_tasks(
-    tasks: Sequence[AttackTask],
+    tasks: Sequence[Task],
     setting: EvalSetting,
     store: Store,
     progress: Progress | None = None,
@@ -117,10 +74,10 @@ def run_tasks(
     executor, planner = setting.executor, CopyPlanner(setting.device)
     evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept, planner, update)
     # Clean images take no time, and tell which models are attacked no more.
-    for task in (task for task in tasks if task.attack is None):
+    for task in (task for task in tasks if task.is_clean):
         evaluation.run([task], task.name, Local())
-    attacks = [task for task in tasks if task.attack is not None]
-    for threads, group in _by_threads(attacks, setting).items():
+    others = [task for task in tasks if not task.is_clean]
+    for threads, group in _by_threads(others, setting).items():
         seconds = [evaluation.estimate(task) for task in group]
         width = at_once(executor, threads, sum(seconds))
         if width == 1:
@@ -131,24 +88,24 @@ def run_tasks(
         # waits long for the last.
         keys = [-each if each > SHORT else -math.inf for each in seconds]
         group = [group[index] for index in sorted(range(len(group)), key=keys.__getitem__)]
-        evaluation.run(group, f"{len(group)} attacks, {width} at a time", executor, width)
+        evaluation.run(group, f"{len(group)} questions, {width} at a time", executor, width)
     return evaluation.faults
 
 
-def _by_threads(tasks: Sequence[AttackTask], setting: EvalSetting) -> dict[int, list[AttackTask]]:
+def _by_threads(tasks: Sequence[Task], setting: EvalSetting) -> dict[int, list[Task]]:
     """Return the tasks by the threads that each has, in their order."""
-    found: dict[int, list[AttackTask]] = {}
+    found: dict[int, list[Task]] = {}
     for task in tasks:
         found.setdefault(_threads(task, setting), []).append(task)
     return found
 
 
-def _threads(task: AttackTask, setting: EvalSetting) -> int:
+def _threads(task: Task, setting: EvalSetting) -> int:
     """Return the threads of torch for a task, 0 for what the process has."""
     return 0 if setting.device.type == "cuda" else threads_for(_load(task, setting))
 
 
-def _load(task: AttackTask, setting: EvalSetting) -> float:
+def _load(task: Task, setting: EvalSetting) -> float:
     _, height, width = setting.data.shape
     return load_of([task.source.module], height * width)
 
@@ -167,12 +124,12 @@ class _Evaluation:
     faults: list[ModelFault] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
 
-    def estimate(self, task: AttackTask) -> float:
+    def estimate(self, task: Task) -> float:
         """Return about how many seconds what is missing of a task takes."""
         missing = sum(gap.length for gap in gaps(task, self.setting, self.store, self.is_kept))
-        return seconds_for(task.attack.passes if task.attack else 1, missing, _load(task, self.setting))
+        return seconds_for(task.passes, missing, _load(task, self.setting))
 
-    def run(self, tasks: Sequence[AttackTask], title: str, executor: Executor, width: int = 1) -> None:
+    def run(self, tasks: Sequence[Task], title: str, executor: Executor, width: int = 1) -> None:
         """Run the missing shards of all tasks as one stage, `width` at a time."""
         setting, failed, failed_trials = self.setting, set[int](), set[str]()
         open_tasks = [
@@ -201,7 +158,7 @@ class _Evaluation:
                     task_of[id(shard)] = index
                     yield shard
 
-        accuracies = [RunningAccuracy(task.source, clean=task.attack is None) for task in open_tasks]
+        accuracies = [RunningAccuracy(task) for task in open_tasks]
         total = len(open_tasks) * len(setting.data)
         with self.progress.stage(title, total, "image") as stage, watching(self.store.root, stage):
             stage.advance(total - sum(gap.length for _, gap in open_gaps))
@@ -225,20 +182,20 @@ class _Evaluation:
             if warning := accuracy.normalisation_warning():
                 self.progress.note(f"{task.source.info.name}: {warning}")
 
-    def _copies(self, task: AttackTask, gap: Gap) -> CopySetting:
+    def _copies(self, task: Task, gap: Gap) -> CopySetting:
         """Return how the source of a fast task is copied: as in the shards that are stored."""
         stored = (self.store.read(trial.key) for trial in task.trials(self.setting.data, self.setting.batch))
         images, _ = self.setting.data.at(slice(gap.start, gap.start + gap.length))
         return self.planner.setting(task.source, filter(None, stored), images, _threads(task, self.setting))
 
-    def _fail(self, fault: ModelFault, task: AttackTask) -> None:
-        if task.attack is None:
+    def _fail(self, fault: ModelFault, task: Task) -> None:
+        if task.is_clean:
             self.broken.add(task.source.digest)
         if str(fault) not in map(str, self.faults):  # a judge may fail in many tasks alike
             self.faults.append(fault)
             run_log.add(self.store.root, "fault", str(fault))
 
-    def _write(self, shard: Shard, answer: Answer, task: AttackTask) -> None:
+    def _write(self, shard: Shard, answer: Answer, task: Task) -> None:
         for on_answer in self.on_answer:
             on_answer(shard, answer)
         infos = {model.digest: model.info for model in (task.source, *task.targets)}
@@ -258,7 +215,7 @@ class Gap:
     missing: tuple[tuple[EvalModel, Trial], ...]
 
 
-def gaps(task: AttackTask, setting: EvalSetting, store: Store, is_kept: IsKept) -> Iterator[Gap]:
+def gaps(task: Task, setting: EvalSetting, store: Store, is_kept: IsKept) -> Iterator[Gap]:
     """Yield the spans of images without a stored answer by every judge, or whose images are not kept."""
     trials = task.trials(setting.data, setting.batch)
     stored = {trial.key: store.read(trial.key) for trial in trials}
@@ -273,7 +230,7 @@ def gaps(task: AttackTask, setting: EvalSetting, store: Store, is_kept: IsKept) 
             yield Gap(start, length, missing)
 
 
-def _shard(task: AttackTask, setting: EvalSetting, gap: Gap, copies: CopySetting | None) -> Shard:
+def _shard(task: Task, setting: EvalSetting, gap: Gap, copies: CopySetting | None) -> Shard:
     return Shard(
         task.source,
         tuple(target for target, _ in gap.missing),
@@ -285,6 +242,7 @@ def _shard(task: AttackTask, setting: EvalSetting, gap: Gap, copies: CopySetting
         setting.device,
         _threads(task, setting),
         copies,
+        certificate=task.certificate.certificate if task.certificate else None,
     )
 
 

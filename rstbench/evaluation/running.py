@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from ..models.normalise import AS_IS, better_by_mcnemar
-from ..models.wrapper import EvalModel
 from .shard import Answer, Shard
+from .task import Task
 
 
 class RunningAccuracy:
     """The accuracy of a task so far, and under other normalisations of clean images."""
 
-    def __init__(self, source: EvalModel, *, clean: bool) -> None:
-        info = source.info
-        self.label = "clean" if clean else "robust"
-        self.weights = dict(zip(info.members, info.weights, strict=True)) or {source.digest: 1.0}
+    def __init__(self, task: Task) -> None:
+        info = task.source.info
+        self.label = "clean" if task.is_clean else "certified" if task.certificate else "robust"
+        self.weights = dict(zip(info.members, info.weights, strict=True)) or {task.source.digest: 1.0}
         self.correct = self.images = 0.0
         self.right_under: list[Mapping[str, Tensor]] = []
 

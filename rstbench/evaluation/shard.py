@@ -16,16 +16,17 @@ from torch import Generator, Tensor
 
 from .. import __version__
 from ..attacks import Attack, Crafted
+from ..certificates import Certificate, Certified
 from ..data import Images
-from ..errors import ModelFault, typed_line
+from ..errors import BadRequest, ModelFault, typed_line
 from ..evidence.shard_reports import reporting
-from ..evidence.trial import ShardResult, Trial, crafting_seed
+from ..evidence.trial import COUNTEREXAMPLE, ShardResult, Trial, crafting_seed
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.wrapper import EvalModel
 from ..threat import Threat
 from .copies import CopySetting
 from .counting import PassCounter
-from .judge import Verdict, fx_output_held, judge, seeded, why_no_gradient
+from .judge import Verdict, fx_output_held, judge, predict, seeded, why_no_gradient
 from .workers import torch_threads
 
 
@@ -35,7 +36,8 @@ class Shard:
 
     trials: one a target, in the same order; they differ in the target alone. attack and threat: None for the
     clean images. threads: those of torch, 0 for what the process has; copies: how the source is copied for
-    fast crafting, None for exact; progress_folder: where the shard tells how far it is.
+    fast crafting, None for exact; progress_folder: where the shard tells how far it is; certificate: what the
+    source, the only target, is asked instead of an attack.
     """
 
     source: EvalModel
@@ -49,6 +51,7 @@ class Shard:
     threads: int = 0
     copies: CopySetting | None = None
     progress_folder: Path | None = None
+    certificate: Certificate | None = None
 
     @property
     def name(self) -> str:
@@ -79,7 +82,7 @@ def run(shard: Shard) -> Answer:
     clean images; OutsideBall where an attack leaves the threat model.
     """
     with torch_threads(shard.copies.threads if shard.copies else shard.threads):
-        return _run(shard)
+        return _certify(shard, shard.certificate) if shard.certificate else _run(shard)
 
 
 def _run(shard: Shard) -> Answer:
@@ -109,11 +112,8 @@ def _run(shard: Shard) -> Answer:
     measured: dict[str, Any] = {
         "forwards": counter.forwards,
         "backwards": counter.backwards,
-        "seconds": round(time.perf_counter() - began, 3),
-        "device": device_name(shard.device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
         "copy": shard.copies.as_plain() if shard.copies else {},
+        **_circumstances(shard, began),
     }
     results, predicted = dict[str, ShardResult](), None
     right_under: Mapping[str, Tensor] = {}
@@ -130,6 +130,68 @@ def _run(shard: Shard) -> Answer:
         )
     faults = {t.key: frozen.faults[t.target] for t in shard.trials if t.target in frozen.faults}
     return Answer(results, adv.cpu(), predicted, faults, right_under)
+
+
+def _certify(shard: Shard, certificate: Certificate) -> Answer:
+    """Prove what can be proved of the source; judge the images that a certificate finds instead of a proof."""
+    began, trial, source = time.perf_counter(), shard.trials[0], shard.source
+    x, y = (part.to(shard.device) for part in shard.images.at(slice(None)))
+    threat = Threat.parse(trial.threat)
+    with _FrozenModels(shard) as frozen:
+        with frozen.keep_fault(source):
+            proved = _proved(shard, certificate, threat, x, y)
+            broken = _broken_by(shard, proved, threat, x, y)
+    frozen.raise_fault(source)
+    result = ShardResult(
+        shard.start,
+        as_bits(proved.proved),
+        {COUNTEREXAMPLE: as_bits(broken)} if bool(broken.any()) else {},
+        proof={"eps": proved.eps_proved, "error": proved.error_bound},
+        **_circumstances(shard, began),
+    )
+    return Answer({trial.key: result})
+
+
+def _proved(
+    shard: Shard, certificate: Certificate, threat: Threat, x: Tensor, y: Tensor
+) -> Certified:
+    """Run a certificate and check the form of its answer."""
+    try:
+        with weights_unchanged(shard.source.module):
+            proved = certificate(shard.source.module, x.clone(), y.clone(), threat)
+    except ModelFault:
+        raise
+    except BadRequest as refused:
+        raise ModelFault(f"{shard.name}: {refused}") from refused
+    except (Exception, SystemExit) as error:
+        raise ModelFault(f"{shard.name} raised {typed_line(error)}") from error
+    if not isinstance(proved, Certified) or proved.proved.shape != y.shape:
+        raise ModelFault(f"{shard.name}: wanted Certified(proved, …) of {len(y)} images")
+    return proved
+
+
+def _broken_by(shard: Shard, proved: Certified, threat: Threat, x: Tensor, y: Tensor) -> Tensor:
+    """Return which images the exact module gets wrong on the certificate's counterexamples, bool (n,)."""
+    broken = torch.zeros(len(x), dtype=torch.bool)
+    if proved.counterexamples is not None:
+        found = proved.counterexamples.flatten(1).isfinite().all(1)
+        images = proved.counterexamples[found].to(x)
+        if len(images):
+            threat.check(x[found], images)
+            images_of = shard.images
+            logits = predict(shard.source, images, images_of.classes, exact=images_of.classes_known)
+            broken[found.cpu()] = (logits.argmax(1) != y[found]).cpu()
+    return broken
+
+
+def _circumstances(shard: Shard, began: float) -> dict[str, Any]:
+    """Return on what a shard was answered, and how long that took."""
+    return {
+        "seconds": round(time.perf_counter() - began, 3),
+        "device": device_name(shard.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
 
 
 class _FrozenModels:

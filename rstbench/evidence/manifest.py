@@ -18,12 +18,14 @@ MANIFEST_FILE = "study.toml"
 
 @dataclass(frozen=True)
 class Row:
-    """Name a row of the leaderboard: a model (its digest), a threat, a seed, and the attacks asked of it."""
+    """Name a row of the leaderboard: a model (its digest), a threat, a seed, and the attacks and certificates
+    asked of it."""
 
     model: str
     threat: str
     seed: int
     attacks: tuple[str, ...]
+    certificates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Manifest:
                 run=run,
                 images=run["images"],
                 models={digest: ModelInfo.of(card) for digest, card in evidence["cards"].items()},
-                rows=tuple(Row(**{**row, "attacks": tuple(row["attacks"])}) for row in evidence["rows"]),
+                rows=tuple(map(_row, evidence["rows"])),
                 groups=tuple(tuple(group) for group in evidence["groups"]),
                 keys=tuple(evidence["keys"]),
                 failures=tuple(run["failures"]),
@@ -90,6 +92,11 @@ class Manifest:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise BadFile(f"{path} is not what `evaluate` writes: {reason}") from error
+
+
+def _row(plain: Mapping[str, Any]) -> Row:
+    lists = {key: tuple(plain.get(key, ())) for key in ("attacks", "certificates")}
+    return Row(**{**plain, **lists})
 
 
 def _labels(text: str, images: int) -> tuple[int, ...]:

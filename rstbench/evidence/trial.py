@@ -1,8 +1,9 @@
 """Define questions, their identity, and the results that answer them. No torch.
 
 A `Trial` asks: how many images does `target` still get right once `attack`, within `threat`, has
-crafted them against `source`? It is answered shard by shard; a `ShardResult` is the answer for one shard
-and a `TrialResult` all of them together.
+crafted them against `source`? Or, of kind `CERTIFICATE`: on how many images is it proved that nothing within
+`threat` changes the class? It is answered shard by shard; a `ShardResult` is the answer for one shard and a
+`TrialResult` all of them together.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ TRIAL_VERSION = 1
 CLEAN = "clean"
 EXACT, FAST = "exact", "fast"
 CRAFTINGS = (FAST, EXACT)
+ATTACK, CERTIFICATE = "attack", "certificate"
+KINDS = (ATTACK, CERTIFICATE)
+COUNTEREXAMPLE = "counterexample"  # the stage of a certificate that is an adversarial image
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Trial:
 
     attack is the canonical text ('pgd', 'pgd:restarts=5', 'clean'), threat that of `Threat` (empty
     for 'clean'), batch the span of one shard, seed the seed of the crafting. crafting: `EXACT`, as 'clean'
-    always is, or `FAST`, through a faster copy of the source.
+    always is, or `FAST`, through a faster copy of the source. kind: `ATTACK`, or `CERTIFICATE`, whose text is
+    then in `attack` and whose source is its target.
     """
 
     source: str
@@ -70,6 +75,7 @@ class Trial:
     seed: int
     version: int = TRIAL_VERSION
     crafting: str = EXACT
+    kind: str = ATTACK
 
     @cached_property
     def key(self) -> str:
@@ -77,10 +83,13 @@ class Trial:
         return hashlib.sha256(canonical(self.as_plain()).encode()).hexdigest()
 
     def as_plain(self) -> dict[str, Any]:
-        """Return the fields for JSON; `crafting` is left out where it is exact, so that older keys stay."""
+        """Return the fields for JSON. `crafting` is left out where it is exact, `kind` where it is an attack,
+        so that older keys stay."""
         plain = asdict(self)
         if self.crafting == EXACT:
             del plain["crafting"]
+        if self.kind == ATTACK:
+            del plain["kind"]
         return plain
 
     @classmethod
@@ -89,6 +98,8 @@ class Trial:
         trial = cls(**plain)
         if trial.crafting not in CRAFTINGS:
             raise ValueError(f"crafting is {' or '.join(CRAFTINGS)}, got {str(trial.crafting)[:20]!r}")
+        if trial.kind not in KINDS:
+            raise ValueError(f"kind is {' or '.join(KINDS)}, got {str(trial.kind)[:20]!r}")
         return trial
 
 
@@ -113,10 +124,12 @@ def crafting_seed(trial: Trial, start: int) -> int:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """Answer for the images [start, start + len(bits)): '1' where the target was still right.
+    """Answer for the images [start, start + len(bits)): '1' where the target was still right, of a certificate
+    where that is proved.
 
     stages maps a part of the attack to the images it broke, as bits ('apgd-ce': '0100'); only
-    where source and target are one. forwards and backwards count images passed through the source. copy: of
+    where source and target are one. Of a certificate `COUNTEREXAMPLE` are those that its own images broke,
+    and `proof` has the radius that was proved and the bound on the rounding of margins. forwards and backwards count images passed through the source. copy: of
     fast crafting, how the source (each member of a switch) was copied, by digest, as `CopyPlan` writes it.
     """
 
@@ -131,12 +144,14 @@ class ShardResult:
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     copy: dict[str, dict[str, str]] = field(default_factory=dict)
+    proof: dict[str, float] = field(default_factory=dict)
 
     def as_plain(self) -> dict[str, Any]:
-        """Return the fields for JSON, without `copy` where it is empty."""
+        """Return the fields for JSON, without `copy` and `proof` where they are empty."""
         plain = asdict(self)
-        if not self.copy:
-            del plain["copy"]
+        for name in ("copy", "proof"):
+            if not plain[name]:
+                del plain[name]
         return plain
 
     @classmethod
@@ -149,6 +164,8 @@ class ShardResult:
         plans = plain.get("copy", {}).values()
         if not all(isinstance(text, str) for plan in plans for text in plan.values()):
             raise ValueError("copy holds plans by digest, whose values are texts")
+        if not all(isinstance(number, int | float) for number in plain.get("proof", {}).values()):
+            raise ValueError("proof holds numbers")
         return cls(**{**plain, "flags": tuple(plain.get("flags", ()))})
 
 

@@ -60,12 +60,13 @@ def _listed(values: list[Any]) -> Any:
 
 
 def _united_rows(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Return one row for each model, threat and seed, with the attacks of all."""
+    """Return one row for each model, threat and seed, with the attacks and certificates of all."""
     united: dict[tuple[str, str, int], Row] = {}
     for row in rows:
         known = united.setdefault((row.model, row.threat, row.seed), row)
         attacks = tuple(dict.fromkeys((*known.attacks, *row.attacks)))
-        united[row.model, row.threat, row.seed] = replace(known, attacks=attacks)
+        certificates = tuple(dict.fromkeys((*known.certificates, *row.certificates)))
+        united[row.model, row.threat, row.seed] = replace(known, attacks=attacks, certificates=certificates)
     return tuple(united.values())
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from .. import flags
 from ..evidence.manifest import Row
 from ..evidence.trial import CLEAN, ShardResult, attack_family
+from .certified import contradiction
 from .lookup import AUTOATTACK, Evidence
 from .per_image import WORST, per_image_answers
 from .statistics import confidence_interval, mean, short
@@ -18,7 +19,8 @@ JOINT = "joint"  # the attack that fools members of a switch together
 SCREEN, SCREEN_MISSES = "screen", 0.005  # of accuracy above AutoAttack's, from which that is told
 SQUARE_HELPS = 0.002  # AutoAttack's own threshold for its Square stage
 # The columns in order with the kind of their values: text, integer, percent or number. `_line` computes them;
-# the attacks stand between HEAD and TAIL, as percentages.
+# the attacks stand between HEAD and TAIL, as percentages, and what certificates tell, where any were asked,
+# after `worst_high`.
 HEAD = {
     "rank": "integer", "model": "text", "kind": "text", "method": "text", "network": "text", "data": "text",
     "threat": "text", "images": "integer", "seed": "integer", "remaining": "number",
@@ -28,7 +30,8 @@ TAIL = {
     "worst": "percent", "worst_low": "percent", "worst_high": "percent", "flags": "text",
     "forwards": "number", "backwards": "number", "seconds": "number",
 }  # fmt: skip
-KINDS = HEAD | TAIL
+CERTIFIED = {"certified": "percent", "open": "percent"}
+KINDS = HEAD | TAIL | CERTIFIED
 HIDDEN = ["kind", "method", "network", "data", "total_weights", "seconds"]  # in a terminal
 
 
@@ -50,10 +53,10 @@ def leaderboard(evidence: Evidence) -> pd.DataFrame:
     """Return one row a model, threat and seed, ranked by `worst` within each threat.
 
     A row whose attacks did not all come back has no `worst` and no rank. A model that failed on clean images
-    has a row without figures.
+    has a row without figures, and so has one whose evidence contradicts itself.
     """
     lines = [*lines_of(evidence), *_failed(evidence)]
-    frame = pd.DataFrame(lines, columns=[*HEAD, *attacks_of(evidence), *TAIL])
+    frame = pd.DataFrame(lines, columns=columns(evidence))
     threats = {row.threat: index for index, row in enumerate(reversed(evidence.manifest.rows))}
     frame["rank"] = frame.groupby("threat", sort=False)["worst"].rank(method="min", ascending=False)
     frame = frame.sort_values(
@@ -64,6 +67,15 @@ def leaderboard(evidence: Evidence) -> pd.DataFrame:
         ignore_index=True,
     )
     return frame.astype({name: "Int64" for name, kind in KINDS.items() if kind == "integer"})
+
+
+def columns(evidence: Evidence) -> list[str]:
+    """Return the columns of the leaderboard of a request."""
+    tail = list(TAIL)
+    if any(row.certificates for row in evidence.manifest.rows):
+        place = tail.index("worst_high") + 1
+        tail[place:place] = CERTIFIED
+    return [*HEAD, *attacks_of(evidence), *tail]
 
 
 def row_text(row: pd.Series, attacks: list[str]) -> str:
@@ -81,6 +93,7 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
     cells = {attack: mean(values) for attack, values in answers.attacks.items()}
     worst = mean(answers.worst)
     low, high = confidence_interval(worst, n) if worst is not None else (None, None)
+    certified = mean(answers.certified)
     shards = [
         shard
         for attack in (CLEAN, *row.attacks)
@@ -97,6 +110,8 @@ def _line(evidence: Evidence, row: Row) -> dict[str, Any] | None:
         "worst": worst,
         "worst_low": short(low),
         "worst_high": short(high),
+        "certified": certified,
+        "open": None if worst is None or certified is None else short(worst - certified),
         "flags": " ".join(sorted(_flags(evidence, row, {**cells, WORST: worst}, low, high))),
         "forwards": round(sum(shard.forwards * _share(shard, n) for shard in shards) / n, 1),
         "backwards": round(sum(shard.backwards * _share(shard, n) for shard in shards) / n, 1),
@@ -121,10 +136,14 @@ def _about(evidence: Evidence, row: Row) -> dict[str, Any]:
 
 
 def _failed(evidence: Evidence) -> list[dict[str, Any]]:
-    """Return a line without figures for each row whose model failed on clean images."""
-    if not evidence.manifest.failures:
-        return []
-    failed = [row for row in evidence.manifest.rows if not per_image_answers(evidence, row)]
+    """Return a line without figures for each row whose model failed on clean images, or that contradicts
+    itself."""
+    has_failures = bool(evidence.manifest.failures)
+    failed = [
+        row
+        for row in evidence.manifest.rows
+        if contradiction(evidence, row) or (has_failures and not per_image_answers(evidence, row))
+    ]
     empty = {name: "" for name, kind in KINDS.items() if kind == "text"}
     return [empty | _about(evidence, row) for row in failed]
 

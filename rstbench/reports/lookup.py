@@ -11,7 +11,17 @@ import numpy as np
 
 from ..evidence.manifest import Manifest, Row
 from ..evidence.store import Store
-from ..evidence.trial import CLEAN, EXACT, FAST, ModelInfo, ShardResult, TrialResult, attack_family
+from ..evidence.trial import (
+    ATTACK,
+    CERTIFICATE,
+    CLEAN,
+    EXACT,
+    FAST,
+    ModelInfo,
+    ShardResult,
+    TrialResult,
+    attack_family,
+)
 
 AUTOATTACK = "autoattack"
 EARLY_STOP = "early_stop=true"
@@ -20,25 +30,37 @@ Key = tuple[str, str, str, str, int]  # source, target, attack, threat, seed
 
 @dataclass(frozen=True)
 class Evidence:
-    """Hold a manifest, its results that cover all images, and the files with each result by its key."""
+    """Hold a manifest, its results that cover all images, and the files with each result by its key.
+
+    proofs: results of certificates, by model, certificate and threat.
+    """
 
     manifest: Manifest
     records: dict[Key, TrialResult]
     places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    proofs: Mapping[tuple[str, str, str], TrialResult] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> Evidence:
         """Read a folder that `evaluate` wrote. Raises BadFile."""
         manifest, store = Manifest.load(root), Store(root)
-        read = filter(None, map(store.read, manifest.keys))
-        records = _by_question([record for record in read if record.covers(manifest.images)])
-        places = {record.trial.key: store.places(record.trial.key) for record in records.values()}
-        return cls(manifest, records, places)
+        read = [record for key in manifest.keys if (record := store.read(key))]
+        complete = [record for record in read if record.covers(manifest.images)]
+        records = _by_question([record for record in complete if record.trial.kind == ATTACK])
+        proofs = {
+            (record.trial.target, record.trial.attack, record.trial.threat): record
+            for record in complete
+            if record.trial.kind == CERTIFICATE
+        }
+        both = (*records.values(), *proofs.values())
+        places = {record.trial.key: store.places(record.trial.key) for record in both}
+        return cls(manifest, records, places, proofs)
 
     @property
     def unanswered(self) -> int:
         """Return how many of the questions have no complete answer: of a run that goes on, or of a fault."""
-        return len({*self.manifest.keys} - {record.trial.key for record in self.records.values()})
+        answered = {record.trial.key for record in (*self.records.values(), *self.proofs.values())}
+        return len({*self.manifest.keys} - answered)
 
     def info(self, digest: str) -> ModelInfo:
         return self.manifest.models[digest]

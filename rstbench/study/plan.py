@@ -13,6 +13,7 @@ from ..training.recipe import DrawOptions, Recipe, offered, recipe_for
 
 if TYPE_CHECKING:
     from ..attacks.spec import AttackSpec
+    from ..certificates import CertificateSpec
 
 OF_NETWORK = ("network", "width", "norm", "last_norm", "normalize")  # in the order of a `NetworkSpec`
 # Keys of the tables of a study, which names its seeds itself.
@@ -61,7 +62,9 @@ class NetworkTable:
 class Study:
     """What one leaderboard is made of.
 
-    images: how many of `data` are attacked, 0 for all; switch_weights: 'equal', 'best' or both.
+    images: how many of `data` are attacked, 0 for all; switch_weights: 'equal', 'best' or both; certificates:
+    what is proved of every model at every threat; curve: those threats, of one norm, whose answers tell about
+    one another.
     """
 
     name: str
@@ -76,6 +79,8 @@ class Study:
     draws: tuple[NetworkTable, ...] = ()
     trains: tuple[NetworkTable, ...] = ()
     models: tuple[StudyModel, ...] = ()
+    certificates: tuple[CertificateSpec, ...] = ()
+    curve: tuple[Threat, ...] = ()
 
     def attacks_at(self, threat: Threat) -> tuple[AttackSpec, ...]:
         """Return the attacks at one threat, in the study's order."""
@@ -97,6 +102,10 @@ class Study:
             "switch": self.switch,
             "switch-weights": list(self.switch_weights),
         }
+        if self.certificates:
+            plain["certificates"] = list(map(str, self.certificates))
+        if self.curve:
+            plain["curve"] = {"norm": self.curve[0].norm, "eps": [t.eps_text for t in self.curve]}
         for kind, tables in (("draw", self.draws), ("train", self.trains)):
             if tables:
                 plain[kind] = [_table_as_toml(table, kind) for table in tables]
@@ -108,14 +117,21 @@ class Study:
 
 
 def override(
-    study: Study, attacks: Sequence[AttackSpec], threats: Sequence[Threat], data: DataReference | None
+    study: Study,
+    attacks: Sequence[AttackSpec],
+    threats: Sequence[Threat],
+    data: DataReference | None,
+    certificates: Sequence[CertificateSpec] = (),
 ) -> Study:
-    """Return the study with other attacks, threats or data in place of its own, where any are given."""
+    """Return the study with other attacks, threats, data or certificates in place of its own, where any are
+    given."""
+    if certificates:
+        study = replace(study, certificates=tuple(dict.fromkeys(certificates)))
     if data:
         study = replace(study, data=data, images=0)
     if threats:
         everywhere = dict.fromkeys(StudyAttack(item.attack) for item in study.attacks)
-        study = replace(study, threats=tuple(dict.fromkeys(threats)), attacks=tuple(everywhere))
+        study = replace(study, threats=tuple(dict.fromkeys(threats)), attacks=tuple(everywhere), curve=())
     if attacks:
         study = replace(study, attacks=tuple(StudyAttack(attack) for attack in dict.fromkeys(attacks)))
     return study

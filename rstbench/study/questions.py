@@ -10,8 +10,9 @@ import torch
 
 from ..attacks import AttackSpec
 from ..errors import BadRequest
-from ..evaluation.evaluate import AttackTask, EvalSetting, clean_task
+from ..evaluation.evaluate import EvalSetting
 from ..evaluation.shard import device_name, versions
+from ..evaluation.task import Task, certificate_task, clean_task
 from ..evidence.manifest import MANIFEST_FILE, Manifest, Row
 from ..evidence.trial import Trial
 from ..models.wrapper import EvalModel
@@ -52,7 +53,7 @@ def note_on_added_attacks(study: Study, participants: Participants) -> str:
     return f"AutoAttack sees only the mean prediction of a switch; also running: {names}" if added else ""
 
 
-def tasks_of(study: Study, participants: Participants) -> list[AttackTask]:
+def tasks_of(study: Study, participants: Participants) -> list[Task]:
     """Return all tasks under one seed, cheap ones first."""
     seed, judges_of = participants.seed, participants.judges_of
     single = [model for model in participants.models if not model.members]
@@ -65,17 +66,23 @@ def tasks_of(study: Study, participants: Participants) -> list[AttackTask]:
         for attack in study.attacks_at(threat):
             # A member's images are judged by its group, whatever crafted them: the bounds of a switch are
             # taken over all of them.
-            tasks += [AttackTask(model, judges_of(model), attack, threat, seed) for model in single]
+            tasks += [Task(model, judges_of(model), attack, threat, seed) for model in single]
             if stopped := attack.early_stopped():
-                tasks += [AttackTask(m, judges_of(m), attack, threat, seed) for m in unlisted]
-                tasks += [AttackTask(m, judges_of(m), stopped, threat, seed) for m in members.values()]
+                tasks += [Task(m, judges_of(m), attack, threat, seed) for m in unlisted]
+                tasks += [Task(m, judges_of(m), stopped, threat, seed) for m in members.values()]
         for switch in switches:
             attacks = attacks_on(switch, study, threat)
-            tasks += [AttackTask(switch, switch.members, attack, threat, seed) for attack in attacks]
+            tasks += [Task(switch, switch.members, attack, threat, seed) for attack in attacks]
+    tasks += [
+        certificate_task(model, certificate, threat)
+        for threat in study.threats
+        for certificate in study.certificates
+        for model in (*single, *unlisted)  # of a switch each member is asked
+    ]
     return sorted(tasks, key=lambda task: task.attack is not None and task.attack.family == "autoattack")
 
 
-def trials_of(tasks: Sequence[AttackTask], setting: EvalSetting) -> list[Trial]:
+def trials_of(tasks: Sequence[Task], setting: EvalSetting) -> list[Trial]:
     """Return the trials of all tasks."""
     return [trial for task in tasks for trial in task.trials(setting.data, setting.batch)]
 
@@ -92,7 +99,7 @@ def make_manifest(
     setting: EvalSetting,
     images: int,
     by_seed: Sequence[Participants],
-    tasks: Sequence[AttackTask],
+    tasks: Sequence[Task],
     *,
     rows: bool = True,
 ) -> Manifest:
@@ -114,12 +121,13 @@ def make_manifest(
         images=images,
         models=infos,
         rows=tuple(
-            Row(model.digest, str(threat), participants.seed, attacks)
+            Row(model.digest, str(threat), participants.seed, attacks, certificates)
             for participants in by_seed
             for threat in study.threats
             if study.attacks_at(threat)
             for model in participants.models
             for attacks in [tuple(map(str, attacks_on(model, study, threat)))]
+            for certificates in [tuple(map(str, study.certificates))]
             if rows
         ),
         groups=tuple(dict.fromkeys(tuple(m.digest for m in group) for p in by_seed for group in p.groups)),

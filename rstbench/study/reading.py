@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, BadRequest, unknown
 from ..references import DataReference, Reference
@@ -16,12 +16,15 @@ from ..training.recipe import DrawOptions
 from . import plan
 from .plan import NetworkTable, Study, StudyAttack, StudyModel
 
+if TYPE_CHECKING:
+    from ..certificates import CertificateSpec
+
 DEFAULT_ATTACKS = ["pgd", "autoattack"]
 SHIPPED = files("rstbench") / "studies"
 # What `evaluate` adds to the study it writes beside its results.
 _WRITTEN = ("run", "evidence")
 KEYS = {"name", "data", "threats", "attacks", "images", "seeds", "transfer", "switch", "switch-weights"}
-KEYS |= {"common", "draw", "train", "model"}
+KEYS |= {"common", "draw", "train", "model", "certificates", "curve"}
 MODEL = {"name", "ref"}
 
 
@@ -56,17 +59,18 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
     _only(plain, KEYS, where)
     data = DataReference.parse(_typed(plain, "data", str, where))
     threat_texts = _list(plain, "threats", where, kind=str, wanted="wants a list of texts")
-    threats = tuple(dict.fromkeys(map(Threat.parse, threat_texts)))
+    threats, curve = tuple(dict.fromkeys(map(Threat.parse, threat_texts))), _curve(plain, where)
     # Networks learn from the same data set, within the first threat, in the words of the study.
     common = {"data": str(data.all_of(data.split.removeprefix("test")))}
-    common |= {"threat": threat_texts[0]} if threats else {}
+    common |= {"threat": threat_texts[0] if threats else str(curve[-1])} if threats or curve else {}
     common |= _table(_typed(plain, "common", dict, where, {}), plan.COMMON, f"{where}: [common]")
     attacks = _list(plain, "attacks", where, DEFAULT_ATTACKS)
     study = Study(
         name=_typed(plain, "name", str, where),
         data=data,
-        threats=threats,
-        attacks=tuple(dict.fromkeys(_attack(item, threats, where) for item in attacks)),
+        threats=tuple(dict.fromkeys((*threats, *curve))),
+        curve=curve,
+        attacks=tuple(dict.fromkeys(_attack(item, (*threats, *curve), where) for item in attacks)),
         images=_typed(plain, "images", int, where, 0),
         seeds=tuple(dict.fromkeys(_list(plain, "seeds", where, [0]))),
         transfer=_typed(plain, "transfer", bool, where, False),
@@ -75,6 +79,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
         draws=tuple(_draw(table, common, where) for table in _tables(plain, "draw", where)),
         trains=tuple(_train(table, common, where) for table in _tables(plain, "train", where)),
         models=tuple(_model(table, where) for table in _tables(plain, "model", where)),
+        certificates=_certificates(plain, where),
     )
     _check(study, where)
     return study
@@ -116,6 +121,27 @@ def _attack(item: Any, threats: Sequence[Threat], where: str) -> StudyAttack:
     if threat and threat not in threats:
         raise unknown("threat of this study", text, map(str, threats))
     return StudyAttack(AttackSpec.parse(_typed(item, "attack", str, where)), threat)
+
+
+def _curve(plain: Mapping[str, Any], where: str) -> tuple[Threat, ...]:
+    """Return the threats of `curve = {norm = "Linf", eps = ["0.005", "0.01"]}`, by eps."""
+    if "curve" not in plain:
+        return ()
+    table, wanted = _typed(plain, "curve", dict, where), 'reads {norm = "Linf", eps = ["0.005", "0.01"]}'
+    _only(table, {"norm", "eps"}, f"{where}: curve")
+    norm, eps = _typed(table, "norm", str, f"{where}: curve"), table.get("eps")
+    if not isinstance(eps, list) or not eps or not all(isinstance(e, str | int | float) for e in eps):
+        raise BadRequest(f"{where}: curve {wanted}, got eps = {eps!r}")
+    return tuple(sorted({Threat.parse(f"{norm}:{e}") for e in eps}, key=lambda threat: threat.eps))
+
+
+def _certificates(plain: Mapping[str, Any], where: str) -> tuple[CertificateSpec, ...]:
+    texts = _list(plain, "certificates", where, kind=str, wanted="wants a list of texts")
+    if not texts:
+        return ()
+    from ..certificates import CertificateSpec
+
+    return tuple(dict.fromkeys(map(CertificateSpec.parse, texts)))
 
 
 def _draw(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> NetworkTable:

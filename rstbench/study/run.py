@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..attacks import AttackSpec
+from ..certificates import CertificateSpec
 from ..data import download, load
 from ..errors import BadRequest, ModelFault
 from ..evaluation.adversarials import AdversarialWriter, ExampleWriter
@@ -25,6 +26,7 @@ from ..evidence.trial import FAST
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
 from ..references import DataReference, Reference
+from ..reports.certified import contradictions
 from ..reports.lookup import Evidence
 from ..reports.report import write_report
 from ..reports.tables import write
@@ -95,8 +97,8 @@ def run_study(
             run.attack(run.make(soon, ()))  # there are rows to look at while the others are made
             run_log.add(options.out, "making")
         faults = run.attack(run.make(jobs, given), last=True)
-        tables = write_outcome(options, progress)
-    return Outcome(tables, faults)
+        tables, contradicted = write_outcome(options, progress)
+    return Outcome(tables, [*faults, *contradicted])
 
 
 class _Run:
@@ -170,15 +172,21 @@ class _Run:
         return faults
 
 
-def write_outcome(options: Options, progress: Progress) -> dict[str, pd.DataFrame]:
-    """Write the tables from the evidence, with figures and a page where wanted, and log the end."""
+def write_outcome(
+    options: Options, progress: Progress
+) -> tuple[dict[str, pd.DataFrame], list[ModelFault]]:
+    """Write the tables from the evidence, with figures and a page where wanted, and log the end. Return the
+    tables, and what in the evidence contradicts itself."""
     evidence = Evidence.read(options.out)
     tables = write(evidence, options.out)
     if options.report:
         for note in write_report(evidence, tables, options.out):
             progress.note(note)
+    contradicted = [ModelFault(line) for line in contradictions(evidence)]
+    for fault in contradicted:
+        run_log.add(options.out, "fault", str(fault))
     run_log.add(options.out, "ended")
-    return tables
+    return tables, contradicted
 
 
 def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int]:
@@ -216,6 +224,7 @@ def study_of_models(
     data: DataReference | None,
     seed: int,
     options: Options,
+    certificates: Sequence[CertificateSpec] = (),
 ) -> tuple[Study, list[EvalModel]]:
     """Return a study of models given by reference, and those models, loaded.
 
@@ -233,7 +242,8 @@ def study_of_models(
         names = {str(DataReference.parse(recipe.data).all_of("")) for recipe in recipes}
         data = DataReference.parse(_only_value("--data", names)).all_of("test")
     once = tuple(StudyAttack(attack) for attack in dict.fromkeys(attacks))
-    return Study("adhoc", data, tuple(dict.fromkeys(threats)), once, seeds=(seed,), models=given), loaded
+    study = Study("adhoc", data, tuple(dict.fromkeys(threats)), once, seeds=(seed,), models=given)
+    return replace(study, certificates=tuple(dict.fromkeys(certificates))), loaded
 
 
 def _only_value(option: str, values: set[str]) -> str:

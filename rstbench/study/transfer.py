@@ -8,7 +8,8 @@ from ..attacks import AttackSpec
 from ..data import download
 from ..errors import BadRequest
 from ..evaluation.crafting import settle
-from ..evaluation.evaluate import AttackTask, clean_task, run_tasks
+from ..evaluation.evaluate import run_tasks
+from ..evaluation.task import Task, clean_task
 from ..evidence import run_log
 from ..evidence.store import Store
 from ..evidence.trial import keeps_clean_images
@@ -49,7 +50,7 @@ def run_transfer(
     participants = Participants(seed, distinct, (distinct,))
     tasks = [clean_task(model) for model in distinct]
     tasks += [
-        AttackTask(model, participants.judges_of(model), attack, threat, seed)
+        Task(model, participants.judges_of(model), attack, threat, seed)
         for threat in study.threats
         for attack in sources
         for model in distinct
@@ -63,7 +64,7 @@ def run_transfer(
         make_manifest(study, setting, images, [participants], tasks, rows=False).save(options.out)
         run_log.begin_asking(options.out, trials_of(tasks, setting))
         faults = run_tasks(tasks, setting, store, progress)
-        tables = write_outcome(options, progress)
+        tables, _ = write_outcome(options, progress)
     return Outcome(tables, faults)
 
 

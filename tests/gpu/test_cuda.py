@@ -7,7 +7,8 @@ import torch
 
 from rstbench.attacks import AttackSpec
 from rstbench.data import load
-from rstbench.evaluation.evaluate import AttackTask, EvalSetting, clean_task, run_tasks
+from rstbench.evaluation.evaluate import EvalSetting, run_tasks
+from rstbench.evaluation.task import Task, clean_task
 from rstbench.evidence.store import Store
 from rstbench.models.sources.native import ticket_model
 from rstbench.reports.statistics import confidence_interval
@@ -43,7 +44,7 @@ def measure(tickets, attack, device, folder):
     setting, store = EvalSetting(data, 100, torch.device(device)), Store(folder)
     questions = [clean_task(entry) for entry in entries]
     spec = AttackSpec.parse(attack)
-    questions += [AttackTask(entry, entries, spec, Threat.parse("Linf:0.1"), 0) for entry in entries]
+    questions += [Task(entry, entries, spec, Threat.parse("Linf:0.1"), 0) for entry in entries]
     assert not run_tasks(questions, setting, store)
     records = [store.read(trial.key) for q in questions for trial in q.trials(data, 100)]
     assert all(device in tally.device for record in records for tally in record.shards)

@@ -18,7 +18,8 @@ from rstbench.errors import BadFile, BadRequest
 from rstbench.evaluation.copies import ITSELF, CopyPlanner, plan_of
 from rstbench.evaluation.counting import PassCounter, _FastCounted
 from rstbench.evaluation.crafting import pick_crafting, settle
-from rstbench.evaluation.evaluate import AttackTask, EvalSetting, clean_task, run_tasks
+from rstbench.evaluation.evaluate import EvalSetting, run_tasks
+from rstbench.evaluation.task import Task, clean_task
 from rstbench.evaluation.executors import Local, Processes
 from rstbench.evidence.store import Store, record_file
 from rstbench.evidence.trial import EXACT, FAST, ModelInfo, ShardResult, Trial
@@ -103,7 +104,7 @@ def ask(tasks, setting, store):
 
 def test_a_fast_request_takes_complete_exact_answers_and_no_others(small_entries, tmp_path):
     (one, other), store = small_entries, Store(tmp_path)
-    own, judged = AttackTask(one, (one,), PGD, T), AttackTask(one, (one, other), PGD, T)
+    own, judged = Task(one, (one,), PGD, T), Task(one, (one, other), PGD, T)
     assert ask([clean_task(one), own], setting_for(2, EXACT), store) == [EXACT, EXACT]
     fast = setting_for(2)
     assert settle([clean_task(one), own], fast, store) == [clean_task(one), own]
@@ -115,7 +116,7 @@ def test_a_fast_request_takes_complete_exact_answers_and_no_others(small_entries
 
 def test_an_exact_request_takes_no_fast_answers(small_entries, tmp_path):
     model, store = small_entries[0], Store(tmp_path)
-    tasks = [clean_task(model), AttackTask(model, (model,), PGD, T)]
+    tasks = [clean_task(model), Task(model, (model,), PGD, T)]
     assert ask(tasks, setting_for(2), store) == [EXACT, FAST]
     assert len(records(store)) == 2
     assert ask(tasks, setting_for(2, EXACT), store) == [EXACT, EXACT]
@@ -134,7 +135,7 @@ def test_a_copy_is_settled_once_for_later_shards_and_workers(small_entries, tmp_
     """Whatever the planner would choose today, a resumed question goes on as it began."""
     switch = wrap_switch(small_entries, "both")
     first, again = Store(tmp_path / "first"), Store(tmp_path / "again")
-    task = AttackTask(switch, switch.members, PGD, T)
+    task = Task(switch, switch.members, PGD, T)
     assert ask([task], setting_for(2), first) == [FAST]
     plans = {member.digest: CopyPlan(layout).as_plain() for member in small_entries}
     for record in records(first):
@@ -151,10 +152,10 @@ def test_a_copy_is_settled_once_for_later_shards_and_workers(small_entries, tmp_
 
 def test_a_copy_that_is_not_known_is_refused(small_entries, tmp_path):
     model, store = small_entries[0], Store(tmp_path)
-    (trial,) = AttackTask(model, (model,), PGD, T, crafting=FAST).trials(setting_for(4).data, 2)
+    (trial,) = Task(model, (model,), PGD, T, crafting=FAST).trials(setting_for(4).data, 2)
     store.add(trial, ShardResult(0, "11", copy={model.digest: {"shape": "round"}}), CARDS, "digits")
     with pytest.raises(BadFile, match=f"{model.info.name}: the stored images from 0 on"):
-        ask([AttackTask(model, (model,), PGD, T)], setting_for(4), store)
+        ask([Task(model, (model,), PGD, T)], setting_for(4), store)
 
 
 def test_each_model_is_planned_once_a_run(small_entries):
@@ -194,7 +195,7 @@ def test_a_model_that_cannot_be_planned_is_attacked_itself(tmp_path):
     assert plan_of(wrap(Stubborn(), ModelInfo("stubborn", "external")), images, CPU) == ITSELF
     model, faults = wrap(Shy(), ModelInfo("shy", "external")), []
     for crafting in (EXACT, FAST):
-        task = AttackTask(model, (model,), PGD, T, crafting=crafting)
+        task = Task(model, (model,), PGD, T, crafting=crafting)
         faults += map(str, run_tasks([clean_task(model), task], setting_for(4), Store(tmp_path / crafting)))
     assert len(faults) == 2
     assert faults[0] == faults[1]

@@ -12,7 +12,8 @@ import torch
 from rstbench.attacks import AttackSpec
 from rstbench.data import load
 from rstbench.errors import BadRequest, ModelFault
-from rstbench.evaluation.evaluate import AttackTask, EvalSetting, clean_task, run_tasks
+from rstbench.evaluation.evaluate import EvalSetting, run_tasks
+from rstbench.evaluation.task import Task, clean_task
 from rstbench.evaluation.executors import Local, Processes, WorkerDied
 from rstbench.evaluation.workers import AUTO, at_once, cores, executor_for, pick_workers, threads_for
 from rstbench.evidence.store import Store
@@ -99,7 +100,7 @@ class Recording(Local):
 def test_attacks_go_to_the_executor_of_the_setting_whatever_its_width(small_entries, tmp_path):
     executor, model = Recording(), small_entries[0]
     setting = EvalSetting(load("digits:test:4"), 2, torch.device("cpu"), executor)
-    attack = AttackTask(model, (model,), AttackSpec.parse("pgd:steps=1"), Threat.parse("Linf:0.1"))
+    attack = Task(model, (model,), AttackSpec.parse("pgd:steps=1"), Threat.parse("Linf:0.1"))
     assert run_tasks([clean_task(model), attack], setting, Store(tmp_path)) == []
     assert executor.attacks == ["pgd:steps=1"] * 2
 
