@@ -49,7 +49,7 @@ def make_parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
 def evaluate(add: Add) -> None:
     add("what", nargs="*", metavar="STUDY|MODEL", help=f"a study (default: digits), or models, {_MODELS}")
     add("--attack", action="append", help="pgd, pgd:steps=50, autoattack (repeatable)")
-    add("--certify", action="append", metavar="CERTIFICATE", help="ibp, crown, crown:alpha=20, milp (repeatable)")
+    add("--certify", action="append", help="ibp, crown, crown:alpha=20, milp (repeatable)")
     _measurement(add)
     add("--save-adversarials", action="store_true", help="keep all crafted images")
 

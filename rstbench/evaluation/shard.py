@@ -133,14 +133,13 @@ def _run(shard: Shard) -> Answer:
 
 
 def _certify(shard: Shard, certificate: Certificate) -> Answer:
-    """Prove what can be proved of the source; judge the images that a certificate finds instead of a proof."""
+    """Prove what can be proved of the source; judge the images that a certificate finds instead."""
     began, trial, source = time.perf_counter(), shard.trials[0], shard.source
     x, y = (part.to(shard.device) for part in shard.images.at(slice(None)))
     threat = Threat.parse(trial.threat)
-    with _FrozenModels(shard) as frozen:
-        with frozen.keep_fault(source):
-            proved = _proved(shard, certificate, threat, x, y)
-            broken = _broken_by(shard, proved, threat, x, y)
+    with _FrozenModels(shard) as frozen, frozen.keep_fault(source):
+        proved = _proved(shard, certificate, threat, x, y)
+        broken = _broken_by(shard, proved, threat, x, y)
     frozen.raise_fault(source)
     result = ShardResult(
         shard.start,
@@ -152,9 +151,7 @@ def _certify(shard: Shard, certificate: Certificate) -> Answer:
     return Answer({trial.key: result})
 
 
-def _proved(
-    shard: Shard, certificate: Certificate, threat: Threat, x: Tensor, y: Tensor
-) -> Certified:
+def _proved(shard: Shard, certificate: Certificate, threat: Threat, x: Tensor, y: Tensor) -> Certified:
     """Run a certificate and check the form of its answer."""
     try:
         with weights_unchanged(shard.source.module):

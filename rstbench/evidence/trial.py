@@ -124,13 +124,13 @@ def crafting_seed(trial: Trial, start: int) -> int:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """Answer for the images [start, start + len(bits)): '1' where the target was still right, of a certificate
-    where that is proved.
+    """Answer for the images [start, start + len(bits)): '1' where the target was still right.
 
     stages maps a part of the attack to the images it broke, as bits ('apgd-ce': '0100'); only
-    where source and target are one. Of a certificate `COUNTEREXAMPLE` are those that its own images broke,
-    and `proof` has the radius that was proved and the bound on the rounding of margins. forwards and backwards count images passed through the source. copy: of
+    where source and target are one. forwards and backwards count images passed through the source. copy: of
     fast crafting, how the source (each member of a switch) was copied, by digest, as `CopyPlan` writes it.
+    Of a certificate '1' stands where the class is proved, the stage `COUNTEREXAMPLE` for the images that its
+    own ones broke; proof: the radius that was proved (`eps`) and a bound of margins' rounding (`error`).
     """
 
     start: int

@@ -172,9 +172,7 @@ class _Run:
         return faults
 
 
-def write_outcome(
-    options: Options, progress: Progress
-) -> tuple[dict[str, pd.DataFrame], list[ModelFault]]:
+def write_outcome(options: Options, progress: Progress) -> tuple[dict[str, pd.DataFrame], list[ModelFault]]:
     """Write the tables from the evidence, with figures and a page where wanted, and log the end. Return the
     tables, and what in the evidence contradicts itself."""
     evidence = Evidence.read(options.out)

@@ -128,7 +128,7 @@ def test_counterexamples_count_like_an_attacks_images(tmp_path):
 
 
 def curve(root, nested):
-    """At the larger eps an attack that fails, and a proof that succeeds, where at the smaller it was not so."""
+    """At the larger eps an attack fails and a proof succeeds, where at the smaller it was the other way."""
     attacks = of("a", pgd="1101", clean="1111") | of("a", FAR, clean="1111", pgd="1011")
     proofs = {("a", "crown", NEAR): "0000", ("a", "crown", FAR): "1000"}
     rows = [row("a"), row("a", FAR)]
@@ -168,3 +168,14 @@ def test_the_key_of_an_attack_is_what_it_was():
     assert Trial.of(certificate.as_plain()) == certificate
     with pytest.raises(ValueError, match="kind is attack or certificate"):
         Trial.of({**certificate.as_plain(), "kind": "guess"})
+
+
+def test_page_and_figures_show_the_band(tmp_path):
+    curve(tmp_path, nested=True)
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert "certified</th>" in page
+    assert "what is broken at a smaller radius counts as broken at a larger one" in page
+    assert "25.0 proved" in page
+    assert (tmp_path / "figures" / "certified.svg").exists()
+    assert not (tmp_path / "figures" / "certified-ratios.svg").exists()

@@ -19,8 +19,8 @@ from rstbench.evaluation.copies import ITSELF, CopyPlanner, plan_of
 from rstbench.evaluation.counting import PassCounter, _FastCounted
 from rstbench.evaluation.crafting import pick_crafting, settle
 from rstbench.evaluation.evaluate import EvalSetting, run_tasks
-from rstbench.evaluation.task import Task, clean_task
 from rstbench.evaluation.executors import Local, Processes
+from rstbench.evaluation.task import Task, clean_task
 from rstbench.evidence.store import Store, record_file
 from rstbench.evidence.trial import EXACT, FAST, ModelInfo, ShardResult, Trial
 from rstbench.models.fast_copy import CopyPlan

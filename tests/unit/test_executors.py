@@ -13,8 +13,8 @@ from rstbench.attacks import AttackSpec
 from rstbench.data import load
 from rstbench.errors import BadRequest, ModelFault
 from rstbench.evaluation.evaluate import EvalSetting, run_tasks
-from rstbench.evaluation.task import Task, clean_task
 from rstbench.evaluation.executors import Local, Processes, WorkerDied
+from rstbench.evaluation.task import Task, clean_task
 from rstbench.evaluation.workers import AUTO, at_once, cores, executor_for, pick_workers, threads_for
 from rstbench.evidence.store import Store
 from rstbench.models.wrapper import load_reference

@@ -53,6 +53,13 @@ def test_commands_ask_the_same(hand_run, tmp_path):
     assert (switch.what, switch.attack, switch.threat) == (["study.toml"], ["pgd"], ["Linf:1/5"])
 
 
+def test_commands_ask_for_certificates(hand_run, tmp_path):
+    manifest = hand_run(tmp_path, study=STUDY).manifest
+    row = next(row for row in manifest.rows if manifest.models[row.model].name == NAME)
+    asked = parsed(row_command(manifest, replace(row, certificates=("ibp", "crown:alpha=20")), tmp_path))
+    assert asked.certify == ["ibp", "crown:alpha=20"]
+
+
 @pytest.mark.parametrize(
     ("study", "limit"),
     [

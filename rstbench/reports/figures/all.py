@@ -8,6 +8,7 @@ import pandas as pd
 
 from ...evidence.examples import Examples
 from ..lookup import Evidence
+from .certified import draw_certified
 from .curves import draw_curves
 from .examples import draw_examples
 from .pareto import draw_pareto
@@ -28,6 +29,7 @@ def draw_all(
     board = frames.get("leaderboard")
     yield from draw_ratios(points)
     yield from draw_curves(points, attacks)
+    yield from draw_certified(points)
     yield from draw_pareto(points)
     yield from draw_switch(frames.get("switch"))
     yield from draw_transfer(frames.get("transfer"))

@@ -13,7 +13,8 @@ _SHARED = ["kind", "kept_weights", "images"]
 
 
 def points(lines: Sequence[dict[str, Any]], attacks: Sequence[str]) -> pd.DataFrame:
-    """Return means over seeds of `clean`, each attack and `worst`, and `…_sd` where there are several.
+    """Return means over seeds of `clean`, each attack, `worst` and `certified`, and `…_sd` where there are
+    several.
 
     They are NaN unless all seeds have an answer.
 
@@ -21,7 +22,7 @@ def points(lines: Sequence[dict[str, Any]], attacks: Sequence[str]) -> pd.DataFr
     kind, kept_weights, images, seeds and the measures. Models of no table stand for themselves, their
     names without the seed.
     """
-    measures = ["clean", *attacks, "worst"]
+    measures = ["clean", *attacks, "worst", "certified"]
     columns = ["name", "setting", "ratio", "threat", *_SHARED, "seeds"]
     columns += [name for measure in measures for name in (measure, f"{measure}_sd")]
     frame = pd.DataFrame(lines)

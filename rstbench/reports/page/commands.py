@@ -30,6 +30,7 @@ def row_command(manifest: Manifest, row: Row, folder: Path) -> str:
     # `evaluate` adds attacks on a switch by itself.
     attacks = [a for a in row.attacks if not is_switch or a in _study_attacks(manifest, row.threat)]
     options = [part for attack in attacks for part in ("--attack", attack)]
+    options += [part for certificate in row.certificates for part in ("--certify", certificate)]
     options += ["--threat", row.threat, "--seed", str(row.seed)]
     if reference:
         data = f"{manifest.run['data']}:{manifest.images}"

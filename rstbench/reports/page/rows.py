@@ -12,6 +12,7 @@ import pandas as pd
 
 from ...evidence.manifest import Row
 from ...evidence.trial import CLEAN, ShardResult
+from ..certified import proved
 from ..lookup import Evidence
 from .commands import row_command
 from .template import records
@@ -37,6 +38,15 @@ class AttackResult:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """One certificate of a model. proved: the share of images, None without an answer; files: as above."""
+
+    certificate: str
+    proved: float | None
+    files: tuple[tuple[str, str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
 class LeaderboardRow:
     """A row of the leaderboard: its cells by column, and their evidence."""
 
@@ -46,6 +56,7 @@ class LeaderboardRow:
     members: tuple[tuple[str, float], ...]
     made_cost: str
     attacks: tuple[AttackResult, ...]
+    proofs: tuple[Proof, ...]
     command: str
 
 
@@ -65,6 +76,7 @@ def leaderboard_rows(evidence: Evidence, board: pd.DataFrame, folder: Path) -> I
             members=tuple(members) if info.members else (),
             made_cost=", ".join(cost),
             attacks=tuple(_attack_result(evidence, row, attack) for attack in (CLEAN, *row.attacks)),
+            proofs=tuple(_proof(evidence, row, certificate) for certificate in row.certificates),
             command=row_command(evidence.manifest, row, folder),
         )
 
@@ -90,6 +102,19 @@ def _attack_result(evidence: Evidence, row: Row, attack: str) -> AttackResult:
         files=tuple(_files(evidence, row, attack)),
         machine=_machine(evidence, shards),
     )
+
+
+def _proof(evidence: Evidence, row: Row, certificate: str) -> Proof:
+    share, files = 0.0, list[tuple[str, str, tuple[str, ...]]]()
+    for member, weight in evidence.members(row.model):
+        record = evidence.proofs.get((member, certificate, row.threat))
+        bits = proved(evidence, member, certificate, row.threat)
+        if record is None or bits is None:
+            return Proof(certificate, None, ())
+        share += weight * float(bits.mean())
+        key = record.trial.key
+        files.append((evidence.info(member).name, key, evidence.places.get(key, ())))
+    return Proof(certificate, share, tuple(files))
 
 
 def _files(evidence: Evidence, row: Row, attack: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:

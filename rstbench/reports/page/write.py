@@ -54,6 +54,8 @@ def write_page(
         packed=PACK_FILE in places,
         unpacked=not places <= {PACK_FILE},
         attacks=[] if board is None else column_attacks(board, attacks),
+        certified=board is not None and "certified" in board,
+        curve="curve" in manifest.study,
         seeds=0 if board is None else board["seed"].nunique(),
         kinds=distinct(board, "kind"),
         threats=distinct(board, "threat"),
