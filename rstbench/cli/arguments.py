@@ -103,6 +103,14 @@ def status(add: Add) -> None:
     add("folders", nargs="+", metavar="DIR", help="run folders")
 
 
+def verify(add: Add) -> None:
+    add("folders", nargs="+", metavar="DIR", help="run folders, or folders that contain them")
+    add("--sample", type=_positive, default=1, metavar="N", help="shards of each attack and certificate")
+    add("--seed", type=_natural, default=0, help="of the sample")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    _data_root(add)
+
+
 def list_names(add: Add) -> None:
     kinds = "models, networks, recipes, init, adversary, …; all by default"
     add("kind", nargs="?", metavar="KIND", help=kinds)

@@ -178,6 +178,25 @@ def pack(args: argparse.Namespace) -> int:
     return REFUSED if refused else DONE
 
 
+def verify(args: argparse.Namespace) -> int:
+    """Repeat a sample of the evidence and judge kept images again; say whether it holds on this machine."""
+    from ..evaluation.evaluate import pick_device
+    from ..reports.report import runs_in
+    from ..study.verify import summary
+    from ..study.verify import verify as checks_of
+    from .tables import printable
+
+    folders, device, holds = runs_in(args.folders), pick_device(args.device), True
+    for folder in folders:
+        checks = []
+        for check in checks_of(folder, requests.root_of(args), device, args.sample, args.seed):
+            checks.append(check)
+            print(printable(check.line()), flush=True)
+        print(printable(summary(folder, checks)))
+        holds &= any(check.images for check in checks) and all(c.holds for c in checks if c.repeated)
+    return DONE if holds else FAULTS
+
+
 def status(args: argparse.Namespace) -> int:
     """Show how far runs are, their rate and when they end, from their folders alone."""
     import time
@@ -219,6 +238,7 @@ VERBS: Mapping[str, Verb] = {
     "export": (export, arguments.export, "tickets/conv4-0.1.safetensors --to onnx --out conv4.onnx"),
     "report": (report, arguments.report, "runs/digits"),
     "pack": (pack, arguments.pack, "leaderboards/*"),
+    "verify": (verify, arguments.verify, "runs/digits"),
     "status": (status, arguments.status, "runs/digits"),
     "list": (list_names, arguments.list_names, "attacks"),
 }

@@ -33,11 +33,11 @@ class AdversarialWriter:
     def on_answer(self, shard: Shard, answer: Answer) -> None:
         trial = shard.trials[0]
         if answer.images is not None and trial.attack != CLEAN:
-            write_whole(self._part(trial, shard.start), _bytes(answer.images.float()))
+            write_whole(self.part(trial, shard.start), _bytes(answer.images.float()))
 
     def is_kept(self, trial: Trial, start: int) -> bool:
         """Return whether the images of a shard are still kept."""
-        return trial.attack == CLEAN or self._part(trial, start).exists()
+        return trial.attack == CLEAN or self.part(trial, start).exists()
 
     def collect(self, request: Manifest, data: Images, batch: int) -> list[Path]:
         """Write one `<model>-<attack>-<threat>-seed<seed>.pt` for each crafting that is complete."""
@@ -47,7 +47,7 @@ class AdversarialWriter:
             if record is None or record.trial.attack == CLEAN:
                 continue
             trial = record.trial
-            parts = [self._part(trial, start) for start in range(0, len(data), batch)]
+            parts = [self.part(trial, start) for start in range(0, len(data), batch)]
             if all(part.exists() for part in parts):
                 info = request.models[trial.source]
                 name = f"{info.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
@@ -58,8 +58,8 @@ class AdversarialWriter:
                     written.append(path)
         return written
 
-    def _part(self, trial: Trial, start: int) -> Path:
-        # Named by what crafted it: all judges of one crafting share the images.
+    def part(self, trial: Trial, start: int) -> Path:
+        """Return the file of a shard's images, named by what crafted them: all its judges share it."""
         crafting = replace(trial, target=trial.source).key
         return self.folder / "parts" / f"{crafting}-{start}.pt"
 

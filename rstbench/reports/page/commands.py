@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...evidence.manifest import MANIFEST_FILE, Manifest, Row
-from ...evidence.trial import EXACT, ModelInfo
+from ...evidence.trial import EXACT
+from ..model_references import reference_of
 
 OUT = "again"
 
@@ -25,7 +26,8 @@ def row_command(manifest: Manifest, row: Row, folder: Path) -> str:
 
     It names the model, where a reference to it is known, else the study at this threat and seed.
     """
-    reference = _reference(manifest, row, folder)
+    reference = reference_of(manifest, manifest.models[row.model], row.seed, folder)
+    reference = reference.replace(f":{folder}/", ":", 1)  # the command is run in the folder
     is_switch = bool(manifest.models[row.model].members)
     # `evaluate` adds attacks on a switch by itself.
     attacks = [a for a in row.attacks if not is_switch or a in _study_attacks(manifest, row.threat)]
@@ -60,22 +62,3 @@ def _study_attacks(manifest: Manifest, threat: str) -> list[str]:
     listed: list[Any] = list(manifest.study.get("attacks", []))
     plain = [item if isinstance(item, dict) else {"attack": item} for item in listed]
     return [item["attack"] for item in plain if item.get("threat", threat) == threat]
-
-
-def _reference(manifest: Manifest, row: Row, folder: Path) -> str:
-    """Return a reference to the model of a row, '' where none is known."""
-    info = manifest.models[row.model]
-    reference = _made_by_study(info, row.seed)
-    if reference and (folder / reference.partition(":")[2]).exists():
-        return reference
-    models = [(model.get("name") or model["ref"], model["ref"]) for model in manifest.study.get("model", [])]
-    return next((reference for name, reference in models if name == info.name), "")
-
-
-def _made_by_study(info: ModelInfo, seed: int) -> str:
-    """Return a reference to the file that `evaluate` makes for a model, '' where it makes none."""
-    if not info.family or Path(info.family).name != info.family:
-        return ""
-    name = "-".join(filter(None, (info.family, info.ratio)))
-    source, folder = ("ticket", "tickets") if info.kind == "ticket" else ("checkpoint", "checkpoints")
-    return f"{source}:{folder}/{name}-seed{seed}.safetensors"
