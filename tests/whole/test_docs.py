@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-GUIDES = ["tutorial", "drawing", "attacks", "switch"]
+GUIDES = ["tutorial", "drawing", "attacks", "switch", "certificates"]
 BLOCK = re.compile(r"(<!-- needs: [^>]+ -->\n)?```(\w+)\n(.*?)```", re.S)
 
 
