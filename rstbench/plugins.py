@@ -3,7 +3,7 @@
 A new network, attack, method, data set, model source or export format is one line in `BUILTIN`: a
 "module:object" string that is imported at its first use, so that listing names costs nothing. Other packages
 add names through entry points in the groups `rstbench.models`, `rstbench.data`, `rstbench.attacks`,
-`rstbench.networks`, `rstbench.methods` and `rstbench.exports`.
+`rstbench.certificates`, `rstbench.networks`, `rstbench.methods` and `rstbench.exports`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "autoattack": "rstbench.attacks.autoattack:AutoAttack",
         "screen": "rstbench.attacks.screen:Screen",
     },
+    "certificates": {
+        "ibp": "rstbench.certificates.ibp:IBP",
+        "crown": "rstbench.certificates.crown:Crown",
+        "milp": "rstbench.certificates.milp:Milp",
+    },
     "networks": {
         "conv2": "rstbench.networks.conv:conv2",
         "conv4": "rstbench.networks.conv:conv4",
@@ -95,6 +100,7 @@ _SINGULAR = {
     "exports": "export format",
     "data": "data set",
     "attacks": "attack",
+    "certificates": "certificate",
     "networks": "network",
     "methods": "method",
 }
