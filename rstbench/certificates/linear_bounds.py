@@ -12,7 +12,7 @@ from .backward import Region, propagate
 from .intervals import interval_bounds, node_interval
 from .network import Network
 from .operations import Affine, MaxPool, ReLU
-from .relaxations import Bounds, MaxPoolLines, Relaxation, ReLULines, pool_candidates
+from .relaxations import Bounds, MaxPoolLines, Relaxation, ReLULines, pool_candidates, pool_leaders
 
 # Bytes of the coefficients of the widest layer that are propagated at once: what a processor's caches hold,
 # and what a GPU needs to be busy.
@@ -35,11 +35,11 @@ class LinearBounds:
 def linear_bounds(network: Network, region: Region) -> LinearBounds:
     """Bound every layer's values, each by the tighter of interval and linear bound.
 
-    Propagated are the inputs of ReLUs whose sign the intervals leave open, and inputs of max pools that may be
-    the largest of a window; not those that are outputs of such layers themselves, whose intervals follow.
+    Propagated are the inputs of ReLUs whose sign the intervals leave open and, where a max pool follows, those
+    that may be the largest of a window; not inputs that are outputs of such layers themselves.
     """
     values = network.values(region.x)
-    reached = {source: place for place, source in network.inputs_of_nonlinear().items()}
+    refined = {source: place for place, source in network.inputs_of_nonlinear().items()}
     bounds: dict[int, Bounds] = {0: region.box()}
     relaxations: dict[int, Relaxation] = {}
     propagated = 0
@@ -50,15 +50,15 @@ def linear_bounds(network: Network, region: Region) -> LinearBounds:
             relaxations[place] = ReLULines.over(*bounds[node.inputs[0]])
         elif isinstance(node.operation, MaxPool):
             relaxations[place] = MaxPoolLines.over(node.operation, *bounds[node.inputs[0]])
-        elif place in reached:
-            reader = network.nodes[reached[place]].operation
+        elif place in refined:
             refining = _Refining(network, region, relaxations, bounds, place)
-            if isinstance(reader, MaxPool):
-                refining.bound_both(pool_candidates(reader, *bounds[place]))
-            else:
+            pool = network.pool_after(refined[place])
+            if pool is None:
                 refining.decide_signs(values[place])
-            bounds[place] = refining.lower, refining.upper
-            propagated += refining.propagated
+            else:
+                refining.decide_windows(pool, values[place], isinstance(network.nodes[refined[place]].operation, ReLU))
+            bounds[place] = refining.bounds()
+            propagated += refining.propagated()
     return LinearBounds(bounds, relaxations, propagated)
 
 
@@ -73,30 +73,60 @@ class _Refining:
         bounds: dict[int, Bounds],
         place: int,
     ) -> None:
-        self.network, self.region, self.relaxations, self.bounds = network, region, relaxations, bounds
+        self.network, self.region, self.relaxations, self.known = network, region, relaxations, bounds
         self.place = place
-        self.lower, self.upper = (bound.clone() for bound in bounds[place])
-        self.propagated = 0
+        lower, upper = bounds[place]
+        # Of each side: the bounds, and which of them are linear ones by now.
+        self.sides = {sign: sign * bound.flatten(1) for sign, bound in ((1, lower), (-1, upper))}
+        self.done = {sign: torch.zeros_like(bound, dtype=torch.bool) for sign, bound in self.sides.items()}
+
+    def bounds(self) -> Bounds:
+        """Return the tightened intervals. In exact arithmetic the two ends cannot cross."""
+        lower, upper = self.sides[1], -self.sides[-1]
+        shape = (len(lower), *self.network.nodes[self.place].shape)
+        return lower.view(shape), upper.maximum(lower).view(shape)
+
+    def propagated(self) -> int:
+        """Return how many neurons were bounded by propagation."""
+        return int((self.done[1] | self.done[-1]).sum())
 
     def decide_signs(self, values: Tensor) -> None:
         """Bound the neurons whose sign is open: first on the side that may decide it, by the clean values."""
-        unstable = (self.lower < 0) & (self.upper > 0)
-        self._bound(unstable & (values > 0), 1.0, stop_above=0.0)
-        self._bound(unstable & (values <= 0), -1.0, stop_above=0.0)
-        still = (self.lower < 0) & (self.upper > 0)
-        self._bound(still & (values <= 0), 1.0)
-        self._bound(still & (values > 0), -1.0)
-        self.propagated = int(unstable.sum())
+        positive = values > 0
+        for sign, likely in ((1, positive), (-1, ~positive)):
+            self._bound(self._unstable() & likely, sign, stop_above=0.0)
+        for sign in (1, -1):
+            self._bound(self._unstable(), sign)
 
-    def bound_both(self, neurons: Tensor) -> None:
-        """Bound neurons from below and above."""
-        self._bound(neurons, 1.0)
-        self._bound(neurons, -1.0)
-        self.propagated = int(neurons.sum())
+    def decide_windows(self, pool: MaxPool, values: Tensor, rectified: bool) -> None:
+        """Bound the neurons that may be the largest of a window, and their sign where they are `rectified`.
 
-    def _bound(self, neurons: Tensor, sign: float, stop_above: float | None = None) -> None:
-        image, neuron = neurons.flatten(1).nonzero(as_tuple=True)
-        lower, upper = self.lower.flatten(1), self.upper.flatten(1)
+        First the largest clean values from below, which may decide a window; then from above what is left,
+        then from below.
+        """
+
+        def open_ones() -> Tensor:
+            lower, upper = (bound.clamp_min(0) if rectified else bound for bound in self.bounds())
+            return pool_candidates(pool, lower, upper)
+
+        leaders = pool_leaders(pool, values)
+        unstable = self._unstable() if rectified else torch.zeros_like(leaders)
+        self._bound(leaders & (unstable | open_ones()), 1)
+        unstable = self._unstable() if rectified else unstable
+        self._bound(open_ones() | (leaders & unstable), -1)
+        self._bound(open_ones(), 1)
+
+    def _unstable(self) -> Tensor:
+        lower, upper = self.bounds()
+        return (lower < 0) & (upper > 0)
+
+    def _bound(self, neurons: Tensor, sign: int, stop_above: float | None = None) -> None:
+        """Bound neurons, a mask (n, *shape), from below, or from above for sign −1.
+
+        Where that stops early the bound is not the tightest, and the neuron may be asked for again.
+        """
+        image, neuron = (neurons.flatten(1) & ~self.done[sign]).nonzero(as_tuple=True)
+        side = self.sides[sign]
         for part in chunks(self.network, image):
             at, which = image[part], neuron[part]
             start, v, constant = self._start(which, sign)
@@ -104,27 +134,23 @@ class _Refining:
                 self.network,
                 self.region,
                 self.relaxations,
-                self.bounds,
+                self.known,
                 {start: v},
                 at,
                 constant,
                 stop_above=stop_above,
             )
-            if sign > 0:
-                lower[at, which] = lower[at, which].maximum(found)
-            else:
-                upper[at, which] = upper[at, which].minimum(-found)
-        # In exact arithmetic the two cannot cross.
-        self.lower, self.upper = lower.view_as(self.lower), upper.maximum(lower).view_as(self.upper)
+            side[at, which] = side[at, which].maximum(found)
+            self.done[sign][at, which] = True
 
-    def _start(self, neuron: Tensor, sign: float) -> tuple[int, Tensor, Tensor | None]:
+    def _start(self, neuron: Tensor, sign: int) -> tuple[int, Tensor, Tensor | None]:
         """Return the neurons times `sign` as coefficients of a layer's values and constants."""
         node = self.network.nodes[self.place]
         if isinstance(node.operation, Affine):  # its rows are known: no need to multiply unit vectors
             before, offset = node.inputs[0], node.operation.offset
             v = sign * node.operation.rows(neuron, node.shape, self.network.nodes[before].shape)
             return before, v, None if offset is None else sign * offset.expand(node.shape).flatten()[neuron]
-        units = self.lower.new_zeros(len(neuron), self.lower[0].numel())
+        units = self.sides[1].new_zeros(len(neuron), self.sides[1].shape[1])
         units[torch.arange(len(neuron), device=neuron.device), neuron] = sign
         return self.place, units.view(-1, *node.shape), None
 

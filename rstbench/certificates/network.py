@@ -43,6 +43,14 @@ class Network:
         nodes = enumerate(self.nodes)
         return {place: node.inputs[0] for place, node in nodes if isinstance(node.operation, ReLU | MaxPool)}
 
+    def pool_after(self, place: int) -> MaxPool | None:
+        """Return the max pool that a layer is, or that alone reads it where it is a ReLU; None for others."""
+        operation = self.nodes[place].operation
+        readers = [node.operation for node in self.nodes if place in node.inputs]
+        if isinstance(operation, ReLU) and len(readers) == 1:
+            operation = readers[0]
+        return operation if isinstance(operation, MaxPool) else None
+
     def values(self, x: Tensor) -> list[Tensor]:
         """Return the values of each layer for images x (n, c, h, w), in float64."""
         values: list[Tensor] = []

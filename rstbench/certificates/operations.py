@@ -38,8 +38,8 @@ class Affine:
         """Return Aᵀ v for coefficients v (rows, *output); shape: of the input."""
         raise NotImplementedError
 
-    def terms(self) -> int:
-        """Return how many products are summed for an output, at most."""
+    def terms(self) -> Tensor | int:
+        """Return how many products that are not zero are summed for each output, at most."""
         return 1
 
     def apply(self, x: Tensor) -> Tensor:
@@ -121,8 +121,8 @@ class Convolution(Affine):
         out[row, source[:, :, None, None], down[:, None, :, None], across[:, None, None, :]] = self.weight[channel]
         return out[:, :, ph : ph + shape[1], pw : pw + shape[2]]
 
-    def terms(self) -> int:
-        return math.prod(self.weight.shape[1:])
+    def terms(self) -> Tensor | int:
+        return self.weight.count_nonzero((1, 2, 3)).view(-1, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +140,8 @@ class FullyConnected(Affine):
     def rows(self, neurons: Tensor, output: Shape, shape: Shape) -> Tensor:
         return self.weight[neurons] if len(output) == 1 else super().rows(neurons, output, shape)
 
-    def terms(self) -> int:
-        return self.weight.shape[1]
+    def terms(self) -> Tensor | int:
+        return self.weight.count_nonzero(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +187,7 @@ class AveragePool(Affine):
         )
         return out
 
-    def terms(self) -> int:
+    def terms(self) -> Tensor | int:
         return math.prod(self.kernel)
 
 
@@ -204,7 +204,7 @@ class Reshape(Affine):
     def transpose(self, v: Tensor, shape: Shape) -> Tensor:
         return v.reshape(len(v), *shape)
 
-    def terms(self) -> int:
+    def terms(self) -> Tensor | int:
         return 0
 
 

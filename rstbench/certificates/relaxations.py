@@ -102,15 +102,27 @@ class MaxPoolLines:
 def pool_candidates(pool: MaxPool, lower: Tensor, upper: Tensor) -> Tensor:
     """Return which inputs may be the largest of a window that is not decided, (n, c, h, w) bool."""
     low, high = pool.windows(lower, -torch.inf), pool.windows(upper, -torch.inf)
-    most = low.amax(2, keepdim=True)
-    may = high > most
-    may |= (low == most) & (may.sum(2, keepdim=True) > 0)
-    may &= may.sum(2, keepdim=True) > 1
-    places = pool.places(tuple(lower.shape[1:]), lower.device).expand_as(low)
-    n, c = lower.shape[:2]
-    found = lower.new_zeros(n, c, lower[0, 0].numel())
-    found.scatter_add_(2, places.flatten(2), may.flatten(2).to(lower))
-    return (found > 0).view_as(lower)
+    most, top = low.amax(2, keepdim=True), high.argmax(2, keepdim=True)
+    # A window is decided where the input of largest upper bound is nowhere below another.
+    others = high.scatter(2, top, -torch.inf).amax(2, keepdim=True)
+    may = (high >= most) & (low.gather(2, top) < others)
+    return _at_inputs(pool, may, lower)
+
+
+def pool_leaders(pool: MaxPool, values: Tensor) -> Tensor:
+    """Return which inputs (n, c, h, w) are the largest of some window, bool."""
+    windows = pool.windows(values, -torch.inf)
+    first = torch.zeros_like(windows, dtype=torch.bool).scatter_(2, windows.argmax(2, keepdim=True), True)
+    return _at_inputs(pool, first, values)
+
+
+def _at_inputs(pool: MaxPool, marked: Tensor, like: Tensor) -> Tensor:
+    """Return which inputs are marked in some window."""
+    marked = marked & (pool.windows(torch.ones_like(like[:1]), 0.0) > 0)  # not outside the image
+    places = pool.places(tuple(like.shape[1:]), like.device).expand_as(marked)
+    found = like.new_zeros(*like.shape[:2], like[0, 0].numel())
+    found.scatter_add_(2, places.flatten(2), marked.flatten(2).to(like))
+    return (found > 0).view_as(like)
 
 
 def _of(values: Tensor, image: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Forward-error bounds of a network that computes in float32 (Higham 2002, chapter 3).
 
 A sum of k products computed in any order, with or without fused multiply-adds, differs from the exact one by at
-most gamma_k times the sum of the magnitudes, gamma_k = k u / (1 − k u) with u = 2^-24. Errors of a layer's
-inputs pass through the magnitudes of its weights; ReLU and max pool do not raise them. It does not hold for
+most gamma_k times the sum of the magnitudes, gamma_k = k u / (1 − k u) with u = 2^-24; products with a weight
+of zero are exact and do not count. Errors of a layer's inputs pass through the magnitudes of its weights; ReLU and max pool do not raise them. It does not hold for
 matrix units that round their inputs (TF32), nor for convolutions by fast transforms (Winograd).
 """
 
@@ -60,10 +60,10 @@ def _affine(operation: Affine, size: Tensor, error: Tensor) -> Tensor:
         passed = part.linear(error, magnitude=True)
         size = part.magnitude(size)  # of the values that the next part reads
         steps = part.terms() + part.roundings
-        error = passed + _gamma(steps) * (size + passed) + steps * SMALLEST if steps else passed
+        error = passed + _gamma(steps) * (size + passed) + steps * SMALLEST
     return error
 
 
-def _gamma(steps: int) -> float:
-    share = steps * UNIT
-    return share / (1 - share) if share < 1 else torch.inf
+def _gamma(steps: Tensor | int) -> Tensor:
+    share = torch.as_tensor(steps, dtype=torch.float64) * UNIT
+    return torch.where(share < 1, share / (1 - share), torch.inf)
