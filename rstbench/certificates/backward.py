@@ -1,4 +1,4 @@
-"""Linear functions of a layer's values, bounded from below by what the layers before it allow."""
+"""Linear functions of the layers' values of one image, bounded from below by backward substitution."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from .relaxations import Bounds, Relaxation
 
 @dataclass(frozen=True)
 class Region:
-    """What the images may be: a ball round each of x within [0, 1].
-
-    x: (n, c, h, w), float64.
-    """
+    """The ball round clean images x (n, c, h, w), float64, within [0, 1]."""
 
     x: Tensor
     norm: str
@@ -29,66 +26,90 @@ class Region:
         """Return the least and largest value of each pixel."""
         return box_around(self.x, self.eps)
 
-    def minimum(self, v: Tensor, image: Tensor) -> Tensor:
-        """Return the least value of each row v (rows, c, h, w) over the ball of its image."""
-        clean = self.x.flatten(1)
-        clean = clean if len(clean) == 1 else clean[image]
-        return linear_minimum(v.flatten(1), clean, self.norm, self.eps)
+    def of_image(self, index: int) -> Region:
+        """Return the region of one image."""
+        return Region(self.x[index : index + 1], self.norm, self.eps)
+
+    def minimum(self, v: Tensor) -> Tensor:
+        """Return the least values (rows,) of functions v (pixels, rows) over the ball of the one image."""
+        return linear_minimum(v.T, self.x.flatten(), self.norm, self.eps)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is known so far of the layers' values, by the layers' places.
+
+    bounds: intervals (n, *shape) of what the module computes; rounding: what the module may add to each value
+    of an affine layer or a sum, (n, *shape); relaxations: of the layers that are not linear, for one image.
+    """
+
+    network: Network
+    region: Region
+    bounds: dict[int, Bounds]
+    rounding: dict[int, Tensor]
+    relaxations: dict[int, Relaxation]
+
+    def of_image(self, index: int) -> Knowledge:
+        """Return what is known of one of n images."""
+        part = slice(index, index + 1)
+        bounds = {place: (lower[part], upper[part]) for place, (lower, upper) in self.bounds.items()}
+        rounding = {place: error[part] for place, error in self.rounding.items()}
+        return Knowledge(self.network, self.region.of_image(index), bounds, rounding, {})
 
 
 def propagate(
-    network: Network,
-    region: Region,
-    relaxations: Mapping[int, Relaxation],
-    bounds: Mapping[int, Bounds],
-    start: Mapping[int, Tensor],
-    image: Tensor,
+    known: Knowledge,
+    start: int,
+    v: Tensor,
     constant: Tensor | None = None,
     *,
+    relaxations: Mapping[int, Relaxation] | None = None,
     stop_above: float | None = None,
 ) -> Tensor:
-    """Return lower bounds (rows,) of linear functions over the region, by backward substitution.
+    """Return lower bounds (rows,) of linear functions v (values, rows) of the layer at `start`.
 
-    start: coefficients (rows, *shape) of layers' values, by their place. image: which of the n images each
-    row is of. constant: (rows,), is added. A layer that is not linear is replaced by its relaxation; where it has none, by the interval of
-    its values in `bounds`. stop_above: a row is left alone once some bound of it, by the intervals of a layer
-    on its way, is above this.
+    constant: (rows,), is added. relaxations: instead of those that are known. A layer that is not linear and
+    has none is replaced by the interval of its values. stop_above: a row is left alone once a bound of it, by
+    the intervals of a layer on its way, is above this.
     """
-    pending = dict(start)
-    if constant is None:
-        constant = torch.zeros(len(image), dtype=torch.float64, device=image.device)
-    found = torch.full_like(constant, -torch.inf)
-    alive = torch.arange(len(image), device=image.device)
-    for place in range(max(pending), 0, -1):
-        v = pending.pop(place, None)
-        if v is None:
+    nodes = known.network.nodes
+    relaxations = known.relaxations if relaxations is None else relaxations
+    pending = {start: v}
+    least = v.new_zeros(v.shape[1]) if constant is None else constant
+    found = torch.full_like(least, -torch.inf)
+    alive = torch.arange(len(least), device=v.device)
+    for place in range(start, 0, -1):
+        if place not in pending:
             continue
-        node = network.nodes[place]
-        if isinstance(node.operation, Affine):
-            constant = constant + node.operation.constant(v)
-            _add(pending, node.inputs[0], node.operation.transpose(v, network.nodes[node.inputs[0]].shape))
+        v, node = pending.pop(place), nodes[place]
+        if place in known.rounding:
+            least = least - known.rounding[place].flatten() @ v.abs()
+        if node.back is not None and isinstance(node.operation, Affine):
+            if node.operation.offset is not None:
+                least = least + node.operation.offset.expand(node.shape).flatten() @ v
+            _add(pending, node.inputs[0], node.back.pull(v))
         elif isinstance(node.operation, Sum):
             _add(pending, node.inputs[0], v)
             _add(pending, node.inputs[1], v)
         elif place not in relaxations:
-            constant = constant + _interval_minimum(v, bounds[place], image[alive])
+            least = least + _interval_minimum(v, known.bounds[place])
         else:
-            if stop_above is not None and not pending and place in bounds:
-                least = constant + _interval_minimum(v, bounds[place], image[alive])
-                found[alive] = found[alive].maximum(least)
-                going = least <= stop_above
+            if stop_above is not None and not pending:
+                bound = least + _interval_minimum(v, known.bounds[place])
+                found[alive] = found[alive].maximum(bound)
+                going = bound <= stop_above
                 if not going.all():
-                    v, constant, alive = v[going], constant[going], alive[going]
+                    v, least, alive = v[:, going], least[going], alive[going]
                 if not len(alive):
                     return found
-            v, added = relaxations[place].backward(v, image[alive])
-            constant = constant + added
+            v, added = relaxations[place].backward(v)
+            least = least + added
             _add(pending, node.inputs[0], v)
     if 0 in pending:
-        constant = constant + region.minimum(pending[0], image[alive])
+        least = least + known.region.minimum(pending[0])
     if stop_above is None:
-        return constant
-    found[alive] = found[alive].maximum(constant)
+        return least
+    found[alive] = found[alive].maximum(least)
     return found
 
 
@@ -96,11 +117,7 @@ def _add(pending: dict[int, Tensor], place: int, v: Tensor) -> None:
     pending[place] = pending[place] + v if place in pending else v
 
 
-def _interval_minimum(v: Tensor, bounds: Bounds, image: Tensor) -> Tensor:
-    """Return the least value of each row over intervals."""
-    lower, upper = (bound.flatten(1) for bound in bounds)
-    flat = v.flatten(1)
-    positive = flat.clamp_min(0)
-    if len(lower) == 1:
-        return positive @ lower[0] + (flat - positive) @ upper[0]
-    return (positive * lower[image] + (flat - positive) * upper[image]).sum(1)
+def _interval_minimum(v: Tensor, bounds: Bounds) -> Tensor:
+    """Return the least values of functions over intervals."""
+    lower, upper = (bound.flatten() for bound in bounds)
+    return (lower + upper) / 2 @ v - (upper - lower) / 2 @ v.abs()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..threat import Threat
-from .linear_bounds import LinearBounds, linear_bounds, margins_by
+from .linear_bounds import LinearBounds, Margins, linear_bounds, margins_of
 from .slopes import optimised_margins
 from .spec import Certified
 from .verdicts import Question, question
@@ -32,16 +32,15 @@ class Crown:
     @torch.no_grad()
     def __call__(self, module: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Certified:
         asked = question(module, x, y, threat)
-        margins, known = crown_margins(asked, self.alpha)
-        return asked.certified(margins, known)[0]
+        found = [crown_margins(asked, index, self.alpha)[0] for index in range(len(asked.y))]
+        return asked.certified(found)
 
 
-def crown_margins(asked: Question, alpha: int = 0) -> tuple[Tensor, LinearBounds]:
-    """Return lower bounds of the margins (right images, classes − 1), and the bounds of all layers."""
-    network, region = asked.network, asked.region
-    known = linear_bounds(network, region)
-    by_intervals = margins_by(network, region, known, asked.y, intervals=True)
-    margins = margins_by(network, region, known, asked.y).maximum(by_intervals)
-    if alpha:
-        margins = margins.maximum(optimised_margins(network, region, known, asked.y, alpha))
-    return margins, known
+def crown_margins(asked: Question, index: int, alpha: int = 0) -> tuple[Margins, LinearBounds]:
+    """Return lower bounds of one image's margins, and what is known of all layers."""
+    bounds, label = linear_bounds(asked.network, asked.region.of_image(index)), int(asked.y[index])
+    known = bounds.known
+    margins = margins_of(known, label).or_better(margins_of(known, label, intervals=True).least)
+    if alpha and not bool((margins.least > 0).all()):
+        margins = margins.or_better(optimised_margins(known, label, alpha))
+    return margins, bounds

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..threat import Threat
-from .linear_bounds import interval_knowledge, margins_by
+from .intervals import interval_knowledge
+from .linear_bounds import margins_of
 from .spec import Certified
 from .verdicts import question
 
@@ -17,12 +18,12 @@ from .verdicts import question
 class IBP:
     """Interval bound propagation, with the margins taken as rows of the last linear layers.
 
-    A forward pass or two: fast, and of use for networks that were trained for it.
+    It costs a forward pass or two, and is of use for networks that were trained for it.
     """
 
     @torch.no_grad()
     def __call__(self, module: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Certified:
         asked = question(module, x, y, threat)
         known = interval_knowledge(asked.network, asked.region)
-        margins = margins_by(asked.network, asked.region, known, asked.y, intervals=True)
-        return asked.certified(margins, known)[0]
+        labels = enumerate(asked.y.tolist())
+        return asked.certified([margins_of(known.of_image(i), label, intervals=True) for i, label in labels])

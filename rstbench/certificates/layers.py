@@ -56,7 +56,7 @@ def _module(layer: nn.Module, shape: Shape) -> Operation:
     kind: Any = type(layer)
     if kind is nn.Conv2d:
         return _convolution(layer)
-    if kind is nn.Linear:
+    if kind is nn.Linear and len(shape) == 1:
         return FullyConnected(layer.bias, weight=layer.weight)
     if kind in (nn.BatchNorm2d, nn.BatchNorm1d) and layer.running_var is not None:
         return _norm(layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps, shape)

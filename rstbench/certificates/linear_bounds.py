@@ -3,103 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .backward import Region, propagate
-from .intervals import interval_bounds, node_interval
+from .backward import Knowledge, Region, propagate
+from .intervals import learn_interval
 from .network import Network
 from .operations import Affine, MaxPool, ReLU
-from .relaxations import Bounds, MaxPoolLines, Relaxation, ReLULines, pool_candidates, pool_leaders
+from .relaxations import Bounds, MaxPoolLines, ReLULines
+from .windows import candidates, leaders
 
 # Bytes of the coefficients of the widest layer that are propagated at once: what a processor's caches hold,
-# and what a GPU needs to be busy.
-CHUNK = {"cpu": 2**22, "cuda": 2**28}
+# and what keeps a GPU busy.
+CHUNK = {"cpu": 2**21, "cuda": 2**28}
 
 
 @dataclass(frozen=True)
 class LinearBounds:
-    """What is known of n images once every layer is bounded.
+    """What linear bounds tell of one image.
 
-    bounds: intervals of each layer's values, by place. relaxations: of each layer that is not linear.
-    propagated: how many single neurons, of all images, were bounded by propagation.
+    propagated: how many neurons were bounded by propagation.
     """
 
-    bounds: dict[int, Bounds]
-    relaxations: dict[int, Relaxation]
+    known: Knowledge
     propagated: int
 
 
 def linear_bounds(network: Network, region: Region) -> LinearBounds:
-    """Bound every layer's values, each by the tighter of interval and linear bound.
+    """Bound every layer's values for one image, each by the tighter of interval and linear bound.
 
     Propagated are the inputs of ReLUs whose sign the intervals leave open and, where a max pool follows, those
     that may be the largest of a window; not inputs that are outputs of such layers themselves.
     """
+    known = Knowledge(network, region, {}, {}, {})
     values = network.values(region.x)
     refined = {source: place for place, source in network.inputs_of_nonlinear().items()}
-    bounds: dict[int, Bounds] = {0: region.box()}
-    relaxations: dict[int, Relaxation] = {}
     propagated = 0
     for place, node in enumerate(network.nodes):
-        if place:
-            bounds[place] = node_interval(node, bounds)
+        learn_interval(known, place)
         if isinstance(node.operation, ReLU):
-            relaxations[place] = ReLULines.over(*bounds[node.inputs[0]])
+            known.relaxations[place] = ReLULines.over(*known.bounds[node.inputs[0]])
         elif isinstance(node.operation, MaxPool):
-            relaxations[place] = MaxPoolLines.over(node.operation, *bounds[node.inputs[0]])
+            known.relaxations[place] = MaxPoolLines.over(node.operation, *known.bounds[node.inputs[0]])
         elif place in refined:
-            refining = _Refining(network, region, relaxations, bounds, place)
+            refining = _Refining(known, place, values[place])
             pool = network.pool_after(refined[place])
             if pool is None:
-                refining.decide_signs(values[place])
+                refining.decide_signs()
             else:
-                refining.decide_windows(pool, values[place], isinstance(network.nodes[refined[place]].operation, ReLU))
-            bounds[place] = refining.bounds()
+                refining.decide_windows(pool, isinstance(network.nodes[refined[place]].operation, ReLU))
+            known.bounds[place] = refining.bounds()
             propagated += refining.propagated()
-    return LinearBounds(bounds, relaxations, propagated)
+    return LinearBounds(known, propagated)
 
 
 class _Refining:
-    """Tightens the interval of one layer's values."""
+    """Tightens the interval of one layer's values; `values` are the clean image's."""
 
-    def __init__(
-        self,
-        network: Network,
-        region: Region,
-        relaxations: dict[int, Relaxation],
-        bounds: dict[int, Bounds],
-        place: int,
-    ) -> None:
-        self.network, self.region, self.relaxations, self.known = network, region, relaxations, bounds
-        self.place = place
-        lower, upper = bounds[place]
+    def __init__(self, known: Knowledge, place: int, values: Tensor) -> None:
+        self.known, self.place, self.values = known, place, values
+        lower, upper = known.bounds[place]
         # Of each side: the bounds, and which of them are linear ones by now.
-        self.sides = {sign: sign * bound.flatten(1) for sign, bound in ((1, lower), (-1, upper))}
+        self.sides = {sign: sign * bound.flatten() for sign, bound in ((1, lower), (-1, upper))}
         self.done = {sign: torch.zeros_like(bound, dtype=torch.bool) for sign, bound in self.sides.items()}
 
     def bounds(self) -> Bounds:
-        """Return the tightened intervals. In exact arithmetic the two ends cannot cross."""
+        """Return the tightened intervals (1, *shape). In exact arithmetic the two ends cannot cross."""
         lower, upper = self.sides[1], -self.sides[-1]
-        shape = (len(lower), *self.network.nodes[self.place].shape)
-        return lower.view(shape), upper.maximum(lower).view(shape)
+        return lower.view_as(self.values), upper.maximum(lower).view_as(self.values)
 
     def propagated(self) -> int:
         """Return how many neurons were bounded by propagation."""
         return int((self.done[1] | self.done[-1]).sum())
 
-    def decide_signs(self, values: Tensor) -> None:
+    def decide_signs(self) -> None:
         """Bound the neurons whose sign is open: first on the side that may decide it, by the clean values."""
-        positive = values > 0
+        positive = self.values > 0
         for sign, likely in ((1, positive), (-1, ~positive)):
             self._bound(self._unstable() & likely, sign, stop_above=0.0)
         for sign in (1, -1):
             self._bound(self._unstable(), sign)
 
-    def decide_windows(self, pool: MaxPool, values: Tensor, rectified: bool) -> None:
-        """Bound the neurons that may be the largest of a window, and their sign where they are `rectified`.
+    def decide_windows(self, pool: MaxPool, rectified: bool) -> None:
+        """Bound the neurons that may be the largest of a window, and their signs where they are `rectified`.
 
         First the largest clean values from below, which may decide a window; then from above what is left,
         then from below.
@@ -107,13 +95,14 @@ class _Refining:
 
         def open_ones() -> Tensor:
             lower, upper = (bound.clamp_min(0) if rectified else bound for bound in self.bounds())
-            return pool_candidates(pool, lower, upper)
+            return candidates(pool, lower, upper)
 
-        leaders = pool_leaders(pool, values)
-        unstable = self._unstable() if rectified else torch.zeros_like(leaders)
-        self._bound(leaders & (unstable | open_ones()), 1)
-        unstable = self._unstable() if rectified else unstable
-        self._bound(open_ones() | (leaders & unstable), -1)
+        def unsigned() -> Tensor:
+            return self._unstable() if rectified else torch.zeros_like(first)
+
+        first = leaders(pool, self.values)
+        self._bound(first & (unsigned() | open_ones()), 1)
+        self._bound(open_ones() | (first & unsigned()), -1)
         self._bound(open_ones(), 1)
 
     def _unstable(self) -> Tensor:
@@ -121,77 +110,68 @@ class _Refining:
         return (lower < 0) & (upper > 0)
 
     def _bound(self, neurons: Tensor, sign: int, stop_above: float | None = None) -> None:
-        """Bound neurons, a mask (n, *shape), from below, or from above for sign −1.
-
-        Where that stops early the bound is not the tightest, and the neuron may be asked for again.
-        """
-        image, neuron = (neurons.flatten(1) & ~self.done[sign]).nonzero(as_tuple=True)
+        """Bound neurons, a mask (1, *shape), from below, or from above for sign −1."""
+        which = (neurons.flatten() & ~self.done[sign]).nonzero()[:, 0]
         side = self.sides[sign]
-        for part in chunks(self.network, image):
-            at, which = image[part], neuron[part]
-            start, v, constant = self._start(which, sign)
-            found = propagate(
-                self.network,
-                self.region,
-                self.relaxations,
-                self.known,
-                {start: v},
-                at,
-                constant,
-                stop_above=stop_above,
-            )
-            side[at, which] = side[at, which].maximum(found)
-            self.done[sign][at, which] = True
+        for part in chunks(self.known.network, len(which), which.device):
+            neuron = which[part]
+            start, v, constant = self._start(neuron, sign)
+            found = propagate(self.known, start, v, constant, stop_above=stop_above)
+            side[neuron] = side[neuron].maximum(found)
+        self.done[sign][which] = True
 
     def _start(self, neuron: Tensor, sign: int) -> tuple[int, Tensor, Tensor | None]:
-        """Return the neurons times `sign` as coefficients of a layer's values and constants."""
-        node = self.network.nodes[self.place]
-        if isinstance(node.operation, Affine):  # its rows are known: no need to multiply unit vectors
-            before, offset = node.inputs[0], node.operation.offset
-            v = sign * node.operation.rows(neuron, node.shape, self.network.nodes[before].shape)
-            return before, v, None if offset is None else sign * offset.expand(node.shape).flatten()[neuron]
-        units = self.sides[1].new_zeros(len(neuron), self.sides[1].shape[1])
-        units[torch.arange(len(neuron), device=neuron.device), neuron] = sign
-        return self.place, units.view(-1, *node.shape), None
+        """Return the neurons times `sign` as functions of a layer's values, with their constants."""
+        node = self.known.network.nodes[self.place]
+        if node.back is not None and isinstance(node.operation, Affine):
+            offset = node.operation.offset
+            constant = -self.known.rounding[self.place].flatten()[neuron] if self.place in self.known.rounding else 0
+            constant = constant + (0 if offset is None else sign * offset.expand(node.shape).flatten()[neuron])
+            return node.inputs[0], sign * node.back.pick(neuron), constant
+        units = torch.zeros(self.values.numel(), len(neuron), dtype=torch.float64, device=neuron.device)
+        units[neuron, torch.arange(len(neuron), device=neuron.device)] = sign
+        return self.place, units, None
 
 
-def chunks(network: Network, image: Tensor) -> Iterator[slice]:
+def chunks(network: Network, rows: int, device: torch.device) -> Iterator[slice]:
     """Yield parts of rows such that the coefficients of the widest layer fit into memory."""
     widest = max(torch.Size(node.shape).numel() for node in network.nodes)
-    size = max(1, CHUNK.get(image.device.type, 2**22) // (8 * widest))
-    for first in range(0, len(image), size):
+    size = max(1, CHUNK.get(device.type, 2**21) // (8 * widest))
+    for first in range(0, rows, size):
         yield slice(first, first + size)
 
 
-def margin_rows(y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Return the coefficients of logit_y − logit_k (n (classes − 1), classes), and the image of each row."""
-    others = torch.arange(classes, device=y.device).expand(len(y), -1)
-    k = others[others != y[:, None]]
-    image = torch.arange(len(y), device=y.device).repeat_interleave(classes - 1)
-    rows = torch.zeros(len(k), classes, dtype=torch.float64, device=y.device)
-    index = torch.arange(len(k), device=y.device)
-    rows[index, y[image]] = 1.0
-    rows[index, k] = -1.0
-    return rows, image
+def margin_rows(label: int, classes: int, device: torch.device) -> Tensor:
+    """Return logit_label − logit_k for each other class k as functions of the logits (classes, rows)."""
+    unit = torch.eye(classes, dtype=torch.float64, device=device)
+    others = [k for k in range(classes) if k != label]
+    return unit[:, [label]] - unit[:, others]
 
 
-def margins_by(
-    network: Network, region: Region, known: LinearBounds, y: Tensor, *, intervals: bool = False
-) -> Tensor:
-    """Return lower bounds of each margin (n, classes − 1), linear ones or, as IBP does, by intervals.
+@dataclass(frozen=True)
+class Margins:
+    """Lower bounds of one image's margins (classes − 1,), and what rounding takes from them at most."""
 
-    The margins are rows of the last linear layers, so that intervals are of what these read.
-    """
-    last = len(network.nodes) - 1
-    rows, image = margin_rows(y, network.nodes[-1].shape[0])
+    least: Tensor
+    error: float
+
+    def or_better(self, other: Tensor) -> Margins:
+        """Return the better bound of each margin."""
+        return replace(self, least=self.least.maximum(other))
+
+
+def margins_of(known: Knowledge, label: int, *, intervals: bool = False) -> Margins:
+    """Return lower bounds of one image's margins by lines, or by the intervals of what the last layers read."""
+    last, exact = len(known.network.nodes) - 1, replace(known, rounding={})
+    rows = margin_rows(label, known.network.nodes[-1].shape[0], known.region.x.device)
     relaxations = {} if intervals else known.relaxations
-    found = [
-        propagate(network, region, relaxations, known.bounds, {last: rows[part]}, image[part])
-        for part in chunks(network, image)
-    ]
-    return torch.cat(found).view(len(y), -1) if found else rows.new_zeros(len(y), 0)
-
-
-def interval_knowledge(network: Network, region: Region) -> LinearBounds:
-    """Return interval bounds alone, without relaxations."""
-    return LinearBounds(interval_bounds(network, region.box()), {}, 0)
+    least, without = (
+        torch.cat(
+            [
+                propagate(facts, last, rows[:, part], relaxations=relaxations)
+                for part in chunks(known.network, rows.shape[1], rows.device)
+            ]
+        )
+        for facts in (known, exact)
+    )
+    return Margins(least, float((without - least).amax()))

@@ -17,19 +17,22 @@ from ..errors import BadRequest, one_line
 from ..models.baked import baked
 from .layers import Refused, call_function, call_method, call_module, constant_of
 from .operations import Affine, MaxPool, Operation, ReLU, Scaling, Shape, Sum, folded
+from .pullbacks import Pullback, pullback
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """A layer of the network with the layers that it reads, by their places in the list.
 
-    operation: None for the input, which is the first. shape: of its values, without the batch.
+    operation: None for the input, which is the first. shape: of its values, without the batch. back: of an
+    affine layer, the layer backward.
     """
 
     name: str
     operation: Operation | None
     inputs: tuple[int, ...]
     shape: Shape
+    back: Pullback | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +77,14 @@ def read_network(module: nn.Module, shape: Sequence[int]) -> Network:
         traced = torch.fx.symbolic_trace(nn.Sequential(exact))
     except (Exception, SystemExit) as error:  # of a user's code, which is given placeholders
         raise BadRequest(f"no certificate for a network that cannot be traced: {one_line(error, 100)}") from None
-    return Network(tuple(_fold(_Reader(traced).read(tuple(shape)))))
+    nodes = _fold(_Reader(traced).read(tuple(shape)))
+    return Network(tuple(_with_pullback(node, nodes) for node in nodes))
+
+
+def _with_pullback(node: Node, nodes: Sequence[Node]) -> Node:
+    if not isinstance(node.operation, Affine):
+        return node
+    return replace(node, back=pullback(node.operation, nodes[node.inputs[0]].shape, node.shape))
 
 
 class _Reader:

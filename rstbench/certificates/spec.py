@@ -24,10 +24,9 @@ class Certified:
     Args:
         proved: Bool (n,): no image of the ball within [0, 1] changes the class. False says nothing but that
             no proof was found, or that the model is wrong on the clean image.
-        margins: Float64 (n,): a lower bound of the least class margin over the ball, nan where none was
-            computed. It is of the network in exact arithmetic.
-        error_bound: What the float32 module's margins may differ from those in exact arithmetic, the largest
-            over the images.
+        margins: Float64 (n,): a lower bound of the float32 module's least class margin over the ball, nan
+            where none was computed.
+        error_bound: What rounding in float32 takes from these bounds, the largest over the images.
         eps_proved: Radius of the ball that was proved: the threat's with the judge's tolerance.
         counterexamples: Float32 (n, c, h, w), images of the ball and the box that the module gets wrong, nan
             where none was found; None where the certificate looks for none.

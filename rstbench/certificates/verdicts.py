@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,16 +11,18 @@ from torch import Tensor, nn
 from ..errors import ModelFault
 from ..threat import Threat
 from .backward import Region
-from .linear_bounds import LinearBounds
+from .linear_bounds import Margins
 from .network import Network, read_network
 from .regions import proved_radius
-from .rounding import error_bounds, margin_errors
+from .rounding import error_bounds
 from .spec import Certified
+
+MOST_DIFFERENCE = 1e-2  # of the largest logit, between the module and the layers that were read from it
 
 
 @dataclass(frozen=True)
 class Question:
-    """Images that a module gets right, and what is to be proved of them.
+    """Images that a module gets right, of which something is to be proved.
 
     right: bool (n,), of all images. region, y: of the right ones alone.
     """
@@ -29,34 +32,28 @@ class Question:
     region: Region
     y: Tensor
 
-    def certified(self, margins: Tensor, known: LinearBounds) -> tuple[Certified, Tensor]:
-        """Return the verdicts for margins (right images, classes − 1), and the error of each right image.
-
-        Raises ModelFault where the module's clean logits are not those of the network that was read.
-        """
-        errors = margin_errors(error_bounds(self.network, known.bounds), self.y)
-        least = margins.amin(1) if margins.shape[1] else torch.full_like(errors, torch.inf)
-        proved = torch.zeros_like(self.right)
-        proved[self.right] = least > errors
-        all_margins = torch.full(self.right.shape, torch.nan, dtype=torch.float64, device=self.right.device)
-        all_margins[self.right] = least
-        worst = float(errors.amax()) if len(errors) else 0.0
-        return Certified(proved, all_margins, worst, self.region.eps), errors
+    def certified(self, margins: Sequence[Margins], counterexamples: Tensor | None = None) -> Certified:
+        """Return the verdicts for bounds of the margins of each right image."""
+        least = torch.full(self.right.shape, torch.nan, dtype=torch.float64, device=self.right.device)
+        if margins:
+            least[self.right] = torch.stack([found.least.amin() for found in margins])
+        error = max((found.error for found in margins), default=0.0)
+        return Certified(least > 0, least, error, self.region.eps, counterexamples)
 
 
 @torch.no_grad()
 def question(module: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Question:
     """Read the module, and sort out the images that it gets wrong.
 
-    Raises BadRequest where a layer is not known, and ModelFault where the network that was read is another
+    Raises BadRequest where a layer is not known, and ModelFault where the layers that were read are another
     function than the module, as where hooks change values.
     """
     network = read_network(module, x.shape[1:])
     logits = module(x)
     right = (logits.argmax(1) == y) & logits.isfinite().all(1)
-    exact = network.values(x)
-    bounds = {place: (value, value) for place, value in enumerate(exact)}
-    if not ((logits.double() - exact[-1]).abs() <= error_bounds(network, bounds))[right].all():
+    values = network.values(x)
+    allowed = error_bounds(network, values).minimum(MOST_DIFFERENCE * values[-1].abs().amax(1, keepdim=True))
+    if not ((logits.double() - values[-1]).abs() <= allowed)[right].all():
         raise ModelFault("the layers that were read from the network give other logits than the network")
     region = Region(x[right].double(), threat.norm, proved_radius(threat))
     return Question(network, right, region, y[right])
