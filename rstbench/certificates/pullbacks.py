@@ -121,7 +121,7 @@ class _Dense:
 
 @dataclass(frozen=True)
 class _Convolved:
-    """A transposed convolution; rows are its images."""
+    """A transposed convolution."""
 
     operation: Convolution
     before: Shape
@@ -129,6 +129,8 @@ class _Convolved:
 
     def pull(self, v: Tensor) -> Tensor:
         op = self.operation
+        if op.stride == op.dilation == (1, 1) and op.groups == 1:
+            return self._correlate(v)
         span = [d * (k - 1) + 1 for d, k in zip(op.dilation, op.weight.shape[2:], strict=True)]
         sizes = zip(self.before[1:], self.after[1:], op.stride, op.padding, span, strict=True)
         # What no window reaches at the end.
@@ -138,6 +140,16 @@ class _Convolved:
             images, op.weight, None, op.stride, op.padding, left, op.groups, op.dilation
         )
         return pulled.flatten(1).T.contiguous()
+
+    def _correlate(self, v: Tensor) -> Tensor:
+        """Do the same by one product with the windows of v, which keeps the rows together."""
+        weight, (ph, pw) = self.operation.weight, self.operation.padding
+        (kh, kw), (_, height, width) = weight.shape[2:], self.before
+        around = (0, 0, kw - 1 - pw, width + pw - self.after[2], kh - 1 - ph, height + ph - self.after[1])
+        padded = functional.pad(v.view(*self.after, -1), around)
+        found = padded.unfold(1, kh, 1).unfold(2, kw, 1).permute(0, 4, 5, 1, 2, 3)
+        flipped = weight.flip(2, 3).transpose(0, 1).reshape(weight.shape[1], -1)
+        return (flipped @ found.reshape(flipped.shape[1], -1)).view(-1, v.shape[1])
 
     def pick(self, neurons: Tensor) -> Tensor:
         op = self.operation

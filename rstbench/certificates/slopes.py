@@ -39,10 +39,11 @@ def _ascend(known: Knowledge, rows: Tensor, steps: int) -> Tensor:
         relaxations.update({place: replace(line, slope=slopes[place]) for place, line in lines.items()})
         with torch.enable_grad():
             margins = propagate(known, last, rows, relaxations=relaxations)
+            total = margins.sum()
         best = best.maximum(margins.detach())
         if step == steps or not margins.requires_grad:
             break
-        gradients = torch.autograd.grad(margins.sum(), list(slopes.values()), allow_unused=True)
+        gradients = torch.autograd.grad(total, list(slopes.values()), allow_unused=True)
         for slope, gradient in zip(slopes.values(), gradients, strict=True):
             slope.grad = gradient
         optimiser.step()
