@@ -1,7 +1,7 @@
 """A network on one image's ball as a mixed-integer linear program (Tjeng et al., ICLR 2019).
 
-Bounds that are known make stable ReLUs linear, dead ones and those that no logit reads disappear, and serve as
-big-M of the rest. Each row of an affine layer may be off by what the module's rounding may add.
+By the bounds that are known stable ReLUs are linear, dead ones and those that no logit reads disappear, and
+they are the big-M of the rest. Each row of an affine layer may be off by what the module's rounding may add.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Encoding:
 
     def _max_pool(self, place: int, pool: MaxPool) -> Places:
         source = self.known.network.nodes[place].inputs[0]
-        lower, upper = self._bounds(source)
+        lower = self._bounds(source)[0]
         before, (places, may) = self.columns[source], self._window_candidates(place, pool)
         asked, count = self.needed[place], may.sum(1)
         columns = np.full(len(asked), ZERO)

@@ -52,8 +52,8 @@ def call_module(layer: nn.Module, shape: Shape) -> Read:
     return [_module(layer, shape)], False
 
 
-def _module(layer: nn.Module, shape: Shape) -> Operation:
-    kind: Any = type(layer)
+def _module(layer: Any, shape: Shape) -> Operation:
+    kind = type(layer)
     if kind is nn.Conv2d:
         return _convolution(layer)
     if kind is nn.Linear and len(shape) == 1:
@@ -62,7 +62,12 @@ def _module(layer: nn.Module, shape: Shape) -> Operation:
         return _norm(layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps, shape)
     if kind is nn.MaxPool2d:
         return _max_pool(
-            layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode, layer.return_indices
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.ceil_mode,
+            layer.return_indices,
         )
     if kind is nn.AvgPool2d:
         return _average_pool(
@@ -117,7 +122,12 @@ def _norm(
 
 
 def _max_pool(
-    kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil: bool = False, indices: bool = False
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil: bool = False,
+    indices: bool = False,
 ) -> MaxPool:
     if ceil or indices:
         raise Refused("rounds its size up" if ceil else "returns indices")
@@ -176,7 +186,15 @@ def _mean(shape: Shape, dim: Any = None, keepdim: bool = False) -> list[Operatio
 
 def _arithmetic(target: Any, args: Sequence[Any], shapes: Sequence[Shape]) -> list[Operation]:
     """Read a residual sum, or a scaling by constants such as a normalisation."""
-    sign = {operator.add: 1, torch.add: 1, operator.iadd: 1, "add": 1, operator.sub: -1, torch.sub: -1, "sub": -1}
+    sign = {
+        operator.add: 1,
+        torch.add: 1,
+        operator.iadd: 1,
+        "add": 1,
+        operator.sub: -1,
+        torch.sub: -1,
+        "sub": -1,
+    }
     if len(shapes) == 2:
         if sign.get(target) != 1 or shapes[0] != shapes[1]:
             raise Refused("combines two layers")
@@ -203,7 +221,9 @@ _ARITHMETIC_OF_TORCH = (torch.add, torch.sub, torch.mul, torch.div, torch.true_d
 _METHODS = ("add", "sub", "mul", "div")
 
 
-def call_function(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[Shape]) -> Read:
+def call_function(
+    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[Shape]
+) -> Read:
     """Return the operations of a function call, and whether it changes its input in place.
 
     args: with the tensors that the network holds; layers stand for themselves. shapes: of the layers.
@@ -293,4 +313,3 @@ def _pair(value: Any) -> tuple[int, int]:
     if not isinstance(first, int) or not isinstance(second, int):
         raise Refused("has sizes that are not fixed")
     return first, second
-

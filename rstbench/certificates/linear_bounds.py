@@ -12,6 +12,7 @@ from .backward import Knowledge, Region, propagate
 from .intervals import learn_interval
 from .network import Network
 from .operations import Affine, MaxPool, ReLU
+from .pullbacks import unit_vectors
 from .relaxations import Bounds, MaxPoolLines, ReLULines
 from .windows import candidates, leaders
 
@@ -34,8 +35,8 @@ class LinearBounds:
 def linear_bounds(network: Network, region: Region) -> LinearBounds:
     """Bound every layer's values for one image, each by the tighter of interval and linear bound.
 
-    Propagated are the inputs of ReLUs whose sign the intervals leave open and, where a max pool follows, those
-    that may be the largest of a window; not inputs that are outputs of such layers themselves.
+    Propagated are the inputs of ReLUs whose sign the intervals leave open and, where a max pool follows,
+    those that may be the largest of a window; not inputs that are outputs of such layers themselves.
     """
     known = Knowledge(network, region, {}, {}, {})
     values = network.values(region.x)
@@ -120,17 +121,17 @@ class _Refining:
             side[neuron] = side[neuron].maximum(found)
         self.done[sign][which] = True
 
-    def _start(self, neuron: Tensor, sign: int) -> tuple[int, Tensor, Tensor | None]:
+    def _start(self, neuron: Tensor, sign: int) -> tuple[int, Tensor, Tensor]:
         """Return the neurons times `sign` as functions of a layer's values, with their constants."""
         node = self.known.network.nodes[self.place]
+        constant = torch.zeros(len(neuron), dtype=torch.float64, device=neuron.device)
         if node.back is not None and isinstance(node.operation, Affine):
-            offset = node.operation.offset
-            constant = -self.known.rounding[self.place].flatten()[neuron] if self.place in self.known.rounding else 0
-            constant = constant + (0 if offset is None else sign * offset.expand(node.shape).flatten()[neuron])
+            if self.place in self.known.rounding:
+                constant = constant - self.known.rounding[self.place].flatten()[neuron]
+            if node.operation.offset is not None:
+                constant = constant + sign * node.operation.offset.expand(node.shape).flatten()[neuron]
             return node.inputs[0], sign * node.back.pick(neuron), constant
-        units = torch.zeros(self.values.numel(), len(neuron), dtype=torch.float64, device=neuron.device)
-        units[neuron, torch.arange(len(neuron), device=neuron.device)] = sign
-        return self.place, units, None
+        return self.place, sign * unit_vectors(neuron, self.values.numel()), constant
 
 
 def chunks(network: Network, rows: int, device: torch.device) -> Iterator[slice]:
@@ -161,7 +162,7 @@ class Margins:
 
 
 def margins_of(known: Knowledge, label: int, *, intervals: bool = False) -> Margins:
-    """Return lower bounds of one image's margins by lines, or by the intervals of what the last layers read."""
+    """Return lower bounds of one image's margins by lines, or by intervals of what the last layers read."""
     last, exact = len(known.network.nodes) - 1, replace(known, rounding={})
     rows = margin_rows(label, known.network.nodes[-1].shape[0], known.region.x.device)
     relaxations = {} if intervals else known.relaxations

@@ -115,7 +115,9 @@ def _least_margin(
     cost = np.zeros(program.columns)
     cost[encoding.logits[label]] += 1.0
     cost[encoding.logits[other]] -= 1.0
-    rows = LinearConstraint(program.matrix(), np.concatenate(program.row_lower), np.concatenate(program.row_upper))
+    rows = LinearConstraint(
+        program.matrix(), np.concatenate(program.row_lower), np.concatenate(program.row_upper)
+    )
     solved = milp(
         cost,
         integrality=np.concatenate(program.integral),

@@ -76,7 +76,9 @@ def read_network(module: nn.Module, shape: Sequence[int]) -> Network:
         exact = baked(copy.deepcopy(module)).requires_grad_(False).double().eval()
         traced = torch.fx.symbolic_trace(nn.Sequential(exact))
     except (Exception, SystemExit) as error:  # of a user's code, which is given placeholders
-        raise BadRequest(f"no certificate for a network that cannot be traced: {one_line(error, 100)}") from None
+        raise BadRequest(
+            f"no certificate for a network that cannot be traced: {one_line(error, 100)}"
+        ) from None
     nodes = _fold(_Reader(traced).read(tuple(shape)))
     return Network(tuple(_with_pullback(node, nodes) for node in nodes))
 
@@ -178,7 +180,7 @@ def _on_cpu(operation: Operation) -> Operation:
     """Return the operation with its tensors on the CPU, where shapes are found out."""
     if not isinstance(operation, Affine):
         return operation
-    tensors = {k: v.cpu() for k, v in vars(operation).items() if isinstance(v, Tensor)}
+    tensors: dict[str, Any] = {k: v.cpu() for k, v in vars(operation).items() if isinstance(v, Tensor)}
     return replace(operation, **tensors)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Shape = tuple[int, ...]
+NOTHING = torch.empty(0)  # a layer's own fields follow those with defaults
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class Affine:
 class Convolution(Affine):
     """A two-dimensional convolution with zero padding; weight (out, in / groups, kh, kw)."""
 
-    weight: Tensor = torch.empty(0)
+    weight: Tensor = NOTHING
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
@@ -61,9 +62,7 @@ class Convolution(Affine):
 
     def linear(self, x: Tensor, *, magnitude: bool = False) -> Tensor:
         weight = self.weight.abs() if magnitude else self.weight
-        return functional.conv2d(
-            x, weight, None, self.stride, self.padding, self.dilation, self.groups
-        )
+        return functional.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def terms(self) -> Tensor | int:
         return self.weight.count_nonzero((1, 2, 3)).view(-1, 1, 1)
@@ -73,7 +72,7 @@ class Convolution(Affine):
 class FullyConnected(Affine):
     """A linear layer; weight (out, in)."""
 
-    weight: Tensor = torch.empty(0)
+    weight: Tensor = NOTHING
 
     def linear(self, x: Tensor, *, magnitude: bool = False) -> Tensor:
         return x @ (self.weight.abs() if magnitude else self.weight).T
@@ -86,7 +85,7 @@ class FullyConnected(Affine):
 class Scaling(Affine):
     """The map x → scale x + b of each value by itself: normalisation, batch norm."""
 
-    scale: Tensor = torch.empty(0)
+    scale: Tensor = NOTHING
 
     def linear(self, x: Tensor, *, magnitude: bool = False) -> Tensor:
         return x * (self.scale.abs() if magnitude else self.scale)

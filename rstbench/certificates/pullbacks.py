@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from .operations import Affine, AveragePool, Convolution, FullyConnected, Reshape, Scaling, Shape
 
-# Multiplications a nanosecond, on one core, of a sparse product, a transposed convolution and a dense product.
+# Multiplications a nanosecond on one core: of a sparse product, a transposed convolution, a dense product.
 SPARSE, CONVOLVED, DENSE = 2.8, 6.0, 15.0
 MOST_ENTRIES = 2**24
 
@@ -67,7 +67,9 @@ def affine_matrix(operation: Affine, before: Shape, after: Shape) -> Tensor:
         rows, columns = dense.nonzero(as_tuple=True)
         values = dense[rows, columns]
     size = (math.prod(after), math.prod(before))
-    return torch.sparse_coo_tensor(torch.stack((rows, columns)), values, size, check_invariants=False).coalesce()
+    return torch.sparse_coo_tensor(
+        torch.stack((rows, columns)), values, size, check_invariants=False
+    ).coalesce()
 
 
 def compressed(matrix: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ class _Sparse:
         return self.matrix @ v
 
     def pick(self, neurons: Tensor) -> Tensor:
-        return self.matrix @ _units(neurons, self.matrix.shape[1])
+        return self.matrix @ unit_vectors(neurons, self.matrix.shape[1])
 
 
 @dataclass(frozen=True)
@@ -159,11 +161,15 @@ class _Convolved:
         device = neurons.device
         down = (place // self.after[2] * sh)[:, None] + torch.arange(kh, device=device) * dh
         across = (place % self.after[2] * sw)[:, None] + torch.arange(kw, device=device) * dw
-        source = (channel // (len(op.weight) // op.groups) * inner)[:, None] + torch.arange(inner, device=device)
+        source = (channel // (len(op.weight) // op.groups) * inner)[:, None] + torch.arange(
+            inner, device=device
+        )
         _, height, width = self.before
         padded = op.weight.new_zeros(len(neurons), self.before[0], height + 2 * ph, width + 2 * pw)
         row = torch.arange(len(neurons), device=device)[:, None, None, None]
-        padded[row, source[:, :, None, None], down[:, None, :, None], across[:, None, None]] = op.weight[channel]
+        padded[row, source[:, :, None, None], down[:, None, :, None], across[:, None, None]] = op.weight[
+            channel
+        ]
         return padded[:, :, ph : ph + height, pw : pw + width].flatten(1).T.contiguous()
 
 
@@ -177,7 +183,7 @@ class _Scaled:
         return v * self.scale
 
     def pick(self, neurons: Tensor) -> Tensor:
-        return _units(neurons, len(self.scale)).to(self.scale.device) * self.scale
+        return unit_vectors(neurons, len(self.scale)).to(self.scale.device) * self.scale
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ class _Same:
         return v
 
     def pick(self, neurons: Tensor) -> Tensor:
-        return _units(neurons, self.size)
+        return unit_vectors(neurons, self.size)
 
 
 @dataclass(frozen=True)
@@ -219,10 +225,10 @@ class _Averaged:
         return pulled.flatten(1).T.contiguous()
 
     def pick(self, neurons: Tensor) -> Tensor:
-        return self.pull(_units(neurons, math.prod(self.after)))
+        return self.pull(unit_vectors(neurons, math.prod(self.after)))
 
 
-def _units(neurons: Tensor, size: int) -> Tensor:
+def unit_vectors(neurons: Tensor, size: int) -> Tensor:
     """Return unit vectors (size, rows)."""
     units = torch.zeros(size, len(neurons), dtype=torch.float64, device=neurons.device)
     units[neurons, torch.arange(len(neurons), device=neurons.device)] = 1

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .operations import MaxPool
-from .windows import windows, window_places
+from .windows import window_places, windows
 
 Bounds = tuple[Tensor, Tensor]  # lower and upper, (n, *shape)
 
@@ -41,7 +41,7 @@ class ReLULines:
 
     @classmethod
     def over(cls, lower: Tensor, upper: Tensor) -> ReLULines:
-        """Return the lines over intervals (1, *shape); the lower slope is 0 or 1, where less area is between."""
+        """Return the lines over intervals (1, *shape); the lower slope is 0 or 1, with less area between."""
         lower, upper = lower.flatten(), upper.flatten()
         active = (lower >= 0).to(lower)[:, None]
         unstable = ((lower < 0) & (upper > 0)).nonzero()[:, 0]
@@ -88,8 +88,9 @@ class MaxPoolLines:
         chord = torch.where(decided, 1.0, (top - others) / torch.where(decided, 1.0, top - own))
         intercept = torch.where(decided, 0.0, others - chord * own)
         places = window_places(pool, lower)
-        flat = (places.gather(2, index).flatten() for index in (torch.where(decided, above, below), above))
-        return cls(lower.numel(), *flat, chord.view(-1, 1), intercept.flatten())
+        below = places.gather(2, torch.where(decided, above, below)).flatten()
+        above = places.gather(2, above).flatten()
+        return cls(lower.numel(), below, above, chord.view(-1, 1), intercept.flatten())
 
     def backward(self, v: Tensor) -> tuple[Tensor, Tensor]:
         negative = v.clamp_max(0)

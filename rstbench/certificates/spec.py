@@ -105,6 +105,12 @@ class CertificateSpec:
         except Exception as error:  # of a certificate of others, whatever it raises
             raise BadRequest(f"the certificate {text!r} cannot be made: {error}") from error
         if dataclasses.is_dataclass(certificate):
-            fields = {f.name: (getattr(certificate, f.name), f.default) for f in dataclasses.fields(certificate)}
-            given = {key: f"{value:g}" for key, (value, default) in fields.items() if value != default}
+            fields = {
+                f.name: (getattr(certificate, f.name), f.default) for f in dataclasses.fields(certificate)
+            }
+            given = {key: _as_text(value) for key, (value, default) in fields.items() if value != default}
         return cls(name, tuple(sorted(given.items())), certificate)
+
+
+def _as_text(value: object) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value).lower()
