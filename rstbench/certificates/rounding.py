@@ -2,8 +2,8 @@
 
 A sum of k products computed in any order, with or without fused multiply-adds, differs from the exact one by
 at most gamma_k times the sum of the magnitudes, gamma_k = k u / (1 − k u) with u = 2^-24; products with a
-weight of zero are exact and do not count. ReLU and max pool are exact. This does not hold for matrix units that
-round their inputs (TF32), nor for convolutions by fast transforms (Winograd).
+weight of zero are exact and do not count. ReLU and max pool are exact. This does not hold for matrix units
+that round their inputs (TF32), nor for convolutions by fast transforms (Winograd).
 
 The bounds of certificates are of the values that the module computes: each affine layer and each sum may add
 its own rounding to exact results, anything up to its bound.
