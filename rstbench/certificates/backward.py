@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .network import Network
 from .operations import Affine, Sum
+from .pullbacks import Pullback
 from .regions import box_around, linear_minimum
 from .relaxations import Bounds, Relaxation
 
@@ -40,7 +41,8 @@ class Knowledge:
     """What is known so far of the layers' values, by the layers' places.
 
     bounds: intervals (n, *shape) of what the module computes; rounding: what the module may add to each value
-    of an affine layer or a sum, (n, *shape); relaxations: of the layers that are not linear, for one image.
+    of an affine layer or a sum, (n, *shape); relaxations: of the layers that are not linear, for one image;
+    trimmed: affine layers backward without what these relaxations do not read.
     """
 
     network: Network
@@ -48,6 +50,7 @@ class Knowledge:
     bounds: dict[int, Bounds]
     rounding: dict[int, Tensor]
     relaxations: dict[int, Relaxation]
+    trimmed: dict[int, Pullback] = field(default_factory=dict)
 
     def of_image(self, index: int) -> Knowledge:
         """Return what is known of one of n images."""
@@ -87,7 +90,7 @@ def propagate(
         if node.back is not None and isinstance(node.operation, Affine):
             if node.operation.offset is not None:
                 least = least + node.operation.offset.expand(node.shape).flatten() @ v
-            _add(pending, node.inputs[0], node.back.pull(v))
+            _add(pending, node.inputs[0], known.trimmed.get(place, node.back).pull(v))
         elif isinstance(node.operation, Sum):
             _add(pending, node.inputs[0], v)
             _add(pending, node.inputs[1], v)

@@ -12,7 +12,7 @@ from .backward import Knowledge, Region, propagate
 from .intervals import learn_interval
 from .network import Network
 from .operations import Affine, MaxPool, ReLU
-from .pullbacks import unit_vectors
+from .pullbacks import trimmed, unit_vectors
 from .relaxations import Bounds, MaxPoolLines, ReLULines
 from .windows import candidates, leaders
 
@@ -46,8 +46,10 @@ def linear_bounds(network: Network, region: Region) -> LinearBounds:
         learn_interval(known, place)
         if isinstance(node.operation, ReLU):
             known.relaxations[place] = ReLULines.over(*known.bounds[node.inputs[0]])
+            _trim(known, place)
         elif isinstance(node.operation, MaxPool):
             known.relaxations[place] = MaxPoolLines.over(node.operation, *known.bounds[node.inputs[0]])
+            _trim(known, place)
         elif place in refined:
             refining = _Refining(known, place, values[place])
             pool = network.pool_after(refined[place])
@@ -58,6 +60,24 @@ def linear_bounds(network: Network, region: Region) -> LinearBounds:
             known.bounds[place] = refining.bounds()
             propagated += refining.propagated()
     return LinearBounds(known, propagated)
+
+
+def _trim(known: Knowledge, place: int) -> None:
+    """Trim the affine layer that only the relaxation at `place` reads, or only through a ReLU."""
+    network, read = known.network, known.relaxations[place].read()
+    source = network.nodes[place].inputs[0]
+    if isinstance(network.nodes[source].operation, ReLU) and len(network.readers(source)) == 1:
+        read, source = read & known.relaxations[source].read(), network.nodes[source].inputs[0]
+    node = network.nodes[source]
+    if node.back is None or len(network.readers(source)) > 1:
+        return
+    before = node.inputs[0]
+    lines = known.relaxations.get(before)
+    if isinstance(lines, ReLULines):
+        needed = lines.read()  # the values of dead ReLUs are zero: their coefficients do not matter
+    else:
+        needed = torch.ones(network.size(before), dtype=torch.bool, device=read.device)
+    known.trimmed[source] = trimmed(node.back, read.nonzero()[:, 0], needed.nonzero()[:, 0])
 
 
 class _Refining:
@@ -136,7 +156,7 @@ class _Refining:
 
 def chunks(network: Network, rows: int, device: torch.device) -> Iterator[slice]:
     """Yield parts of rows such that the coefficients of the widest layer fit into memory."""
-    widest = max(torch.Size(node.shape).numel() for node in network.nodes)
+    widest = max(network.size(place) for place in range(len(network.nodes)))
     size = max(1, CHUNK.get(device.type, 2**21) // (8 * widest))
     for first in range(0, rows, size):
         yield slice(first, first + size)

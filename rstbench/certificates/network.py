@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -46,12 +47,19 @@ class Network:
         nodes = enumerate(self.nodes)
         return {place: node.inputs[0] for place, node in nodes if isinstance(node.operation, ReLU | MaxPool)}
 
+    def readers(self, place: int) -> list[Node]:
+        """Return the layers that read a layer."""
+        return [node for node in self.nodes if place in node.inputs]
+
+    def size(self, place: int) -> int:
+        """Return how many values a layer has."""
+        return math.prod(self.nodes[place].shape)
+
     def pool_after(self, place: int) -> MaxPool | None:
         """Return the max pool that a layer is, or that alone reads it where it is a ReLU; None for others."""
-        operation = self.nodes[place].operation
-        readers = [node.operation for node in self.nodes if place in node.inputs]
+        operation, readers = self.nodes[place].operation, self.readers(place)
         if isinstance(operation, ReLU) and len(readers) == 1:
-            operation = readers[0]
+            operation = readers[0].operation
         return operation if isinstance(operation, MaxPool) else None
 
     def values(self, x: Tensor) -> list[Tensor]:

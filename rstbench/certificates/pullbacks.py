@@ -17,9 +17,11 @@ from torch.nn import functional
 
 from .operations import Affine, AveragePool, Convolution, FullyConnected, Reshape, Scaling, Shape
 
-# Multiplications a nanosecond on one core: of a sparse product, a transposed convolution, a dense product.
-SPARSE, CONVOLVED, DENSE = 2.8, 6.0, 15.0
+# Multiplications a nanosecond on one core: of a sparse product, a transposed convolution, a dense product; and
+# numbers that are copied.
+SPARSE, CONVOLVED, DENSE, COPIED = 2.8, 6.0, 15.0, 1.0
 MOST_ENTRIES = 2**24
+MOST_DENSE = 2**22  # numbers in the matrix of a convolution, of which parts are taken
 
 
 class Pullback(Protocol):
@@ -45,11 +47,41 @@ def pullback(operation: Affine, before: Shape, after: Shape) -> Pullback:
     entries = int(operation.weight.count_nonzero()) * places
     costs = {"sparse": entries / SPARSE, "dense": size / DENSE}
     if isinstance(operation, Convolution):
-        costs["convolved"] = operation.weight.numel() * places / CONVOLVED
+        costs["convolved"] = _cost_of_convolution(operation, places)
         if min(costs, key=lambda form: costs[form]) == "convolved" or max(entries, size) > MOST_ENTRIES:
-            return _Convolved(operation, before, after)
+            small = size <= MOST_DENSE
+            matrix = affine_matrix(operation, before, after).to_dense() if small else None
+            return _Convolved(operation, before, after, matrix)
     matrix = affine_matrix(operation, before, after)
     return _Sparse(compressed(matrix.T)) if costs["sparse"] < costs["dense"] else _Dense(matrix.to_dense())
+
+
+def trimmed(back: Pullback, outputs: Tensor, inputs: Tensor) -> Pullback:
+    """Return a layer backward for functions of some outputs, of whose inputs only some matter.
+
+    outputs, inputs: their places; coefficients elsewhere are taken and given as zero. The layer itself comes
+    back where that would cost less.
+    """
+    costs, matrix = _costs_of_dense(back)
+    if matrix is None or len(outputs) * len(inputs) / DENSE > costs / 2:
+        return back
+    part = matrix.index_select(0, outputs).index_select(1, inputs)
+    return _Trimmed(part.T.contiguous(), outputs, inputs, back, matrix.shape[1])
+
+
+def _costs_of_dense(back: Pullback) -> tuple[float, Tensor | None]:
+    """Return what a row costs, and the whole matrix, of layers that are dense."""
+    if isinstance(back, _Dense):
+        return back.matrix.numel() / DENSE, back.matrix
+    if isinstance(back, _Convolved) and back.matrix is not None:
+        return _cost_of_convolution(back.operation, math.prod(back.after[1:])), back.matrix
+    return 0.0, None
+
+
+def _cost_of_convolution(operation: Convolution, places: int) -> float:
+    weight = operation.weight
+    copied = len(weight) * weight[0, 0].numel() * places / COPIED  # its windows, before the product
+    return weight.numel() * places / CONVOLVED + copied
 
 
 def affine_matrix(operation: Affine, before: Shape, after: Shape) -> Tensor:
@@ -122,12 +154,31 @@ class _Dense:
 
 
 @dataclass(frozen=True)
+class _Trimmed:
+    """The part of Aᵀ from some outputs to some inputs, of the layer `whole`."""
+
+    matrix: Tensor
+    outputs: Tensor
+    inputs: Tensor
+    whole: Pullback
+    size: int
+
+    def pull(self, v: Tensor) -> Tensor:
+        pulled = self.matrix @ v[self.outputs]
+        return pulled.new_zeros(self.size, v.shape[1]).index_copy(0, self.inputs, pulled)
+
+    def pick(self, neurons: Tensor) -> Tensor:
+        return self.whole.pick(neurons)
+
+
+@dataclass(frozen=True)
 class _Convolved:
-    """A transposed convolution."""
+    """A transposed convolution; matrix: A itself, where that is not too large."""
 
     operation: Convolution
     before: Shape
     after: Shape
+    matrix: Tensor | None = None
 
     def pull(self, v: Tensor) -> Tensor:
         op = self.operation

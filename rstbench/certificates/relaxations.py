@@ -24,6 +24,9 @@ class Relaxation(Protocol):
     def backward(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return the coefficients of the inputs (inputs, rows) and constants (rows,)."""
 
+    def read(self) -> Tensor:
+        """Return which inputs may get a coefficient, bool (inputs,)."""
+
 
 @dataclass(frozen=True)
 class ReLULines:
@@ -56,6 +59,9 @@ class ReLULines:
         # v max(0, x) >= v slope x where v >= 0, >= v (chord x + intercept) where v < 0.
         lines = (both - negative) * self.slope + negative * self.chord
         return (v * self.active).index_add(0, self.unstable, lines), self.intercept @ negative
+
+    def read(self) -> Tensor:
+        return (self.active[:, 0] > 0).index_fill(0, self.unstable, True)
 
 
 @dataclass(frozen=True)
@@ -96,3 +102,7 @@ class MaxPoolLines:
         negative = v.clamp_max(0)
         out = v.new_zeros(self.inputs, v.shape[1]).index_add(0, self.below, v - negative)
         return out.index_add(0, self.above, negative * self.chord), self.intercept @ negative
+
+    def read(self) -> Tensor:
+        nothing = torch.zeros(self.inputs, dtype=torch.bool, device=self.below.device)
+        return nothing.index_fill(0, self.below, True).index_fill(0, self.above, True)
