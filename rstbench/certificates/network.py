@@ -16,7 +16,8 @@ from torch.fx.node import Node as Call
 
 from ..errors import BadRequest, one_line
 from ..models.baked import baked
-from .layers import Refused, call_function, call_method, call_module, constant_of
+from .calls import call_function, call_method, constant_of
+from .layers import Refused, call_module
 from .operations import Affine, MaxPool, Operation, ReLU, Scaling, Shape, Sum, folded
 from .pullbacks import Pullback, pullback
 

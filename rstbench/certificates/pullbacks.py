@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from .operations import Affine, AveragePool, Convolution, FullyConnected, Reshape, Scaling, Shape
 
-# Multiplications a nanosecond on one core: of a sparse product, a transposed convolution, a dense product; and
-# numbers that are copied.
+# Multiplications a nanosecond on one core, of a sparse product, a transposed convolution and a dense product,
+# and numbers that are copied.
 SPARSE, CONVOLVED, DENSE, COPIED = 2.8, 6.0, 15.0, 1.0
 MOST_ENTRIES = 2**24
 MOST_DENSE = 2**22  # numbers in the matrix of a convolution, of which parts are taken

@@ -294,10 +294,20 @@ def test_other_networks_are_refused_in_one_line():
         def forward(self, x):
             return x.flatten(1) * x.flatten(1)
 
+    class Sized(nn.Module):
+        def forward(self, x):
+            return x.flatten(1) / x.shape[1]
+
+    class Tokens(nn.Module):
+        def forward(self, x):
+            return x.reshape(2, -1)
+
     x, y, threat = torch.rand(1, 2, 2, 2), torch.zeros(1).long(), Threat.parse("L2:0.1")
     for net, said in (
         (Branching(), "cannot be traced"),
-        (Multiplying(), "combines two layers"),
+        (Multiplying(), "layer 'mul' of type mul: combines two layers"),
+        (Sized(), "has a constant that is not fixed"),
+        (Tokens(), "'reshape' of type reshape: reshapes to sizes that are not fixed"),
         (linear(0).half(), "float32 networks, this one holds torch.float16"),
     ):
         with pytest.raises(BadRequest, match=said) as error:
