@@ -12,6 +12,7 @@ from .backward import Knowledge, Region, propagate
 from .intervals import learn_interval
 from .network import Network
 from .operations import Affine, MaxPool, ReLU
+from .patches import patches
 from .pullbacks import trimmed, unit_vectors
 from .relaxations import Bounds, MaxPoolLines, ReLULines
 from .windows import candidates, leaders
@@ -88,6 +89,7 @@ class _Refining:
         lower, upper = known.bounds[place]
         # Of each side: the bounds, and which of them are linear ones by now.
         self.sides = {sign: sign * bound.flatten() for sign, bound in ((1, lower), (-1, upper))}
+        self.patches = patches(known, place)
         self.done = {sign: torch.zeros_like(bound, dtype=torch.bool) for sign, bound in self.sides.items()}
 
     def bounds(self) -> Bounds:
@@ -132,26 +134,28 @@ class _Refining:
 
     def _bound(self, neurons: Tensor, sign: int, stop_above: float | None = None) -> None:
         """Bound neurons, a mask (1, *shape), from below, or from above for sign −1."""
-        which = (neurons.flatten() & ~self.done[sign]).nonzero()[:, 0]
-        side = self.sides[sign]
-        for part in chunks(self.known.network, len(which), which.device):
-            neuron = which[part]
-            start, v, constant = self._start(neuron, sign)
-            found = propagate(self.known, start, v, constant, stop_above=stop_above)
-            side[neuron] = side[neuron].maximum(found)
-        self.done[sign][which] = True
+        asked, side = neurons.flatten() & ~self.done[sign], self.sides[sign]
+        for patch in self.patches:
+            places = asked[patch.neurons].nonzero()[:, 0]
+            for part in chunks(patch.known.network, len(places), places.device):
+                start, v, constant = _start(patch.known, self.place, places[part], sign)
+                found = propagate(patch.known, start, v, constant, stop_above=stop_above)
+                neuron = patch.neurons[places[part]]
+                side[neuron] = side[neuron].maximum(found)
+        self.done[sign] |= asked
 
-    def _start(self, neuron: Tensor, sign: int) -> tuple[int, Tensor, Tensor]:
-        """Return the neurons times `sign` as functions of a layer's values, with their constants."""
-        node = self.known.network.nodes[self.place]
-        constant = torch.zeros(len(neuron), dtype=torch.float64, device=neuron.device)
-        if node.back is not None and isinstance(node.operation, Affine):
-            if self.place in self.known.rounding:
-                constant = constant - self.known.rounding[self.place].flatten()[neuron]
-            if node.operation.offset is not None:
-                constant = constant + sign * node.operation.offset.expand(node.shape).flatten()[neuron]
-            return node.inputs[0], sign * node.back.pick(neuron), constant
-        return self.place, sign * unit_vectors(neuron, self.values.numel()), constant
+
+def _start(known: Knowledge, place: int, neuron: Tensor, sign: int) -> tuple[int, Tensor, Tensor]:
+    """Return neurons of a layer times `sign` as functions of what it reads, with their constants."""
+    node = known.network.nodes[place]
+    constant = torch.zeros(len(neuron), dtype=torch.float64, device=neuron.device)
+    if node.back is None or not isinstance(node.operation, Affine):
+        return place, sign * unit_vectors(neuron, known.network.size(place)), constant
+    if place in known.rounding:
+        constant = constant - known.rounding[place].flatten()[neuron]
+    if node.operation.offset is not None:
+        constant = constant + sign * node.operation.offset.expand(node.shape).flatten()[neuron]
+    return node.inputs[0], sign * node.back.pick(neuron), constant
 
 
 def chunks(network: Network, rows: int, device: torch.device) -> Iterator[slice]:

@@ -56,6 +56,11 @@ def pullback(operation: Affine, before: Shape, after: Shape) -> Pullback:
     return _Sparse(compressed(matrix.T)) if costs["sparse"] < costs["dense"] else _Dense(matrix.to_dense())
 
 
+def convolved(operation: Convolution, before: Shape, after: Shape) -> Pullback:
+    """Return a convolution backward by convolving, whose padding at the bottom and right is what is left."""
+    return _Convolved(operation, before, after)
+
+
 def trimmed(back: Pullback, outputs: Tensor, inputs: Tensor) -> Pullback:
     """Return a layer backward for functions of some outputs, of whose inputs only some matter.
 
@@ -184,15 +189,11 @@ class _Convolved:
         op = self.operation
         if op.stride == op.dilation == (1, 1) and op.groups == 1:
             return self._correlate(v)
-        span = [d * (k - 1) + 1 for d, k in zip(op.dilation, op.weight.shape[2:], strict=True)]
-        sizes = zip(self.before[1:], self.after[1:], op.stride, op.padding, span, strict=True)
-        # What no window reaches at the end.
-        left = [size - ((out - 1) * step - 2 * pad + reach) for size, out, step, pad, reach in sizes]
-        images = v.T.reshape(-1, *self.after)
-        pulled = functional.conv_transpose2d(
-            images, op.weight, None, op.stride, op.padding, left, op.groups, op.dilation
-        )
-        return pulled.flatten(1).T.contiguous()
+        images, (ph, pw), (_, height, width) = v.T.reshape(-1, *self.after), op.padding, self.before
+        pulled = functional.conv_transpose2d(images, op.weight, None, op.stride, 0, 0, op.groups, op.dilation)
+        # Without the padding, and with what no window reaches.
+        around = (-pw, width + pw - pulled.shape[3], -ph, height + ph - pulled.shape[2])
+        return functional.pad(pulled, around).flatten(1).T.contiguous()
 
     def _correlate(self, v: Tensor) -> Tensor:
         """Do the same by one product with the windows of v, which keeps the rows together."""
@@ -216,7 +217,8 @@ class _Convolved:
             inner, device=device
         )
         _, height, width = self.before
-        padded = op.weight.new_zeros(len(neurons), self.before[0], height + 2 * ph, width + 2 * pw)
+        size = (max(height + ph, int(down.max()) + 1), max(width + pw, int(across.max()) + 1))
+        padded = op.weight.new_zeros(len(neurons), self.before[0], *size)
         row = torch.arange(len(neurons), device=device)[:, None, None, None]
         padded[row, source[:, :, None, None], down[:, None, :, None], across[:, None, None]] = op.weight[
             channel

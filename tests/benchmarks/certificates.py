@@ -23,7 +23,18 @@ from rstbench.data import load
 from rstbench.models.wrapper import load_reference
 from rstbench.threat import Threat
 
-COLUMNS = ["model", "threat", "right", "proved", "margin", "rounding", "neurons", "seconds", "processor", "torch"]
+COLUMNS = [
+    "model",
+    "threat",
+    "right",
+    "proved",
+    "margin",
+    "rounding",
+    "neurons",
+    "seconds",
+    "processor",
+    "torch",
+]
 
 
 def line(file: Path, source: str, threat: Threat, images: int, data: str) -> dict[str, object]:

@@ -12,7 +12,7 @@ from torch import Generator, nn
 from torch.nn import functional
 
 from rstbench.attacks import PGD
-from rstbench.certificates import CertificateSpec
+from rstbench.certificates import CertificateSpec, patches
 from rstbench.certificates.backward import Region
 from rstbench.certificates.crown import Crown
 from rstbench.certificates.ibp import IBP
@@ -20,6 +20,8 @@ from rstbench.certificates.intervals import interval_knowledge
 from rstbench.certificates.linear_bounds import linear_bounds
 from rstbench.certificates.milp import Milp
 from rstbench.certificates.network import read_network
+from rstbench.certificates.operations import Convolution
+from rstbench.certificates.pullbacks import affine_matrix, convolved
 from rstbench.certificates.regions import linear_minimum, proved_radius
 from rstbench.certificates.rounding import error_bounds
 from rstbench.errors import BadRequest, ModelFault
@@ -134,6 +136,45 @@ def test_bounds_hold_layer_by_layer(name, norm, generator):
                 node = network.nodes[place].name
                 assert (exact[place] >= lower).all(), node
                 assert (exact[place] <= upper).all(), node
+
+
+@pytest.mark.parametrize(
+    "name", ["padding", "stride", "same", "maxpool", "pool-first", "residual", "functional"]
+)
+def test_patches_change_no_bound(name, generator, monkeypatch):
+    net, x = networks(name), torch.rand(1, 2, 6, 6, generator=generator)
+    network, region = read_network(net, x.shape[1:]), Region(x.double(), "Linf", 0.05)
+    whole = linear_bounds(network, region)
+    monkeypatch.setattr(patches, "LEAST_VALUES", 0)
+    monkeypatch.setattr(patches, "MOST_SHARE", 1.0)
+    monkeypatch.setattr(patches, "NEURONS", 9)
+    parts = linear_bounds(network, region)
+    assert parts.propagated == whole.propagated
+    for place, bounds in whole.known.bounds.items():
+        for one, other in zip(bounds, parts.known.bounds[place], strict=True):
+            assert torch.allclose(one, other, rtol=1e-10, atol=1e-10), network.nodes[place].name
+
+
+@pytest.mark.parametrize(
+    "name", ["padding", "stride", "grouped", "same", "avgpool", "residual", "functional"]
+)
+def test_layers_backward_are_transposes(name, generator):
+    network = read_network(networks(name), (2, 6, 6))
+    for node in network.nodes:
+        if node.back is None:
+            continue
+        before, after = network.nodes[node.inputs[0]].shape, node.shape
+        whole = affine_matrix(node.operation, before, after).to_dense()
+        x = torch.randn(3, *before, generator=generator).double()
+        assert torch.allclose(node.operation.linear(x).flatten(1), x.flatten(1) @ whole.T)
+        v = torch.randn(len(whole), 5, generator=generator).double()
+        assert torch.allclose(node.back.pull(v), whole.T @ v)
+        picked = torch.tensor([0, len(whole) - 1])
+        assert torch.allclose(node.back.pick(picked), whole[picked].T)
+        if isinstance(node.operation, Convolution):
+            back = convolved(node.operation, before, after)
+            assert torch.allclose(back.pull(v), whole.T @ v)
+            assert torch.allclose(back.pick(picked), whole[picked].T)
 
 
 @pytest.mark.parametrize("norm", NORMS)
