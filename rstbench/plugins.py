@@ -62,6 +62,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "autoattack": "rstbench.attacks.autoattack:AutoAttack",
         "screen": "rstbench.attacks.screen:Screen",
     },
+    "certificates": {
+        "ibp": "rstbench.certificates.ibp:IBP",
+        "crown": "rstbench.certificates.crown:Crown",
+        "milp": "rstbench.certificates.milp:Milp",
+    },
     "networks": {
         "conv2": "rstbench.networks.conv:conv2",
         "conv4": "rstbench.networks.conv:conv4",
@@ -95,6 +100,7 @@ _SINGULAR = {
     "exports": "export format",
     "data": "data set",
     "attacks": "attack",
+    "certificates": "certificate",
     "networks": "network",
     "methods": "method",
 }

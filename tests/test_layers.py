@@ -31,6 +31,7 @@ LAYERS = [
     ["training"],
     ["tickets"],
     ["models"],
+    ["certificates"],
     ["evaluation"],
     ["study"],
     ["api", "cli"],
