@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ..attacks.spec import read_options
+from ..attacks.spec import UNKNOWN_PASSES, read_options
 from ..errors import BadRequest
 from ..plugins import find
 from ..references import parse_options
@@ -78,6 +78,12 @@ class CertificateSpec:
     family: str
     options: tuple[tuple[str, str], ...]
     certificate: Certificate = field(compare=False, repr=False)
+
+    @property
+    def passes(self) -> int:
+        """Return about as many passes as an image costs; a certificate may tell it by a number `passes`."""
+        passes = getattr(self.certificate, "passes", None)
+        return passes if isinstance(passes, int) and passes > 0 else UNKNOWN_PASSES
 
     def __str__(self) -> str:
         options = ",".join(f"{key}={value}" for key, value in self.options)

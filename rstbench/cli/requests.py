@@ -33,8 +33,10 @@ def study_of(args: argparse.Namespace) -> tuple[Study, list[EvalModel] | None]:
     if not studies:
         references = [Reference.parse(text) for text in what]
         attacks, options = attacks_of(args.attack or DEFAULT_ATTACKS), options_of(args, "adhoc")
-        how = args.seed or 0, options, certificates_of(args)
-        return study_of_models(references, attacks, *threats_and_data_of(args), *how)
+        threats, data = threats_and_data_of(args)
+        return study_of_models(
+            references, attacks, threats, data, args.seed or 0, options, certificates_of(args)
+        )
     if len(what) > 1:
         raise BadRequest(f"one study at a time, or models only; got {' '.join(what)}")
     asked = attacks_of(args.attack or []), *threats_and_data_of(args), certificates_of(args)
