@@ -38,11 +38,11 @@ class Region:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What is known so far of the layers' values, by the layers' places.
+    """What is known so far of the layers' values for one image, by the layers' places.
 
-    bounds: intervals (n, *shape) of what the module computes; rounding: what the module may add to each value
-    of an affine layer or a sum, (n, *shape); relaxations: of the layers that are not linear, for one image;
-    trimmed: affine layers backward without what these relaxations do not read.
+    bounds: intervals (1, *shape) of what the module computes; rounding: what the module may add to each value
+    of an affine layer or a sum, (1, *shape); relaxations: of the layers that are not linear; trimmed: affine
+    layers backward without what these relaxations do not read.
     """
 
     network: Network
@@ -51,13 +51,6 @@ class Knowledge:
     rounding: dict[int, Tensor]
     relaxations: dict[int, Relaxation]
     trimmed: dict[int, Pullback] = field(default_factory=dict)
-
-    def of_image(self, index: int) -> Knowledge:
-        """Return what is known of one of n images."""
-        part = slice(index, index + 1)
-        bounds = {place: (lower[part], upper[part]) for place, (lower, upper) in self.bounds.items()}
-        rounding = {place: error[part] for place, error in self.rounding.items()}
-        return Knowledge(self.network, self.region.of_image(index), bounds, rounding, {})
 
 
 def propagate(

@@ -70,6 +70,11 @@ class Program:
         self.entries.append((rows, out, np.ones(count)))
         self._bound_rows(lower, upper, count)
 
+    def add_sums(self, rows: Places, columns: Places, count: int) -> None:
+        """Add `count` rows in which the columns sum to 1, each in one of them."""
+        self.entries.append((self.rows + rows, columns, np.ones(len(columns))))
+        self._bound_rows(1.0, 1.0, count)
+
     def _bound_rows(self, lower: Values | float, upper: Values | float, count: int) -> None:
         self.row_lower.append(np.broadcast_to(np.asarray(lower, dtype=float), (count,)))
         self.row_upper.append(np.broadcast_to(np.asarray(upper, dtype=float), (count,)))
@@ -183,13 +188,15 @@ class Encoding:
 
     def _relu(self, place: int) -> Places:
         source = self.known.network.nodes[place].inputs[0]
+        if self.known.network.pool_after(place) is not None:
+            return self.columns[source]  # the max pool takes the zero among its inputs
         lower, upper = self._bounds(source)
         before, asked = self.columns[source], self.needed[place]
         columns = np.where(asked & (lower >= 0), before, ZERO)
         unstable = asked & (lower < 0) & (upper > 0)
         low, high, inputs = lower[unstable], upper[unstable], before[unstable]
         out = self.program.add_columns(np.zeros_like(high), high)
-        on = self.program.add_columns(np.zeros_like(high), np.ones_like(high), integral=True)
+        on = self._choices(len(high))
         self.program.add_rows(0.0, np.inf, [(out, 1.0), (inputs, -1.0)])
         self.program.add_rows(-np.inf, 0.0, [(out, 1.0), (on, -high)])
         self.program.add_rows(-np.inf, -low, [(out, 1.0), (inputs, -1.0), (on, -low)])
@@ -207,25 +214,38 @@ class Encoding:
         return flat[0], flat[1]
 
     def _max_pool(self, place: int, pool: MaxPool) -> Places:
-        source = self.known.network.nodes[place].inputs[0]
-        lower = self._bounds(source)[0]
+        """Add the largest of each window; of ReLUs that only it reads, the largest of inputs and zero."""
+        network, source = self.known.network, self.known.network.nodes[place].inputs[0]
+        rectified = (
+            isinstance(network.nodes[source].operation, ReLU) and network.pool_after(source) is not None
+        )
         before, (places, may) = self.columns[source], self._window_candidates(place, pool)
-        asked, count = self.needed[place], may.sum(1)
-        columns = np.full(len(asked), ZERO)
-        alone = asked & (count == 1)
+        lower, upper = self._bounds(network.nodes[source].inputs[0] if rectified else source)
+        asked, columns = self.needed[place], np.full(len(may), ZERO)
+        if rectified:
+            may = may & (upper[places] > 0)
+        some_positive: NDArray[np.bool_] = np.any(np.where(may, lower[places], -np.inf) >= 0, axis=1)
+        has_zero = ~some_positive if rectified else np.zeros_like(some_positive)
+        count = may.sum(1)
+        alone = asked & (count == 1) & ~has_zero
         columns[alone] = before[places[alone][may[alone]]]
-        several = np.flatnonzero(asked & (count > 1))
+        several = np.flatnonzero(asked & (count > 0) & ~alone)
         low, high = (bound[several] for bound in self._bounds(place))
         columns[several] = self.program.add_columns(low, high)
         window, index = np.nonzero(may[several])
         out, value = columns[several][window], places[several[window], index]
-        chosen = self.program.add_columns(np.zeros(len(window)), np.ones(len(window)), integral=True)
         room = high[window] - lower[value]
+        chosen = self._choices(len(window))
         self.program.add_rows(0.0, np.inf, [(out, 1.0), (before[value], -1.0)])
         self.program.add_rows(-np.inf, room, [(out, 1.0), (before[value], -1.0), (chosen, room)])
-        self.program.entries.append((self.program.rows + window, chosen, np.ones(len(window))))
-        self.program._bound_rows(1.0, 1.0, len(several))
+        zeros = np.flatnonzero(has_zero[several])
+        zero = self._choices(len(zeros))
+        self.program.add_rows(-np.inf, high[zeros], [(columns[several][zeros], 1.0), (zero, high[zeros])])
+        self.program.add_sums(np.concatenate([window, zeros]), np.concatenate([chosen, zero]), len(several))
         return columns
+
+    def _choices(self, count: int) -> Places:
+        return self.program.add_columns(np.zeros(count), np.ones(count), integral=True)
 
 
 def _array(values: Tensor) -> Values:

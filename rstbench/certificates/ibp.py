@@ -24,6 +24,8 @@ class IBP:
     @torch.no_grad()
     def __call__(self, module: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Certified:
         asked = question(module, x, y, threat)
-        known = interval_knowledge(asked.network, asked.region)
-        labels = enumerate(asked.y.tolist())
-        return asked.certified([margins_of(known.of_image(i), label, intervals=True) for i, label in labels])
+        known = (interval_knowledge(asked.network, asked.region.of_image(i)) for i in range(len(asked.y)))
+        labels = asked.y.tolist()
+        return asked.certified(
+            [margins_of(k, label, intervals=True) for k, label in zip(known, labels, strict=True)]
+        )

@@ -50,7 +50,7 @@ def learn_interval(known: Knowledge, place: int) -> None:
 
 @torch.no_grad()
 def interval_knowledge(network: Network, region: Region) -> Knowledge:
-    """Return the interval of each layer's values for images at once."""
+    """Return the interval of each layer's values for one image."""
     known = Knowledge(network, region, {}, {}, {})
     for place in range(len(network.nodes)):
         learn_interval(known, place)

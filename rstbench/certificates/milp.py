@@ -80,6 +80,7 @@ class _Search:
             bound, pixels = _least_margin(encoding, self.label, other, 2 * slack, seconds)
             least[k] = max(float(least[k]), bound - slack)
             if pixels is not None and self._breaks(pixels):
+                least[k] = min(float(least[k]), 0.0)  # whatever the solver's tolerance makes of it
                 break
         return replace(margins, least=least)
 

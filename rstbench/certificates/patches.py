@@ -42,7 +42,7 @@ class _Box:
         """Return this part of values (..., h, w)."""
         return values[..., self.top : self.bottom, self.left : self.right]
 
-    def with_(self, other: _Box | None) -> _Box:
+    def joined(self, other: _Box | None) -> _Box:
         """Return the least box that holds both."""
         if other is None:
             return self
@@ -91,7 +91,7 @@ def _boxes(network: Network, place: int, tile: _Box) -> dict[int, _Box] | None:
             return None
         for source in node.inputs:
             read = _read_by(node, boxes[at], network.nodes[source].shape)
-            boxes[source] = read.with_(boxes.get(source))
+            boxes[source] = read.joined(boxes.get(source))
     return boxes
 
 

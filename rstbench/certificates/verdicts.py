@@ -17,6 +17,7 @@ from .regions import proved_radius
 from .rounding import error_bounds
 from .spec import Certified
 
+AT_ONCE = 16  # images whose values of all layers are kept
 MOST_DIFFERENCE = 1e-2  # of the largest logit, between the module and the layers that were read from it
 
 
@@ -51,9 +52,14 @@ def question(module: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Questio
     network = read_network(module, x.shape[1:])
     logits = module(x)
     right = (logits.argmax(1) == y) & logits.isfinite().all(1)
-    values = network.values(x)
-    allowed = error_bounds(network, values).minimum(MOST_DIFFERENCE * values[-1].abs().amax(1, keepdim=True))
-    if not ((logits.double() - values[-1]).abs() <= allowed)[right].all():
-        raise ModelFault("the layers that were read from the network give other logits than the network")
+    for images, found, is_right in zip(
+        x.split(AT_ONCE), logits.split(AT_ONCE), right.split(AT_ONCE), strict=True
+    ):
+        values = network.values(images)
+        allowed = error_bounds(network, values).minimum(
+            MOST_DIFFERENCE * values[-1].abs().amax(1, keepdim=True)
+        )
+        if not ((found.double() - values[-1]).abs() <= allowed)[is_right].all():
+            raise ModelFault("the layers that were read from the network give other logits than the network")
     region = Region(x[right].double(), threat.norm, proved_radius(threat))
     return Question(network, right, region, y[right])

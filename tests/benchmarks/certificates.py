@@ -1,9 +1,9 @@
 """What `crown` costs and proves on the networks of a run folder, on one core.
 
-`python tests/benchmarks/certificates.py leaderboards/digits --threat Linf:0.02 --images 20`
+`python tests/benchmarks/certificates.py leaderboards/digits --threat Linf:0.02 --threat Linf:0.03`
 
-Prints a line of CSV for each ticket and checkpoint and each threat: the images that the network gets right,
-those of them that are proved, and for an image the neurons that were propagated and the seconds it took.
+Prints a line of CSV for each ticket and checkpoint and each threat: the images that the network gets right
+and those of them that are proved, and for an image the neurons that were propagated and the seconds it took.
 """
 
 from __future__ import annotations
