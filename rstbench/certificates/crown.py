@@ -29,6 +29,11 @@ class Crown:
         if self.alpha < 0:
             raise ValueError(f"alpha must not be negative, got {self.alpha}")
 
+    @property
+    def passes(self) -> int:
+        """About as many passes as an image of a small network costs."""
+        return 5_000 + 250 * self.alpha
+
     @torch.no_grad()
     def __call__(self, module: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Certified:
         asked = question(module, x, y, threat)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +41,11 @@ class Milp:
     def __post_init__(self) -> None:
         if not self.seconds > 0:
             raise ValueError(f"seconds must be positive, got {self.seconds}")
+
+    @property
+    def passes(self) -> int:
+        """About as many passes as an image of a small network costs, where some are left open."""
+        return 20_000
 
     @torch.no_grad()
     def __call__(self, module: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Certified:
@@ -103,6 +111,20 @@ class _Search:
         return True
 
 
+@contextmanager
+def _standard_output_closed() -> Iterator[None]:
+    """Drop what HiGHS prints to the process's standard output, whatever its options say."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _least_margin(
     encoding: Encoding, label: int, other: int, cutoff: float, seconds: float
 ) -> tuple[float, np.ndarray[Any, Any] | None]:
@@ -119,13 +141,14 @@ def _least_margin(
     rows = LinearConstraint(
         program.matrix(), np.concatenate(program.row_lower), np.concatenate(program.row_upper)
     )
-    solved = milp(
-        cost,
-        integrality=np.concatenate(program.integral),
-        bounds=Bounds(np.concatenate(program.lower), np.concatenate(program.upper)),
-        constraints=[rows, LinearConstraint(cost[None], -np.inf, cutoff)],
-        options={"time_limit": seconds},
-    )
+    with _standard_output_closed():
+        solved = milp(
+            cost,
+            integrality=np.concatenate(program.integral),
+            bounds=Bounds(np.concatenate(program.lower), np.concatenate(program.upper)),
+            constraints=[rows, LinearConstraint(cost[None], -np.inf, cutoff)],
+            options={"time_limit": seconds},
+        )
     if solved.status == 2:  # infeasible
         return cutoff, None
     bound = solved.mip_dual_bound
