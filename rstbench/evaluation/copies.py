@@ -42,9 +42,16 @@ class CopyPlanner:
         self._plans: dict[str, CopyPlan] = {}
 
     def setting(
-        self, source: EvalModel, records: Iterable[TrialResult], images: Tensor, threads: int
+        self,
+        source: EvalModel,
+        records: Iterable[TrialResult],
+        images: Tensor,
+        threads: int,
+        *,
+        timed: bool = True,
     ) -> CopySetting:
-        """Return the setting that a shard of these records was crafted with, else one chosen on these images.
+        """Return the setting that a shard of these records was crafted with, else one chosen on these images,
+        or without `timed` the plain one, unless another was chosen already.
 
         Raises BadFile for stored plans that cannot be read, or are of other models.
         """
@@ -52,10 +59,13 @@ class CopyPlanner:
         models = source.members or (source,)
         if stored is not None:
             return _read(stored, [model.digest for model in models], source.info.name)
-        return CopySetting({model.digest: self._plan(model, images, threads) for model in models}, threads)
+        plans = {model.digest: self._plan(model, images, threads, timed) for model in models}
+        return CopySetting(plans, threads)
 
-    def _plan(self, model: EvalModel, images: Tensor, threads: int) -> CopyPlan:
+    def _plan(self, model: EvalModel, images: Tensor, threads: int, timed: bool) -> CopyPlan:
         if model.digest not in self._plans:
+            if not timed:
+                return CopyPlan()
             self._plans[model.digest] = plan_of(model, images, self.device, threads)
         return self._plans[model.digest]
 

@@ -25,7 +25,8 @@ from .workers import at_once, load_of, seconds_for, threads_for
 
 OnAnswer = Callable[[Shard, Answer], None]
 IsKept = Callable[[Trial, int], bool]
-SHORT = 3.0  # estimated seconds of tasks that come first where several run at once
+# Estimated seconds of tasks that come first where several run at once, and whose copies are not timed.
+SHORT = 3.0
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,10 @@ class _Evaluation:
         """Return how the source of a fast task is copied: as in the shards that are stored."""
         stored = (self.store.read(trial.key) for trial in task.trials(self.setting.data, self.setting.batch))
         images, _ = self.setting.data.at(slice(gap.start, gap.start + gap.length))
-        return self.planner.setting(task.source, filter(None, stored), images, _threads(task, self.setting))
+        # Where the question is short, to choose takes longer than it saves.
+        seconds = seconds_for(task.passes, len(self.setting.data), _load(task, self.setting))
+        threads = _threads(task, self.setting)
+        return self.planner.setting(task.source, filter(None, stored), images, threads, timed=seconds > SHORT)
 
     def _fail(self, fault: ModelFault, task: Task) -> None:
         if task.is_clean:

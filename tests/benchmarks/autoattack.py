@@ -2,7 +2,7 @@
 
 `python tests/benchmarks/autoattack.py --work digits --against pyautoattack torchattacks --repeats 3`
 
-Each repeat runs `fast` and every other side once; a side with `+flush` computes with zeros in place of
+Each repeat runs `fast` and every other side once (`fast-ten` too before a side that takes ten steps); a side with `+flush` computes with zeros in place of
 subnormal numbers (`torch.set_flush_denormal`), which slow a ticket as it is shipped. Every run is a line of
 `--out`/runs.csv; `--summary` makes `--out`/autoattack.csv of it: the median of the ratios of each repeat.
 Seconds are from the loaded model to the adversarial images; ours include the choice of the copy.
@@ -29,7 +29,12 @@ COLUMNS = ["work", "repeat", "side", "images", "threat", "clean", "robust", "sec
 COLUMNS += ["torch", "processor"]
 SUMMARY = ["work", "images", "threat", "against", "pairs", "ratio", "ratio_low", "ratio_high", "seconds"]
 SUMMARY += ["seconds_theirs", "robust", "robust_theirs", "inside_model", "threads", "processor", "torch"]
-FLUSH = "+flush"
+FLUSH, OURS, TEN = "+flush", "fast", "-ten"
+
+
+def ours_against(side: str) -> str:
+    """Our side with as many steps as this one."""
+    return OURS + TEN if side.endswith(TEN) else OURS
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
@@ -72,9 +77,9 @@ def run_in_turn(args: argparse.Namespace) -> None:
     if not table.exists():
         table.write_text(",".join(COLUMNS) + "\n")
     for work in args.work:
-        done = sum(row["work"] == work and row["side"] == "fast" for row in read(table))
-        for repeat in range(done, done + args.repeats):
-            for side in ("fast", *args.against):
+        done = [int(row["repeat"]) + 1 for row in read(table) if row["work"] == work]
+        for repeat in range(max(done, default=0), max(done, default=0) + args.repeats):
+            for side in dict.fromkeys([*map(ours_against, args.against), *args.against]):
                 command = [sys.executable, __file__, "--side", side, "--work", work]
                 command += ["--device", args.device, "--threads", str(args.threads)]
                 command += [*(f"--file={text}" for text in args.file)]
@@ -102,8 +107,8 @@ def summarise(folder: Path) -> None:
     pairs = defaultdict[tuple[str, str], list[tuple[dict[str, str], dict[str, str]]]](list)
     for (work, _), sides in runs.items():
         for name, row in sides.items():
-            if name != "fast":
-                pairs[work, name].append((sides["fast"], row))
+            if not name.startswith(OURS):
+                pairs[work, name].append((sides[ours_against(name)], row))
     with (folder / "autoattack.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(SUMMARY)

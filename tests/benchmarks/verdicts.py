@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, table: Path) -> None:
     files = {name: Path(path) for name, _, path in (text.partition("=") for text in args.file)}
     place, count = map(int, args.only.split("/"))
     known = models(files)
-    for index, (way, seed, name, shard) in enumerate(product(WAYS, SEEDS, known, range(SHARDS))):
+    for index, (seed, way, name, shard) in enumerate(product(SEEDS, WAYS, known, range(SHARDS))):
         key = {"model": name, "seed": seed, "shard": shard, "way": way}
         if index % count != place or key in [{part: line[part] for part in key} for line in read(table)]:
             continue
