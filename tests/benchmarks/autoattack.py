@@ -2,10 +2,11 @@
 
 `python tests/benchmarks/autoattack.py --work digits --against pyautoattack torchattacks --repeats 3`
 
-Each repeat runs `fast` and every other side once (`fast-ten` too before a side that takes ten steps); a side with `+flush` computes with zeros in place of
-subnormal numbers (`torch.set_flush_denormal`), which slow a ticket as it is shipped. Every run is a line of
-`--out`/runs.csv; `--summary` makes `--out`/autoattack.csv of it: the median of the ratios of each repeat.
-Seconds are from the loaded model to the adversarial images; ours include the choice of the copy.
+Each repeat runs `fast` and every other side once, and `fast-ten` before a side that takes ten steps; a side
+with `+flush` computes with zeros in place of subnormal numbers (`torch.set_flush_denormal`), which slow a
+ticket as it is shipped. Every run is a line of `--out`/runs.csv; `--summary` makes `--out`/autoattack.csv of
+it: the median of the ratios of each repeat. Seconds are from the loaded model to the adversarial images;
+ours include the choice of the copy.
 """
 
 from __future__ import annotations
