@@ -106,6 +106,11 @@ _SINGULAR = {
 }
 
 
+def singular(group: str) -> str:
+    """Return what one of a group is called in a message."""
+    return _SINGULAR[group]
+
+
 def names(group: str) -> list[tuple[str, str]]:
     """Return every (name, package that offers it) of a group, sorted, without importing any."""
     builtin = [(name, "rstbench") for name in BUILTIN[group]]

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
 
 from ..errors import BadRequest, unknown
-from ..plugins import find
+from ..plugins import find, singular
 from ..references import parse_options
 from ..threat import Threat
 
@@ -123,14 +123,7 @@ class AttackSpec:
         Raises:
             BadRequest: For unknown names or options, and values that the attack refuses.
         """
-        name, _, options = text.strip().partition(":")
-        factory = find("attacks", name)
-        given = parse_options(options, text)
-        values = read_options(factory, name, given) if dataclasses.is_dataclass(factory) else given
-        try:
-            return cls.of(name, factory(**values), given)
-        except Exception as error:  # of an attack of others, whatever it raises
-            raise BadRequest(f"the attack {text!r} cannot be made: {error}") from error
+        return cls.of(*make_named("attacks", text))
 
     @classmethod
     def of(cls, family: str, attack: Attack, given: Mapping[str, str] = {}) -> AttackSpec:
@@ -144,11 +137,7 @@ class AttackSpec:
         Returns:
             The attack with its canonical name.
         """
-        if dataclasses.is_dataclass(attack):
-            values = {f.name: getattr(attack, f.name) for f in dataclasses.fields(attack)}
-            defaults = {f.name: f.default for f in dataclasses.fields(attack)}
-            given = {key: _as_text(value) for key, value in values.items() if value != defaults[key]}
-        return cls(family, tuple(sorted(given.items())), attack)
+        return cls(family, changed_options(attack, given), attack)
 
     def early_stopped(self) -> AttackSpec | None:
         """Return the same attack stopping at its first success; None where it cannot, or does already."""
@@ -156,6 +145,31 @@ class AttackSpec:
             return None
         stopped: Any = dataclasses.replace(self.attack, early_stop=True)
         return AttackSpec.of(self.family, stopped)
+
+
+def make_named(group: str, text: str) -> tuple[str, Any, Mapping[str, str]]:
+    """Make what a text such as `pgd:steps=50` names in a group of names: 'attacks', 'certificates'.
+
+    Returns its registered name, itself, and its options as they were given. Raises BadRequest for unknown
+    names or options, and values that it refuses.
+    """
+    name, _, options = text.strip().partition(":")
+    factory = find(group, name)
+    given = parse_options(options, text)
+    values = read_options(factory, name, given) if dataclasses.is_dataclass(factory) else given
+    try:
+        return name, factory(**values), given
+    except Exception as error:  # of a plug-in, whatever it raises
+        raise BadRequest(f"the {singular(group)} {text!r} cannot be made: {error}") from error
+
+
+def changed_options(made: Any, given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the options of a dataclass that differ from the defaults, sorted by name; of anything else those
+    that were given."""
+    if dataclasses.is_dataclass(made):
+        values = {f.name: (getattr(made, f.name), f.default) for f in dataclasses.fields(made)}
+        given = {key: _as_text(value) for key, (value, default) in values.items() if value != default}
+    return tuple(sorted(given.items()))
 
 
 def read_options(factory: Any, name: str, given: Mapping[str, str]) -> dict[str, Any]:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ..attacks.spec import UNKNOWN_PASSES, read_options
-from ..errors import BadRequest
-from ..plugins import find
-from ..references import parse_options
+from ..attacks.spec import UNKNOWN_PASSES, changed_options, make_named
 from ..threat import Threat
 
 if TYPE_CHECKING:
@@ -102,21 +97,5 @@ class CertificateSpec:
         Raises:
             BadRequest: For unknown names or options, and values that the certificate refuses.
         """
-        name, _, options = text.strip().partition(":")
-        factory = find("certificates", name)
-        given: Mapping[str, str] = parse_options(options, text)
-        values = read_options(factory, name, given) if dataclasses.is_dataclass(factory) else given
-        try:
-            certificate = factory(**values)
-        except Exception as error:  # of a certificate of others, whatever it raises
-            raise BadRequest(f"the certificate {text!r} cannot be made: {error}") from error
-        if dataclasses.is_dataclass(certificate):
-            fields = {
-                f.name: (getattr(certificate, f.name), f.default) for f in dataclasses.fields(certificate)
-            }
-            given = {key: _as_text(value) for key, (value, default) in fields.items() if value != default}
-        return cls(name, tuple(sorted(given.items())), certificate)
-
-
-def _as_text(value: object) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value).lower()
+        name, certificate, given = make_named("certificates", text)
+        return cls(name, changed_options(certificate, given), certificate)
