@@ -47,10 +47,14 @@ class Milp:
         """About as many passes as an image of a small network costs, where some are left open."""
         return 20_000
 
-    @torch.no_grad()
-    def __call__(self, module: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Certified:
+    def check(self, threat: Threat) -> None:
+        """Raise BadRequest for a norm that it cannot treat."""
         if threat.norm not in ("Linf", "L1"):
             raise BadRequest(f"milp proves Linf and L1, whose balls are linear, got {threat}")
+
+    @torch.no_grad()
+    def __call__(self, module: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Certified:
+        self.check(threat)
         asked = question(module, x, y, threat)
         matrices = network_matrices(asked.network)
         found, images = [], torch.full_like(x, torch.nan)

@@ -80,6 +80,11 @@ class CertificateSpec:
         passes = getattr(self.certificate, "passes", None)
         return passes if isinstance(passes, int) and passes > 0 else UNKNOWN_PASSES
 
+    def check(self, threat: Threat) -> None:
+        """Raise BadRequest for a threat that it cannot treat, where it says so by a method of this name."""
+        if check := getattr(self.certificate, "check", None):
+            check(threat)
+
     def __str__(self) -> str:
         options = ",".join(f"{key}={value}" for key, value in self.options)
         return f"{self.family}:{options}" if options else self.family

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +85,8 @@ def run_study(
     builder = Builder(options.root, setting.device, progress)
     for job in jobs[study.seeds[0]]:
         _check(job, setting, builder)
+    for certificate, threat in product(study.certificates, study.threats):
+        certificate.check(threat)
     builder.report_images(setting.data.first(images))
     store = Store(options.out)
     with store.lock(), setting.executor:

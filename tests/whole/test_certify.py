@@ -1,0 +1,131 @@
+"""`--certify` from the command line to the CSV: what is proved, refused, and resumed."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import rstbench
+
+NETS = """
+import torch
+from torch import nn
+def relu():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+def gelu():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.GELU(), nn.Linear(16, 10))
+"""
+COMMON = ["--data", "digits:test:20", "--batch-size", "10", "--attack", "pgd:steps=2", "--quiet"]
+CERTIFY = ["--certify", "ibp", "--certify", "crown"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    return tmp_path
+
+
+def board(folder):
+    return pd.read_csv(folder / "runs" / "adhoc" / "leaderboard.csv").set_index("model")
+
+
+@pytest.mark.parametrize("threat", ["Linf:1/1000", "L2:0.01", "L1:0.1"])
+def test_a_small_ball_is_proved_round_every_right_image(cli, folder, threat):
+    done = cli("evaluate", "file:nets.py:relu", "--threat", threat, *COMMON, *CERTIFY)
+    assert done.returncode == 0, done.stderr
+    row = board(folder).loc["file:nets.py:relu"]
+    assert row["clean"] > 0
+    assert row["certified"] == row["worst"] == row["clean"]
+    assert row["open"] == 0
+
+
+def test_an_unknown_layer_leaves_cells_empty_and_the_rest(cli, folder):
+    models = ["file:nets.py:gelu", "file:nets.py:relu"]
+    done = cli("evaluate", *models, "--threat", "Linf:0.01", *COMMON, *CERTIFY)
+    assert done.returncode == 1
+    assert all("GELU" in line for line in done.stderr.splitlines())
+    assert len(done.stderr.splitlines()) == 2  # one a certificate
+    table = board(folder)
+    assert pd.isna(table.loc[models[0], "certified"])
+    assert table.loc[models[0], "worst"] >= 0
+    assert table.loc[models[1], "certified"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--certify", "crwn"], "did you mean 'crown'"),
+        (["--certify", "crown:alfa=3"], "did you mean 'alpha'"),
+        (["--certify", "milp:seconds=0"], "seconds must be positive"),
+        (["--certify", "milp", "--threat", "L2:0.5"], "milp proves Linf and L1"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(cli, folder, options, message):
+    threat = [] if "--threat" in options else ["--threat", "Linf:0.1"]
+    done = cli("evaluate", "file:nets.py:relu", *threat, *COMMON, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "runs").exists()
+
+
+def test_proofs_are_kept_and_asked_once(cli, folder):
+    asked = ["evaluate", "file:nets.py:relu", "--threat", "Linf:0.01", *COMMON, "--certify", "crown"]
+    assert cli(*asked).returncode == 0
+    results = folder / "runs" / "adhoc" / "results"
+    first = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert cli(*asked, "--limit", "30").returncode == 0
+    second = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert first.keys() == second.keys()
+    assert all(second[name].startswith(content) for name, content in first.items())
+
+
+def test_from_python_a_switch_is_the_expectation_over_its_members(tmp_path):
+    nets = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        nets.append(nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)))
+    models = {"a": nets[0], "b": nets[1], "switch": rstbench.Switch(nets)}
+    asked = {"data": "digits:test:20", "threat": "Linf:1/1000", "attacks": ["pgd:steps=2"]}
+    table = rstbench.evaluate(models, certificates="crown", **asked).set_index("model")
+    assert table.loc["switch", "certified"] == pytest.approx(table.loc[["a", "b"], "certified"].mean())
+    assert (table["certified"] <= table["worst"]).all()
+
+
+def test_a_curve_in_a_study(cli, folder):
+    (folder / "s.toml").write_text(
+        'data = "digits:test"\nattacks = ["pgd:steps=2"]\ncertificates = ["crown"]\nimages = 10\n'
+        'curve = {norm = "Linf", eps = ["0.02", "0.001", "0.005"]}\n[[model]]\nref = "file:nets.py:relu"\n'
+    )
+    done = cli("evaluate", "s.toml", "--out", "o", "--batch-size", "10", "--quiet")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(folder / "o" / "leaderboard.csv")
+    assert table["threat"].tolist() == ["Linf:0.001", "Linf:0.005", "Linf:0.02"]
+    assert table["certified"].is_monotonic_decreasing
+    assert table["worst"].is_monotonic_decreasing
+    assert (folder / "o" / "figures" / "certified.svg").exists()
+    again = cli("evaluate", "o/study.toml", "--out", "o", "--batch-size", "10", "--quiet")
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("curve = 3", "curve wants a dict"),
+        ('curve = {norm = "Linf"}', "curve reads"),
+        ('curve = {norm = "L7", eps = ["0.1"]}', "a threat must read"),
+        ('curve = {norm = "Linf", eps = ["0.1"], steps = 3}', "no key named 'steps'"),
+        ('certificates = "crown"', "certificates wants a list of texts"),
+    ],
+)
+def test_wrong_studies_are_one_line(cli, folder, text, message):
+    (folder / "s.toml").write_text(f'data = "digits:test"\n{text}\n[[model]]\nref = "file:nets.py:relu"\n')
+    done = cli("evaluate", "s.toml", "--out", "o")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "o").exists()
