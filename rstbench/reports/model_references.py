@@ -10,17 +10,16 @@ from ..evidence.trial import ModelInfo
 
 def reference_of(manifest: Manifest, info: ModelInfo, seed: int, folder: Path) -> str:
     """Return a reference to a model, '' where none is known; files of the study lie below `folder`."""
-    source, file = _made_by_study(info, seed)
-    if file and (folder / file).exists():
-        return f"{source}:{folder / file}"
     models = [(model.get("name") or model["ref"], model["ref"]) for model in manifest.study.get("model", [])]
-    return next((reference for name, reference in models if name == info.name), "")
+    named = (reference for name, reference in models if name == info.name)
+    return made_by_study(info, seed, folder) or next(named, "")
 
 
-def _made_by_study(info: ModelInfo, seed: int) -> tuple[str, str]:
-    """Return (kind, file below the folder) that `evaluate` makes for a model, '' where it makes none."""
+def made_by_study(info: ModelInfo, seed: int, folder: Path) -> str:
+    """Return a reference to the file that `evaluate` made for a model below its folder, '' where none is."""
     if not info.family or Path(info.family).name != info.family:
-        return "", ""
+        return ""
     name = "-".join(filter(None, (info.family, info.ratio)))
-    source, folder = ("ticket", "tickets") if info.kind == "ticket" else ("checkpoint", "checkpoints")
-    return source, f"{folder}/{name}-seed{seed}.safetensors"
+    source, below = ("ticket", "tickets") if info.kind == "ticket" else ("checkpoint", "checkpoints")
+    file = folder / below / f"{name}-seed{seed}.safetensors"
+    return f"{source}:{file}" if file.exists() else ""

@@ -27,7 +27,7 @@ from ..models.frozen import frozen_eval
 from ..models.wrapper import EvalModel, load_reference, wrap_switch
 from ..reports.csv_io import as_csv
 from ..reports.lookup import Evidence
-from ..reports.model_references import reference_of
+from ..reports.model_references import made_by_study
 from ..reports.tables import tables
 from ..threat import Threat
 from ..tickets.switch import Switch
@@ -114,30 +114,32 @@ def _models(evidence: Evidence, root: Path, images: Images) -> tuple[dict[str, E
     """Return the models that are here and still the same, by digest, and a line for each that is not."""
     found, missing, manifest = dict[str, EvalModel](), list[Check](), evidence.manifest
     seeds = {row.model: row.seed for row in manifest.rows}
-    plain = {digest: card for digest, card in manifest.models.items() if not card.members}
-    for digest, card in plain.items():
-        reference = reference_of(manifest, card, seeds.get(digest, 0), root)
-        if not reference:
-            continue
+    made = {
+        digest: file
+        for digest, card in manifest.models.items()
+        if (file := made_by_study(card, seeds.get(digest, 0), root))
+    }
+    named = [model["ref"] for model in manifest.study.get("model", [])]
+    for digest, reference in [*made.items(), *(("", reference) for reference in named)]:
         try:
             model = load_reference(reference, images)
         except RstbenchError as error:
-            missing.append(Check(card.name, problem=str(error), repeated=False))
+            missing.append(Check(reference, problem=str(error), repeated=False))
             continue
         for one in (model, *model.members):
             found[one.digest] = replace(one, info=manifest.models.get(one.digest, one.info))
-        if digest not in found:
-            missing.append(Check(card.name, problem=f"{reference} is another model now"))
+        known = {digest} if digest else manifest.models.keys()
+        if not {model.digest, *(member.digest for member in model.members)} & known:
+            missing.append(Check(reference, problem="it is another model now"))
     for digest, card in manifest.models.items():
         if card.members and set(card.members) <= found.keys():
             members = [found[member] for member in card.members]
             switch = Switch([member.module for member in members], list(card.weights))
             found |= {s.digest: s for s in [wrap_switch(members, card.name, switch)] if s.digest == digest}
-    named = {check.what for check in missing}
     missing += [
         Check(card.name, problem="what it was loaded from is not known or not here", repeated=False)
         for digest, card in manifest.models.items()
-        if digest not in found and card.name not in named
+        if digest not in found
     ]
     return found, missing
 

@@ -97,7 +97,7 @@ def test_a_model_that_has_changed_and_one_that_is_gone(copied, cli):
     shutil.copy(other, one)
     done = cli("verify", copied)
     assert done.returncode == 1
-    assert "is another model now" in done.stdout
+    assert "it is another model now" in done.stdout
     one.unlink()
     done = cli("verify", copied)
     assert done.returncode == 0, done.stdout
