@@ -38,13 +38,16 @@ def _bands(points: pd.DataFrame) -> Iterator[Drawing]:
     figure, axes = subplots(len(panels), columns=3, size=(1.9, 1.7), margins=(0.5, 0.25, 0.42, 0.36))
     for panel, (name, norm, part) in zip(axes, panels, strict=True):
         _band(panel, part)
+        if panel is axes[0]:
+            panel.legend(frameon=False, fontsize="small", loc="best")
         panel.set_title(label(name))
         panel.set_xlabel(f"radius, {norm}")
     yield Drawing(
         "certified",
         "Certified and attacked accuracy against radius",
         "Accuracy in percent against the radius: below the lower line it is proved, above the upper one "
-        f"broken, between them open; of {', '.join(name for name, _, _ in panels)}.",
+        "broken, between them open; between radii that were asked, what follows from these; of "
+        f"{', '.join(name for name, _, _ in panels)}.",
         figure,
     )
 
@@ -53,13 +56,15 @@ def _band(axes: Axes, part: pd.DataFrame) -> None:
     clean = float(part["clean"].iloc[0])
     x = [0.0, *part["eps"]]
     proved, attacked = ([clean, *part[column].astype(float)] for column in ("certified", "worst"))
-    axes.fill_between(x, 0, proved, color=SERIES[0], alpha=0.25, lw=0)
-    axes.fill_between(x, proved, attacked, color=SERIES[1], alpha=0.14, lw=0)
-    axes.plot(x, attacked, color=SERIES[1], marker=MARKERS[1], ms=3, lw=1.2, label="not broken")
-    axes.plot(x, proved, color=SERIES[0], marker=MARKERS[0], ms=3, lw=1.2, label="certified")
+    # What is broken stays broken at larger radii, what is certified is certified at smaller ones.
+    axes.fill_between(x, 0, attacked, step="post", color=SERIES[1], alpha=0.14, lw=0)
+    axes.fill_between(x, 0, proved, step="pre", color=SERIES[0], alpha=0.25, lw=0)
+    axes.step(x, attacked, where="post", color=SERIES[1], lw=1.2)
+    axes.step(x, proved, where="pre", color=SERIES[0], lw=1.2)
+    for index, values, name in ((1, attacked, "not broken"), (0, proved, "certified")):
+        axes.plot(x, values, ls="", color=SERIES[index], marker=MARKERS[index], ms=3, label=name)
     axes.set_xlim(0, x[-1] * 1.03)
     axes.grid(visible=True, axis="x", color=GRID)
-    axes.legend(frameon=False, fontsize="small", loc="lower left")
     percent_axis(axes, 0, 1)
 
 
