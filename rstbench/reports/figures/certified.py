@@ -11,7 +11,7 @@ from ...threat import Threat
 from .ratios import families_of, ratio_axis
 from .style import GRID, MARKERS, SERIES, Drawing, label, name_ends, percent_axis, subplots
 
-MOST = len(SERIES)
+MOST_PANELS, MOST = 12, len(SERIES)
 
 
 def draw_certified(points: pd.DataFrame) -> Iterator[Drawing]:
@@ -32,7 +32,7 @@ def _bands(points: pd.DataFrame) -> Iterator[Drawing]:
         (str(name), str(norm), part.sort_values("eps"))
         for (name, norm), part in points.dropna(subset=["worst"]).groupby(["name", "norm"], sort=False)
         if part["eps"].nunique() > 1
-    ][:MOST]
+    ][:MOST_PANELS]
     if not panels:
         return
     figure, axes = subplots(len(panels), columns=3, size=(1.9, 1.7), margins=(0.5, 0.25, 0.42, 0.36))
