@@ -6,6 +6,7 @@ A batch of values has shape (n, *shape).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +18,7 @@ NOTHING = torch.empty(0)  # a layer's own fields follow those with defaults
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class Affine(ABC):
     """The map x → A x + b.
 
     offset: b, broadcasts to the output; offset_magnitude: sum of the magnitudes that b was made from, where
@@ -30,9 +31,9 @@ class Affine:
     roundings: int = 2
     parts: tuple[Affine, ...] = ()
 
+    @abstractmethod
     def linear(self, x: Tensor, *, magnitude: bool = False) -> Tensor:
         """Return A x, or |A| x."""
-        raise NotImplementedError
 
     def terms(self) -> Tensor | int:
         """Return how many products that are not zero are summed for each output, at most."""

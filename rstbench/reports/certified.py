@@ -7,7 +7,7 @@ larger one, what is certified at a larger is certified at a smaller.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def certified(evidence: Evidence, row: Row) -> np.ndarray | None:
         proved = _certified_at(evidence, other)
         if proved is not None:
             found.append(proved)
-        elif other is row:
+        elif other == row:
             return None
     return np.maximum.reduce(found) if found else None
 
@@ -66,12 +66,18 @@ def counterexamples(evidence: Evidence, row: Row) -> np.ndarray:
 def contradiction(evidence: Evidence, row: Row) -> str:
     """Return a line that names the two files of which one proves what the other refutes; '' where none does.
 
-    Every image that was crafted within the threat counts, whatever model it was crafted against.
+    Every image that was crafted within the threat counts, whatever model it was crafted against; along a
+    curve also what was crafted at smaller eps, and what is proved at larger ones.
     """
+    rows = nested_rows(evidence, row) if row.certificates else []
+    within = {other.threat for other in rows if _eps(other) <= _eps(row)}
     for member, _ in evidence.members(row.model):
-        for proof in _proofs_of(evidence, row, member):
+        proofs = (
+            p for other in rows if _eps(other) >= _eps(row) for p in _proofs_of(evidence, other, member)
+        )
+        for proof in proofs:
             bits = _as_array(proof.bits[: evidence.manifest.images]) > 0
-            for record in _refuting(evidence, member, row.threat):
+            for record in _refuting(evidence, member, within):
                 wrong = _as_array(record.bits[: evidence.manifest.images]) == 0
                 if record.trial.kind == proof.trial.kind:
                     wrong = _stage(record, evidence.manifest.images) > 0
@@ -115,14 +121,14 @@ def _proofs_of(evidence: Evidence, row: Row, member: str) -> Iterator[TrialResul
             yield record
 
 
-def _refuting(evidence: Evidence, model: str, threat: str) -> Iterator[TrialResult]:
-    """Yield the answers that may show a model wrong within a threat: on crafted images, whoever they were
+def _refuting(evidence: Evidence, model: str, threats: Set[str]) -> Iterator[TrialResult]:
+    """Yield the answers that may show a model wrong within threats: on crafted images, whoever they were
     crafted against, on clean ones, and on counterexamples."""
-    for (_, target, _, its_threat, _), record in evidence.records.items():
-        if target == model and its_threat in (threat, ""):
+    for (_, target, _, threat, _), record in evidence.records.items():
+        if target == model and (threat in threats or not threat):
             yield record
-    for (target, _, its_threat), record in evidence.proofs.items():
-        if target == model and its_threat == threat:
+    for (target, _, threat), record in evidence.proofs.items():
+        if target == model and threat in threats:
             yield record
 
 
@@ -141,6 +147,6 @@ def _as_array(bits: str) -> np.ndarray:
 
 
 def _file(evidence: Evidence, record: TrialResult) -> str:
-    """Return `crown (results/….jsonl)`."""
+    """Return `crown (results/….jsonl, 0123456789ab)`: where it lies, and the beginning of its key."""
     places = " and ".join(evidence.places.get(record.trial.key, ()))
     return f"{record.trial.attack} ({places}, {record.trial.key[:12]})"

@@ -17,11 +17,11 @@ from torch import Tensor
 from ..attacks import AttackSpec
 from ..certificates import CertificateSpec
 from ..data import Images, load
-from ..errors import BadFile, BadRequest, ModelFault, RstbenchError
+from ..errors import BadFile, BadRequest, ModelFault, RstbenchError, one_line
 from ..evaluation.adversarials import AdversarialWriter
 from ..evaluation.copies import CopyPlanner
 from ..evaluation.judge import predict
-from ..evaluation.shard import Shard, run
+from ..evaluation.shard import Shard, as_bits, run
 from ..evidence.trial import CERTIFICATE, CLEAN, FAST, ShardResult, TrialResult
 from ..models.frozen import frozen_eval
 from ..models.wrapper import EvalModel, load_reference, wrap_switch
@@ -167,14 +167,14 @@ def _judged_again(
                     Threat.parse(trial.threat).check(x, crafted)
                     yield _compared(what, shard, _right(models[trial.target], crafted, y, images, device))
                 except Exception as error:  # of a damaged file, whatever it raises
-                    yield Check(what, problem=f"{path.name}: {str(error).splitlines()[0]}")
+                    yield Check(what, problem=f"{path.name}: {one_line(error, 200)}")
 
 
 def _right(model: EvalModel, x: Tensor, y: Tensor, images: Images, device: torch.device) -> str:
     with frozen_eval(model.module, device):
         logits = predict(model, x.to(device), images.classes, exact=images.classes_known)
     predicted = logits.argmax(1).where(logits.isfinite().all(1), -1)
-    return "".join("1" if right else "0" for right in (predicted.cpu() == y).tolist())
+    return as_bits(predicted.cpu() == y)
 
 
 def _asked_again(

@@ -151,6 +151,21 @@ def test_without_a_curve_each_eps_stands_alone(tmp_path):
     assert board.loc[FAR, columns].tolist() == [0.75, 0.75, 0.25]
 
 
+def test_along_a_curve_a_proof_at_a_larger_eps_contradicts_an_image_at_a_smaller(tmp_path):
+    """At the eps between them both rows are refused: neither side can be believed."""
+    attacks = of("a", pgd="0111", clean="1111") | of("a", FAR, clean="1111", pgd="1111")
+    proofs = {("a", "crown", NEAR): "0000", ("a", "crown", FAR): "1000"}
+    rows, eps = [row("a"), row("a", FAR)], ["0.1", "0.2"]
+    evidence = make(tmp_path, attacks, proofs, rows, {"norm": "Linf", "eps": eps})
+    near, far = contradictions(evidence)
+    assert near.startswith(f"rst-0.1 at {NEAR}: image 0 is certified by crown")
+    assert far.startswith(f"rst-0.1 at {FAR}: image 0")
+    board = leaderboard(evidence)
+    assert board[["worst", "certified", "open"]].isna().all(axis=None)
+    assert main(["report", str(tmp_path)]) == 1
+    assert "one of them is wrong" in (tmp_path / "index.html").read_text()
+
+
 def test_folders_with_certificates_merge(tmp_path):
     make(tmp_path / "one", of("a", pgd="1100"), {}, [row("a", certificates=())])
     make(tmp_path / "two", of("a", pgd="1100"), {("a", "crown", NEAR): "1000"}, [row("a")])

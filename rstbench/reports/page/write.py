@@ -11,6 +11,7 @@ import pandas as pd
 from ...evidence.pack import PACK_FILE
 from ...files import write_whole
 from ...flags import meaning_of
+from ..certified import contradictions
 from ..lookup import Evidence
 from ..per_image import WORST
 from ..switch_bounds import MINIMUM
@@ -44,7 +45,7 @@ def write_page(
         images=manifest.images,
         run=run_text(run.get("device"), run.get("threads"), run.get("versions", {})),
         batch=run.get("batch", ""),
-        failures=manifest.failures,
+        failures=(*manifest.failures, *contradictions(evidence)),
         unanswered=evidence.unanswered,
         questions=len(manifest.keys),
         command=study_command(manifest),
