@@ -71,11 +71,9 @@ def contradiction(evidence: Evidence, row: Row) -> str:
     """
     rows = nested_rows(evidence, row) if row.certificates else []
     within = {other.threat for other in rows if _eps(other) <= _eps(row)}
+    beyond = [other for other in rows if _eps(other) >= _eps(row)]
     for member, _ in evidence.members(row.model):
-        proofs = (
-            p for other in rows if _eps(other) >= _eps(row) for p in _proofs_of(evidence, other, member)
-        )
-        for proof in proofs:
+        for proof in (proof for other in beyond for proof in _proofs_of(evidence, other, member)):
             bits = _as_array(proof.bits[: evidence.manifest.images]) > 0
             for record in _refuting(evidence, member, within):
                 wrong = _as_array(record.bits[: evidence.manifest.images]) == 0
