@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from ..errors import BadFile
 from ..files import write_whole
+from ..limits import read_text
+from ..parsing import parse_toml
 from .store import as_plain
 from .trial import ModelInfo
 
@@ -74,7 +75,7 @@ class Manifest:
         """Read `root/study.toml`. Raises BadFile."""
         path = Path(root) / MANIFEST_FILE
         try:
-            plain = tomllib.loads(path.read_text(encoding="utf-8"))
+            plain = parse_toml(read_text(path))
             run, evidence = plain.pop("run"), plain.pop("evidence")
             return cls(
                 study=plain,

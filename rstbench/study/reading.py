@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, BadRequest, unknown
+from ..limits import TEXT_SHARE, read_bytes
+from ..parsing import parse_toml
 from ..references import DataReference, Reference
 from ..threat import Threat
 from ..training.recipe import DrawOptions
@@ -41,14 +42,14 @@ def read_study(text: str) -> Study:
         path = Path(text).expanduser()
         if not path.is_file():
             raise BadFile(f"no study file {path}")
-        content = path.read_bytes()
+        content = read_bytes(path, TEXT_SHARE)
     elif text in shipped():
         content = (SHIPPED / f"{text}.toml").read_bytes()
     else:
         raise unknown("study", text, shipped())
     try:
-        plain = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        plain = parse_toml(content.decode())
+    except ValueError as error:
         raise BadFile(f"{text} is no TOML: {error}") from None
     given = {key: value for key, value in plain.items() if key not in _WRITTEN}
     return parse_study({"name": Path(text).stem, **given}, text)

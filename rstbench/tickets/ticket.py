@@ -153,7 +153,8 @@ class Ticket:
         about, tensors = read_safetensors(path, FORMAT, "ticket")
         try:
             spec = NetworkSpec.from_dict(about["spec"])
-            like = prunable(build(spec))
+            with torch.device("meta"):
+                like = prunable(build(spec))
             masks = {name: _unpack(tensors[f"mask/{name}"], weight) for name, weight in like.items()}
             weights = {name: tensors[f"weight/{name}"] for name in like if f"weight/{name}" in tensors}
             ticket = cls(
@@ -213,5 +214,7 @@ def _pack(mask: Tensor) -> Tensor:
 
 
 def _unpack(packed: Tensor, like: Tensor) -> Tensor:
+    if packed.dtype != torch.uint8 or packed.shape != ((like.numel() + 7) // 8,):
+        raise ValueError(f"a mask of {packed.dtype} {tuple(packed.shape)} for weights {tuple(like.shape)}")
     bits = np.unpackbits(packed.numpy(), count=like.numel())
     return torch.from_numpy(bits.astype(bool)).view(like.shape)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import BadRequest, unknown
 from ..networks.choices import INITS, NORM_LAYERS
+from ..parsing import exact_number
 
 T = TypeVar("T", bool, int, float, str)
 CHOICES = {
@@ -128,8 +129,8 @@ class Recipe:
     def milestones(self) -> tuple[Fraction, ...]:
         """Return the fractions of all steps after which a piecewise rate drops. Raises BadRequest."""
         try:
-            points = tuple(Fraction(part) for part in self.drops.split("+"))
-        except (ValueError, ZeroDivisionError):
+            points = tuple(map(exact_number, self.drops.split("+")))
+        except ValueError:
             points = (Fraction(0),)
         if not all(0 < point < 1 for point in points):
             raise BadRequest(f"drops are fractions of all steps such as '1/2+3/4', got {self.drops!r}")
