@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,8 +17,8 @@ from .limits import check_file, check_size, max_file_size
 _ARRAY = ".npy"
 # What zipfile and numpy raise of damaged archives.
 DAMAGE = (
-    AttributeError, EOFError, KeyError, MemoryError, NotImplementedError, OSError, RuntimeError, TypeError,
-    ValueError, struct.error, zipfile.BadZipFile, zlib.error,
+    AttributeError, EOFError, KeyError, MemoryError, NotImplementedError, OSError, RuntimeError, SyntaxError,
+    TypeError, ValueError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 

@@ -79,13 +79,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     usual, most = Image.MAX_IMAGE_PIXELS, max_file_size() // DECODING
     Image.MAX_IMAGE_PIXELS = most
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(action="ignore"):  # of damage that does not matter
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=DECODERS) as image:
                 yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BadFile(
-            f"{path} declares an image of more than {most} pixels, which take {DECODING} bytes each; if it is "
+            f"{path} declares an image of over {most} pixels, which take {DECODING} bytes each; if it is "
             f"to be trusted, add a larger --max-file-size"
         ) from None
     finally:

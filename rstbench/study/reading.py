@@ -73,7 +73,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
         curve=curve,
         attacks=tuple(dict.fromkeys(_attack(item, (*threats, *curve), where) for item in attacks)),
         images=_typed(plain, "images", int, where, 0),
-        seeds=tuple(dict.fromkeys(_list(plain, "seeds", where, [0]))),
+        seeds=_seeds(plain, where),
         transfer=_typed(plain, "transfer", bool, where, False),
         switch=_typed(plain, "switch", bool, where, False),
         switch_weights=_weights(plain, where),
@@ -95,8 +95,6 @@ def _check(study: Study, where: str) -> None:
         raise BadRequest(f"{where}: threats, attacks and seeds must name at least one each")
     if not (study.draws or study.trains or study.models):
         raise BadRequest(f"{where}: nothing to measure; add a [[draw]], [[train]] or [[model]] table")
-    if not all(type(seed) is int and 0 <= seed < 2**31 for seed in study.seeds):
-        raise BadRequest(f"{where}: seeds are whole numbers from 0 to 2**31 - 1, got {list(study.seeds)}")
     if study.images < 0:
         raise BadRequest(f"{where}: images must be positive, got {study.images}")
     names = [*(table.name for table in tables), *(model.name for model in study.models if model.name)]
@@ -122,6 +120,13 @@ def _attack(item: Any, threats: Sequence[Threat], where: str) -> StudyAttack:
     if threat and threat not in threats:
         raise unknown("threat of this study", text, map(str, threats))
     return StudyAttack(AttackSpec.parse(_typed(item, "attack", str, where)), threat)
+
+
+def _seeds(plain: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    seeds = _list(plain, "seeds", where, [0])
+    if not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
+        raise BadRequest(f"{where}: seeds are whole numbers from 0 to 2**31 - 1, got {seeds}")
+    return tuple(dict.fromkeys(seeds))
 
 
 def _curve(plain: Mapping[str, Any], where: str) -> tuple[Threat, ...]:

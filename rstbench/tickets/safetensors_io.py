@@ -15,6 +15,9 @@ from ..limits import check_file
 from ..parsing import parse_json
 from .init import weights_digest
 
+# What a file raises that holds other values than this tool writes.
+DAMAGE = (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
 
 def write_safetensors(
     path: Path, format: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor]

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadFile, BadRequest
+from ..errors import BadFile, BadRequest, typed_line
 from ..networks.network import NetworkSpec, build, prunable
 from ..training.recipe import Recipe
 from .allocation import allocate
 from .init import random_weights, weights_digest
 from .mask import apply_masks, parse_remaining
-from .safetensors_io import read_safetensors, write_safetensors
+from .safetensors_io import DAMAGE, read_safetensors, write_safetensors
 
 FORMAT = "rstbench-ticket-1"
 
@@ -169,10 +169,10 @@ class Ticket:
             )
             ticket.check_counts()
             ticket.random_network()
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadFile(f"{path} is a damaged ticket: {error!r}") from error
         except BadRequest as error:
             raise BadFile(f"{path}: {error}") from error
+        except DAMAGE as error:
+            raise BadFile(f"{path} is a damaged ticket: {typed_line(error)}") from error
         return ticket
 
     def check_counts(self) -> None:

@@ -238,4 +238,7 @@ def make_recipe(name: str, settings: dict[str, Any]) -> Recipe:
     """Return the named recipe with `settings` laid over it. Raises BadRequest for unknown names."""
     if str(name) not in NAMED:
         raise unknown("recipe", str(name), NAMED)
+    for key in settings:
+        if key not in (known := [f.name for f in fields(Recipe)]):
+            raise unknown("setting", str(key), known)
     return Recipe(**{"recipe": name, **NAMED[name], **settings})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import mmap
 import pickle
 import re
 import tarfile
@@ -19,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...archives import check_archive
+from ...archives import DAMAGE, check_archive
 from ...errors import BadFile, first_line, listed
 from .tensors import check_content
 
 UNPACK = "unpack it first"
+_BYTES = b"bytearray"
 _TICKET = re.compile(r'"format": *"rstbench-ticket')
 OWN_CODE = "load it in a file of your own: file:PATH.py:factory"
 # First bytes of other files: (what it is, what helps).
@@ -79,6 +81,8 @@ def read_weight_file(path: Path) -> tuple[Any, bool]:
         if path.suffix == ".safetensors":
             return _safetensors(path), False  # for the library's own error
         raise BadFile(f"{path} is no file of torch.save: it begins with {head[:16]!r}")
+    if _allocates(path):
+        raise BadFile(f"{path} asks for memory while it is read; save its state dict alone")
     try:
         with (
             warnings.catch_warnings(action="ignore"),
@@ -162,6 +166,18 @@ def _other_zip(path: Path) -> str:
     if not any(f"/{name}".endswith("/data.pkl") for name in members):
         return f"a zip archive of {listed(members)}; {UNPACK}"
     return ""
+
+
+def _allocates(path: Path) -> bool:
+    """Whether a pickle names `bytearray`, which torch lets it call: with a number it takes as much memory."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:2] != b"PK":
+            return content.find(_BYTES) >= 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(_BYTES in archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
+    except DAMAGE:
+        return False  # what reads it says what is wrong
 
 
 def _plain_classes() -> list[Any]:

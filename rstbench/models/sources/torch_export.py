@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import operator
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ def torch_export(id: str, shape: str | Sequence[int] | None = None, layout: str 
     archive, program = _sanitized(path)
     sizes, dtype = _image_input(program, what)
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch's about what it reads
+        with warnings.catch_warnings(action="ignore"), _silent():  # of torch about what it reads
             loaded = torch.export.load(archive).module(check_guards=False)
             # An ordinary graph: the exported kind refuses to be put into eval mode, in which it always is.
             module: nn.Module = torch.fx.GraphModule(loaded, loaded.graph)
@@ -71,6 +73,18 @@ def torch_export(id: str, shape: str | Sequence[int] | None = None, layout: str 
     image_layout = input_layout(sizes, parse_shape(shape, what), layout, dtype, what)
     module, notes = checked_module(module.requires_grad_(False).eval(), image_layout, what)
     return wrap(module, ModelInfo(what, "external"), files=[path], notes=notes)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep torch from printing the traceback of an error that it raises too."""
+    logger = logging.getLogger("torch.export")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _sanitized(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
