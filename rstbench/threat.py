@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .errors import BadRequest, OutsideBall
+from .parsing import exact_number
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -57,8 +58,8 @@ class Threat:
         """
         norm, colon, size = text.strip().partition(":")
         try:
-            eps = Fraction(size.strip())
-        except (ValueError, ZeroDivisionError):
+            eps = exact_number(size)
+        except ValueError:
             eps = Fraction(-1)
         if norm not in NORMS or not colon or not 0 <= eps < 10**6:
             raise BadRequest(f"a threat must read 'Linf:8/255', 'L2:0.5' or 'L1:12', got {text!r}")

@@ -17,9 +17,12 @@ PACKAGE = ROOT / "rstbench"
 LAYERS = [
     [
         "__init__",
+        "archives",
         "errors",
         "files",
         "flags",
+        "limits",
+        "parsing",
         "plugins",
         "progress",
         "references",
@@ -38,9 +41,12 @@ LAYERS = [
     ["__main__"],
 ]
 WITHOUT_TORCH = [
+    "archives",
     "errors",
     "files",
     "flags",
+    "limits",
+    "parsing",
     "plugins",
     "progress",
     "references",

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from ..errors import ModelFault
+from ..limits import max_file_size, set_limit
 from .parcels import Parcels, unpack
 
 Task = TypeVar("Task")
@@ -205,7 +206,7 @@ class Processes:
     def _opened(self) -> ProcessPoolExecutor:
         if self._pool is None:
             spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.width, spawn, _initialize, ())
+            self._pool = ProcessPoolExecutor(self.width, spawn, _initialize, (max_file_size(),))
         return self._pool
 
     def _close(self) -> None:
@@ -240,7 +241,8 @@ def _run_pickled(function: Callable[[Any], Any], payload: bytes) -> Any:
     return function(task)
 
 
-def _initialize() -> None:
+def _initialize(limit: int) -> None:
+    set_limit(limit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is handled by the parent
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, BadRequest, unknown
+from ..limits import TEXT_SHARE, read_bytes
+from ..parsing import parse_toml
 from ..references import DataReference, Reference
 from ..threat import Threat
 from ..training.recipe import DrawOptions
@@ -41,14 +42,14 @@ def read_study(text: str) -> Study:
         path = Path(text).expanduser()
         if not path.is_file():
             raise BadFile(f"no study file {path}")
-        content = path.read_bytes()
+        content = read_bytes(path, TEXT_SHARE)
     elif text in shipped():
         content = (SHIPPED / f"{text}.toml").read_bytes()
     else:
         raise unknown("study", text, shipped())
     try:
-        plain = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        plain = parse_toml(content.decode())
+    except ValueError as error:
         raise BadFile(f"{text} is no TOML: {error}") from None
     given = {key: value for key, value in plain.items() if key not in _WRITTEN}
     return parse_study({"name": Path(text).stem, **given}, text)
@@ -72,7 +73,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
         curve=curve,
         attacks=tuple(dict.fromkeys(_attack(item, (*threats, *curve), where) for item in attacks)),
         images=_typed(plain, "images", int, where, 0),
-        seeds=tuple(dict.fromkeys(_list(plain, "seeds", where, [0]))),
+        seeds=_seeds(plain, where),
         transfer=_typed(plain, "transfer", bool, where, False),
         switch=_typed(plain, "switch", bool, where, False),
         switch_weights=_weights(plain, where),
@@ -94,8 +95,6 @@ def _check(study: Study, where: str) -> None:
         raise BadRequest(f"{where}: threats, attacks and seeds must name at least one each")
     if not (study.draws or study.trains or study.models):
         raise BadRequest(f"{where}: nothing to measure; add a [[draw]], [[train]] or [[model]] table")
-    if not all(type(seed) is int and 0 <= seed < 2**31 for seed in study.seeds):
-        raise BadRequest(f"{where}: seeds are whole numbers from 0 to 2**31 - 1, got {list(study.seeds)}")
     if study.images < 0:
         raise BadRequest(f"{where}: images must be positive, got {study.images}")
     names = [*(table.name for table in tables), *(model.name for model in study.models if model.name)]
@@ -121,6 +120,13 @@ def _attack(item: Any, threats: Sequence[Threat], where: str) -> StudyAttack:
     if threat and threat not in threats:
         raise unknown("threat of this study", text, map(str, threats))
     return StudyAttack(AttackSpec.parse(_typed(item, "attack", str, where)), threat)
+
+
+def _seeds(plain: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    seeds = _list(plain, "seeds", where, [0])
+    if not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
+        raise BadRequest(f"{where}: seeds are whole numbers from 0 to 2**31 - 1, got {seeds}")
+    return tuple(dict.fromkeys(seeds))
 
 
 def _curve(plain: Mapping[str, Any], where: str) -> tuple[Threat, ...]:
