@@ -145,7 +145,7 @@ class _Evaluation:
         ]
         if not open_gaps:
             return
-        task_of, copies = dict[int, int](), dict[int, CopySetting]()
+        task_of, copies, rows = dict[int, int](), dict[int, CopySetting](), dict[int, int]()
 
         def shards() -> Iterator[Shard]:
             for index, gap in open_gaps:
@@ -155,7 +155,8 @@ class _Evaluation:
                         copies[index] = self._copies(open_tasks[index], gap)
                     left = replace(gap, missing=missing)
                     shard = _shard(open_tasks[index], setting, left, copies.get(index))
-                    shard = replace(shard, progress_folder=self.store.root / PROGRESS_FOLDER)
+                    folder = self.store.root / PROGRESS_FOLDER
+                    shard = replace(shard, progress_folder=folder, rows=rows.get(index, 0))
                     task_of[id(shard)] = index
                     yield shard
 
@@ -178,6 +179,10 @@ class _Evaluation:
                     failed_trials.add(key)
                 self._write(shard, answer, open_tasks[index])
                 self.update()
+                if answer.rows and index not in rows:
+                    rows[index] = answer.rows  # the next shards begin with as many
+                    most = f"{answer.rows} of {len(shard.images)} images pass at once"
+                    self.progress.note(f"{shard.name}: {most}, for there is no memory for more")
                 stage.advance(len(shard.images), **accuracies[index].add(shard, answer))
         for task, accuracy in zip(open_tasks, accuracies, strict=True):
             if warning := accuracy.normalisation_warning():
