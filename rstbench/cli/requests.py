@@ -67,7 +67,7 @@ def threats_and_data_of(args: argparse.Namespace) -> tuple[list[Threat], DataRef
 
 def options_of(args: argparse.Namespace, name: str) -> Options:
     """Return how to run; `name` is that of the folder below `runs` where `--out` is not given."""
-    from ..evaluation.workers import pick_workers
+    from ..evaluation.workers import pick_timeout, pick_workers
     from ..study.run import Options
 
     return Options(
@@ -80,6 +80,7 @@ def options_of(args: argparse.Namespace, name: str) -> Options:
         download=args.download,
         workers=pick_workers(args.workers),
         crafting=getattr(args, "crafting", FAST),
+        timeout=pick_timeout(getattr(args, "shard_timeout", None)),
     )
 
 

@@ -17,7 +17,7 @@ from ..evidence.trial import EXACT, FAST, Trial, TrialResult
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
 from .copies import CopyPlanner, CopySetting
-from .executors import Executor, Local, WorkerDied
+from .executors import Executor, ExecutorFault, Local
 from .running import RunningAccuracy
 from .shard import Answer, Shard, run
 from .task import Task
@@ -33,7 +33,8 @@ SHORT = 3.0
 class EvalSetting:
     """Hold what all tasks of one run share.
 
-    data: exactly the images that are attacked; crafting: what is asked for (see `crafting.settle`).
+    data: exactly the images that are attacked; crafting: what is asked for (see `crafting.settle`);
+    timeout: seconds that a shard may take, 0 for any.
     """
 
     data: Images
@@ -41,6 +42,7 @@ class EvalSetting:
     device: torch.device
     executor: Executor = field(default_factory=Local)
     crafting: str = EXACT
+    timeout: float = 0.0
 
 
 def pick_device(text: str) -> torch.device:
@@ -73,17 +75,18 @@ def run_tasks(
     """
     clear_reports(store.root)
     executor, planner = setting.executor, CopyPlanner(setting.device)
+    here = executor if setting.timeout else Local()  # nothing can be ended that runs in this process
     evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept, planner, update)
     # Clean images take no time, and tell which models are attacked no more.
     for task in (task for task in tasks if task.is_clean):
-        evaluation.run([task], task.name, Local())
+        evaluation.run([task], task.name, here)
     others = [task for task in tasks if not task.is_clean]
     for threads, group in _by_threads(others, setting).items():
         seconds = [evaluation.estimate(task) for task in group]
         width = at_once(executor, threads, sum(seconds))
         if width == 1:
             for task in group:
-                evaluation.run([task], task.name, executor if executor.width == 1 else Local())
+                evaluation.run([task], task.name, executor if executor.width == 1 else here)
             continue
         # Short ones first, for there is something to look at then; the longest after them, so that no worker
         # waits long for the last.
@@ -145,7 +148,7 @@ class _Evaluation:
         ]
         if not open_gaps:
             return
-        task_of, copies = dict[int, int](), dict[int, CopySetting]()
+        task_of, copies, rows = dict[int, int](), dict[int, CopySetting](), dict[int, int]()
 
         def shards() -> Iterator[Shard]:
             for index, gap in open_gaps:
@@ -155,7 +158,8 @@ class _Evaluation:
                         copies[index] = self._copies(open_tasks[index], gap)
                     left = replace(gap, missing=missing)
                     shard = _shard(open_tasks[index], setting, left, copies.get(index))
-                    shard = replace(shard, progress_folder=self.store.root / PROGRESS_FOLDER)
+                    folder = self.store.root / PROGRESS_FOLDER
+                    shard = replace(shard, progress_folder=folder, rows=rows.get(index, 0))
                     task_of[id(shard)] = index
                     yield shard
 
@@ -163,10 +167,12 @@ class _Evaluation:
         total = len(open_tasks) * len(setting.data)
         with self.progress.stage(title, total, "image") as stage, watching(self.store.root, stage):
             stage.advance(total - sum(gap.length for _, gap in open_gaps))
-            for shard, answer in executor.map(run, shards(), at_once=width, idle=self.update):
+            for shard, answer in executor.map(
+                run, shards(), at_once=width, idle=self.update, timeout=setting.timeout
+            ):
                 index = task_of.pop(id(shard))
-                if isinstance(answer, WorkerDied):
-                    answer = WorkerDied(f"{shard.name}: {answer}")
+                if isinstance(answer, ExecutorFault):
+                    answer = ExecutorFault(f"{shard.name}: {answer}")
                 if isinstance(answer, ModelFault):
                     if index not in failed:
                         self._fail(answer, open_tasks[index])
@@ -178,6 +184,10 @@ class _Evaluation:
                     failed_trials.add(key)
                 self._write(shard, answer, open_tasks[index])
                 self.update()
+                if answer.rows and index not in rows:
+                    rows[index] = answer.rows  # the next shards begin with as many
+                    most = f"{answer.rows} of {len(shard.images)} images pass at once"
+                    self.progress.note(f"{shard.name}: {most}, for there is no memory for more")
                 stage.advance(len(shard.images), **accuracies[index].add(shard, answer))
         for task, accuracy in zip(open_tasks, accuracies, strict=True):
             if warning := accuracy.normalisation_warning():
@@ -187,10 +197,11 @@ class _Evaluation:
         """Return how the source of a fast task is copied: as in the shards that are stored."""
         stored = (self.store.read(trial.key) for trial in task.trials(self.setting.data, self.setting.batch))
         images, _ = self.setting.data.at(slice(gap.start, gap.start + gap.length))
-        # Where the question is short, to choose takes longer than it saves.
+        # Where the question is short, to choose takes longer than it saves; and a model that may hang is not
+        # timed in this process.
         seconds = seconds_for(task.passes, len(self.setting.data), _load(task, self.setting))
-        threads = _threads(task, self.setting)
-        return self.planner.setting(task.source, filter(None, stored), images, threads, timed=seconds > SHORT)
+        threads, timed = _threads(task, self.setting), seconds > SHORT and not self.setting.timeout
+        return self.planner.setting(task.source, filter(None, stored), images, threads, timed=timed)
 
     def _fail(self, fault: ModelFault, task: Task) -> None:
         if task.is_clean:

@@ -139,6 +139,8 @@ class ShardResult:
     fast crafting, how the source (each member of a switch) was copied, by digest, as `CopyPlan` writes it.
     Of a certificate '1' stands where the class is proved, the stage `COUNTEREXAMPLE` for the images that its
     own ones broke; proof: the radius that was proved (`eps`) and a bound of margins' rounding (`error`).
+    rows: how many images passed through the source at once in `crafting`, and through the target in
+    `judging`, each only where there was no memory for all.
     """
 
     start: int
@@ -153,11 +155,12 @@ class ShardResult:
     versions: dict[str, str] = field(default_factory=dict)
     copy: dict[str, dict[str, str]] = field(default_factory=dict)
     proof: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
 
     def as_plain(self) -> dict[str, Any]:
-        """Return the fields for JSON, without `copy` and `proof` where they are empty."""
+        """Return the fields for JSON, without `copy`, `proof` and `rows` where they are empty."""
         plain = asdict(self)
-        for name in ("copy", "proof"):
+        for name in ("copy", "proof", "rows"):
             if not plain[name]:
                 del plain[name]
         return plain
@@ -171,6 +174,8 @@ class ShardResult:
                 raise ValueError(f"bits are one 0 or 1 an image, got {bits[:20]!r}")
         if min(plain["start"], *(plain.get(count, 0) for count in ("forwards", "backwards", "seconds"))) < 0:
             raise ValueError("start, forwards, backwards and seconds are not negative")
+        if not all(rows > 0 for rows in plain.get("rows", {}).values()):
+            raise ValueError("rows holds numbers of images")
         return cls(**{**plain, "flags": tuple(plain.get("flags", ()))})
 
 

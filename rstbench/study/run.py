@@ -56,6 +56,7 @@ class Options:
     workers: int = 1  # networks made, and shards attacked, at once; `workers.AUTO`: as it pays
     report: bool = True  # figures and a page beside the tables
     crafting: str = FAST  # or exact
+    timeout: float = 0.0  # seconds that a shard may take; 0 for any
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,9 @@ def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int
         raise BadRequest(f"{data.name} has {len(data)} images, {wanted} are asked for")
     batch = pick_batch(options.batch, device.type)
     complete = whole_shards(options.limit or wanted, batch, len(data))
-    executor, crafting = executor_for(options.workers, device), pick_crafting(options.crafting)
-    setting = EvalSetting(data.first(complete), batch, device, executor, crafting)
+    executor = executor_for(options.workers, device, options.timeout)
+    crafting = pick_crafting(options.crafting)
+    setting = EvalSetting(data.first(complete), batch, device, executor, crafting, options.timeout)
     return setting, complete if options.limit else wanted
 
 
