@@ -11,6 +11,7 @@ import torch
 from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..evidence import run_log
+from ..evidence.part import ALL_SHARDS, Shards
 from ..evidence.shard_reports import PROGRESS_FOLDER, clear_reports, watching
 from ..evidence.store import Store
 from ..evidence.trial import EXACT, FAST, Trial, TrialResult
@@ -33,7 +34,8 @@ SHORT = 3.0
 class EvalSetting:
     """Hold what all tasks of one run share.
 
-    data: exactly the images that are attacked; crafting: what is asked for (see `crafting.settle`).
+    data: exactly the images that are attacked; crafting: what is asked for (see `crafting.settle`); shards:
+    those that are asked here, where several machines share the questions.
     """
 
     data: Images
@@ -41,6 +43,13 @@ class EvalSetting:
     device: torch.device
     executor: Executor = field(default_factory=Local)
     crafting: str = EXACT
+    shards: Shards = ALL_SHARDS
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Yield (first image, number of images) of each shard that is asked here."""
+        for number, start in enumerate(range(0, len(self.data), self.batch)):
+            if self.shards.holds(number):
+                yield start, min(self.batch, len(self.data) - start)
 
 
 def pick_device(text: str) -> torch.device:
@@ -160,7 +169,7 @@ class _Evaluation:
                     yield shard
 
         accuracies = [RunningAccuracy(task) for task in open_tasks]
-        total = len(open_tasks) * len(setting.data)
+        total = len(open_tasks) * sum(length for _, length in setting.spans())
         with self.progress.stage(title, total, "image") as stage, watching(self.store.root, stage):
             stage.advance(total - sum(gap.length for _, gap in open_gaps))
             for shard, answer in executor.map(run, shards(), at_once=width, idle=self.update):
@@ -187,10 +196,12 @@ class _Evaluation:
         """Return how the source of a fast task is copied: as in the shards that are stored."""
         stored = (self.store.read(trial.key) for trial in task.trials(self.setting.data, self.setting.batch))
         images, _ = self.setting.data.at(slice(gap.start, gap.start + gap.length))
-        # Where the question is short, to choose takes longer than it saves.
+        # Where the question is short, to choose takes longer than it saves; where machines share its shards,
+        # they would choose differently.
         seconds = seconds_for(task.passes, len(self.setting.data), _load(task, self.setting))
         threads = _threads(task, self.setting)
-        return self.planner.setting(task.source, filter(None, stored), images, threads, timed=seconds > SHORT)
+        timed = seconds > SHORT and self.setting.shards.count == 1
+        return self.planner.setting(task.source, filter(None, stored), images, threads, timed=timed)
 
     def _fail(self, fault: ModelFault, task: Task) -> None:
         if task.is_clean:
@@ -223,8 +234,7 @@ def gaps(task: Task, setting: EvalSetting, store: Store, is_kept: IsKept) -> Ite
     """Yield the spans of images without a stored answer by every judge, or whose images are not kept."""
     trials = task.trials(setting.data, setting.batch)
     stored = {trial.key: store.read(trial.key) for trial in trials}
-    for start in range(0, len(setting.data), setting.batch):
-        length = min(setting.batch, len(setting.data) - start)
+    for start, length in setting.spans():
         missing = tuple(
             (target, trial)
             for target, trial in zip(task.targets, trials, strict=True)
