@@ -131,6 +131,8 @@ def _measurement(add: Add) -> None:
     crafting = "fast: through a faster copy, which never judges (default); exact: the model itself"
     add("--crafting", default=FAST, metavar="fast|exact", help=crafting)
     add("--limit", type=_positive, default=0, help="images, rounded up to whole batches")
+    add("--only", action="append", metavar="MODEL", help="ask about this model only (repeatable)")
+    add("--shards", metavar="I/N", help="ask every N-th shard only, from I = 0 on; `report` merges the parts")
     timeout = "seconds after which a shard is ended; its model and attack are then a fault (default: never)"
     add("--shard-timeout", metavar="S", help=timeout)
     _common(add)

@@ -11,6 +11,7 @@ import torch
 from ..data import Images
 from ..errors import BadRequest, ModelFault
 from ..evidence import run_log
+from ..evidence.part import ALL_SHARDS, Shards
 from ..evidence.shard_reports import PROGRESS_FOLDER, clear_reports, watching
 from ..evidence.store import Store
 from ..evidence.trial import EXACT, FAST, Trial, TrialResult
@@ -34,7 +35,8 @@ class EvalSetting:
     """Hold what all tasks of one run share.
 
     data: exactly the images that are attacked; crafting: what is asked for (see `crafting.settle`);
-    timeout: seconds that a shard may take, 0 for any.
+    timeout: seconds that a shard may take, 0 for any; shards: those that are asked here, where several
+    machines share the questions.
     """
 
     data: Images
@@ -43,6 +45,13 @@ class EvalSetting:
     executor: Executor = field(default_factory=Local)
     crafting: str = EXACT
     timeout: float = 0.0
+    shards: Shards = ALL_SHARDS
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Yield (first image, number of images) of each shard that is asked here."""
+        for number, start in enumerate(range(0, len(self.data), self.batch)):
+            if self.shards.holds(number):
+                yield start, min(self.batch, len(self.data) - start)
 
 
 def pick_device(text: str) -> torch.device:
@@ -164,7 +173,7 @@ class _Evaluation:
                     yield shard
 
         accuracies = [RunningAccuracy(task) for task in open_tasks]
-        total = len(open_tasks) * len(setting.data)
+        total = len(open_tasks) * sum(length for _, length in setting.spans())
         with self.progress.stage(title, total, "image") as stage, watching(self.store.root, stage):
             stage.advance(total - sum(gap.length for _, gap in open_gaps))
             for shard, answer in executor.map(
@@ -197,10 +206,11 @@ class _Evaluation:
         """Return how the source of a fast task is copied: as in the shards that are stored."""
         stored = (self.store.read(trial.key) for trial in task.trials(self.setting.data, self.setting.batch))
         images, _ = self.setting.data.at(slice(gap.start, gap.start + gap.length))
-        # Where the question is short, to choose takes longer than it saves; and a model that may hang is not
-        # timed in this process.
+        # Where the question is short, to choose takes longer than it saves; where machines share its shards,
+        # they would choose differently; and a model that may hang is not timed in this process.
         seconds = seconds_for(task.passes, len(self.setting.data), _load(task, self.setting))
-        threads, timed = _threads(task, self.setting), seconds > SHORT and not self.setting.timeout
+        threads, alone = _threads(task, self.setting), self.setting.shards.count == 1
+        timed = seconds > SHORT and alone and not self.setting.timeout
         return self.planner.setting(task.source, filter(None, stored), images, threads, timed=timed)
 
     def _fail(self, fault: ModelFault, task: Task) -> None:
@@ -234,8 +244,7 @@ def gaps(task: Task, setting: EvalSetting, store: Store, is_kept: IsKept) -> Ite
     """Yield the spans of images without a stored answer by every judge, or whose images are not kept."""
     trials = task.trials(setting.data, setting.batch)
     stored = {trial.key: store.read(trial.key) for trial in trials}
-    for start in range(0, len(setting.data), setting.batch):
-        length = min(setting.batch, len(setting.data) - start)
+    for start, length in setting.spans():
         missing = tuple(
             (target, trial)
             for target, trial in zip(task.targets, trials, strict=True)

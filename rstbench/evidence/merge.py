@@ -6,13 +6,15 @@ Models are not copied. No torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ..errors import BadRequest
+from ..errors import BadRequest, listed
 from ..files import fill_folder
 from .manifest import MANIFEST_FILE, Manifest
+from .part import MODELS, ONLY, missing_shards
 from .store import Store, join, record_file
 from .trial import Trial, TrialResult
 from .unite import unite
@@ -46,7 +48,7 @@ def merge(roots: Sequence[Path], out: Path) -> list[str]:
     duplicates = _answered_twice(records, manifest.images)
     manifest = replace(manifest, keys=tuple(key for key in manifest.keys if key not in duplicates))
     fill_folder(out, {**files, MANIFEST_FILE: manifest.file()})  # the manifest last
-    return list(_notes(folders, duplicates))
+    return list(_notes(folders, manifest.run, duplicates))
 
 
 def _open(roots: Sequence[Path]) -> list[_Folder]:
@@ -113,10 +115,15 @@ def _answered_twice(records: Iterable[TrialResult], images: int) -> set[str]:
     return duplicates
 
 
-def _notes(folders: Sequence[_Folder], duplicates: set[str]) -> Iterable[str]:
+def _notes(folders: Sequence[_Folder], united: Mapping[str, Any], duplicates: set[str]) -> Iterable[str]:
     images = [folder.manifest.images for folder in folders]
     if len(set(images)) > 1:
         counts = ", ".join(f"{f.root} about {n}" for f, n in zip(folders, images, strict=True))
         yield f"not all ask about as many images ({counts}): the tables show the first {min(images)}"
+    runs = [folder.manifest.run for folder in folders]
+    if missing := set(united.get(MODELS, ())) - set(united.get(ONLY, ())):
+        yield f"parts of a study are missing: none of these folders asks about {listed(sorted(missing))}"
+    if shards := missing_shards(runs):
+        yield f"parts of a study are missing: none of these folders has --shards {listed(shards)}"
     if duplicates:
         yield f"{len(duplicates)} answers are left out: another batch size gave the same question another one"

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from .manifest import Manifest, Row
+from .part import MODELS, ONLY, SHARDS, united_part
 from .trial import ModelInfo
 
 
@@ -16,13 +17,16 @@ def unite(manifests: Sequence[Manifest], names: Sequence[str]) -> Manifest:
     names: of the folders they come from, for models that would share a name.
     """
     images = min(manifest.images for manifest in manifests)
+    rows = _united_rows(row for manifest in manifests for row in manifest.rows)
+    groups = dict.fromkeys(group for manifest in manifests for group in manifest.groups)
+    study, place = _united_study([m.study for m in manifests], images), _places(manifests)
     return Manifest(
-        study=_united_study([manifest.study for manifest in manifests], images),
-        run=_united_run([manifest.run for manifest in manifests], names),
+        study=study,
+        run=_united_run(manifests, names),
         images=images,
         models=_united_models(manifests, names),
-        rows=_united_rows(row for manifest in manifests for row in manifest.rows),
-        groups=tuple(dict.fromkeys(group for manifest in manifests for group in manifest.groups)),
+        rows=_in_order_of_study(rows, study, place) if place else rows,
+        groups=tuple(sorted(groups, key=lambda group: min(place.get(model, len(place)) for model in group))),
         keys=tuple(sorted({key for manifest in manifests for key in manifest.keys})),
         failures=tuple(dict.fromkeys(line for manifest in manifests for line in manifest.failures)),
         labels=next((manifest.labels[:images] for manifest in manifests if manifest.labels), ()),
@@ -43,11 +47,38 @@ def _concatenated(values: list[Any]) -> Any:
     return any(values) if isinstance(values[0], bool) else values[0]
 
 
-def _united_run(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """device, threads, versions, … of all machines, 'a and b' where they differ; merged: the folders."""
+def _places(manifests: Sequence[Manifest]) -> dict[str, int]:
+    """Return the places of models, by digest, in the study that machines shared by models; empty where none
+    did."""
+    order = dict.fromkeys(name for manifest in manifests for name in manifest.run.get(MODELS, ()))
+    if not order:
+        return {}
+    place = {name: number for number, name in enumerate(order)}
+    models = [item for manifest in manifests for item in manifest.models.items()]
+    return {digest: place.get(model.name, len(place)) for digest, model in models}
+
+
+def _in_order_of_study(
+    rows: Iterable[Row], study: Mapping[str, Any], place: Mapping[str, int]
+) -> tuple[Row, ...]:
+    """Return the rows as one machine would have listed them."""
+
+    def key(row: Row) -> tuple[int, int, int]:
+        return study["seeds"].index(row.seed), study["threats"].index(row.threat), place[row.model]
+
+    return tuple(sorted(rows, key=key))
+
+
+def _united_run(manifests: Sequence[Manifest], names: Sequence[str]) -> dict[str, Any]:
+    """device, threads, versions, … of all machines, 'a and b' where they differ; merged: the folders; and
+    what is still missing of a study that machines shared."""
+    runs = [manifest.run for manifest in manifests]
     united = {key: _listed([run[key] for run in runs if key in run]) for run in runs for key in run}
+    for key in (ONLY, MODELS, SHARDS):
+        united.pop(key, None)
+    elsewhere = {m.models[row.model].name for m in manifests if ONLY not in m.run for row in m.rows}
     # The same images may lie in files of different names.
-    return {**united, "data": runs[0]["data"], "merged": list(names)}
+    return {**united, **united_part(runs, elsewhere), "data": runs[0]["data"], "merged": list(names)}
 
 
 def _listed(values: list[Any]) -> Any:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from .. import flags
 from ..evidence.manifest import Row
+from ..evidence.part import is_part
 from ..evidence.trial import CLEAN, ShardResult, attack_family
 from .certified import contradiction
 from .lookup import AUTOATTACK, Evidence
@@ -137,8 +138,11 @@ def _about(evidence: Evidence, row: Row) -> dict[str, Any]:
 
 def _failed(evidence: Evidence) -> list[dict[str, Any]]:
     """Return a line without figures for each row whose model failed on clean images, or that contradicts
-    itself."""
-    has_failures = bool(evidence.manifest.failures)
+    itself.
+
+    Where other machines answer the rest of a study, no answer is no failure.
+    """
+    has_failures = bool(evidence.manifest.failures) and not is_part(evidence.manifest.run)
     failed = [
         row
         for row in evidence.manifest.rows

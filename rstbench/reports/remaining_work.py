@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..evidence.costs import COSTS_FILE, read_costs
 from ..evidence.manifest import Manifest
+from ..evidence.part import shards_of
 from ..evidence.run_log import CraftingLog
 from ..evidence.store import Store
 from ..evidence.trial import CLEAN, TrialResult
@@ -84,7 +85,9 @@ def shard_progress(
     store: Store, manifest: Manifest, craftings: Sequence[CraftingLog], began: float | None, now: float
 ) -> StageProgress:
     """Return the progress of the shards of a request; one that many models judge is one. Raises BadFile."""
-    starts = range(0, manifest.images, int(manifest.run["batch"]))
+    parts = shards_of(manifest.run)
+    every = enumerate(range(0, manifest.images, int(manifest.run["batch"])))
+    starts = [start for number, start in every if any(part.holds(number) for part in parts)]
     completions, counts = defaultdict[str, list[Completion]](list), dict[str, tuple[int, int]]()
     for attack, judged in _by_crafting(store, manifest, craftings):
         by_start = [_completions(result, store, key) if result else {} for key, result in judged]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -70,6 +70,14 @@ def jobs_of(study: Study, seed: int, out: Path) -> list[Job]:
                 options=table.options,
             )
     return [_resolved(jobs, job) for job in _ordered(jobs, list(ratios))]
+
+
+def families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
+    """Return the jobs of each table, in the study's order: tickets, then trained networks."""
+    by_name: dict[str, list[Job]] = {}
+    for job in sorted(jobs, key=lambda job: not job.remaining):
+        by_name.setdefault(job.family, []).append(job)
+    return list(by_name.items())
 
 
 def _members(table: NetworkTable, ratios: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:

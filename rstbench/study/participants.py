@@ -13,22 +13,30 @@ from ..models.wrapper import EvalModel, load_reference, with_unique_names, wrap_
 from ..progress import Progress
 from ..tickets.ticket import Ticket
 from .build import Network
-from .jobs import Job
+from .jobs import Job, families
 from .parallel import BuildResult
-from .plan import BEST, EQUAL, Study, StudyModel
+from .part import Part, seed_suffix, switch_name
+from .plan import EQUAL, Study, StudyModel
 
 
 @dataclass(frozen=True)
 class Participants:
     """Hold the models under one seed.
 
-    groups: models that are judged by one another; faults: of models that could not be made.
+    groups: models that are judged by one another; faults: of models that could not be made; others: digests
+    of models that only judge here, since another machine asks about them.
     """
 
     seed: int
     models: tuple[EvalModel, ...]
     groups: tuple[tuple[EvalModel, ...], ...] = ()
     faults: tuple[ModelFault, ...] = ()
+    others: frozenset[str] = frozenset()
+
+    @property
+    def asked(self) -> tuple[EvalModel, ...]:
+        """Return the models whose questions are asked here."""
+        return tuple(model for model in self.models if model.digest not in self.others)
 
     def judges_of(self, model: EvalModel) -> tuple[EvalModel, ...]:
         """Return the model itself first, then those that judge its images too."""
@@ -57,22 +65,26 @@ def gather_participants(
     built: BuildResult,
     progress: Progress,
     fit: Callable[[EvalModel], EvalModel],
+    part: Part,
 ) -> Participants:
     """Return the models under one seed: what these jobs made, switches of it, and the models given.
 
-    With several seeds the names carry theirs. fit: gives a switch its best weights.
+    With several seeds the names carry theirs. fit: gives a switch its best weights; jobs: those that `part`
+    needs.
     """
-    suffix = f"-seed{seed}" if len(study.seeds) > 1 else ""
+    suffix = seed_suffix(study, seed)
     models, groups = list[EvalModel](), list[tuple[EvalModel, ...]]()
-    for name, siblings in _families(jobs):
+    for name, siblings in families(jobs):
         family = [_wrap(built.made[job.path], job, suffix) for job in siblings if job.path in built.made]
         models += family
         if siblings[0].remaining and len(family) > 1 and (study.transfer or study.switch):
             groups.append(tuple(family))
             if study.switch and len(family) == len(siblings):
-                switch = wrap_switch(family, f"switch-{name}{suffix}")
-                switch = replace(switch, info=replace(switch.info, family=f"switch-{name}"))
-                models += [_with_weights(switch, kind, fit) for kind in study.switch_weights]
+                switch = wrap_switch(family, switch_name(name, suffix, EQUAL))
+                switch = replace(switch, info=replace(switch.info, family=switch_name(name, "", EQUAL)))
+                kinds = [k for k in study.switch_weights if part.asks(switch_name(name, suffix, k))]
+                models += [_with_weights(switch, kind, fit) for kind in kinds]
+    given = [model for model in given if not model.members or part.asks(model.info.name)]
     given = [fit(model) if model.unfitted else model for model in given]
     if seed == study.seeds[0]:
         report_notes(given, progress)
@@ -80,7 +92,10 @@ def gather_participants(
     if study.transfer and not study.draws:
         groups.append(tuple(model for model in given if not model.members))
     faults = tuple(built.faults[job.path] for job in jobs if job.path in built.faults)
-    return Participants(seed, without_duplicates([*models, *given], progress), tuple(groups), faults)
+    distinct = without_duplicates([*models, *given], progress)
+    others = frozenset(model.digest for model in distinct if not part.asks(model.info.name))
+    groups = [group for group in groups if any(member.digest not in others for member in group)]
+    return Participants(seed, distinct, tuple(groups), faults, others)
 
 
 def report_notes(models: Iterable[EvalModel], progress: Progress) -> None:
@@ -109,16 +124,8 @@ def _with_weights(equal: EvalModel, kind: str, fit: Callable[[EvalModel], EvalMo
     """Return the switch of equal probabilities as it is, or with those that suit it best."""
     if kind == EQUAL:
         return equal
-    info = replace(equal.info, name=f"{equal.info.name}-{BEST}", family=f"{equal.info.family}-{BEST}")
+    info = replace(equal.info, name=f"{equal.info.name}-{kind}", family=f"{equal.info.family}-{kind}")
     return fit(replace(equal, info=info))
-
-
-def _families(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
-    """Return the jobs of each table, in the study's order: tickets, then trained networks."""
-    families: dict[str, list[Job]] = {}
-    for job in sorted(jobs, key=lambda job: not job.remaining):
-        families.setdefault(job.family, []).append(job)
-    return list(families.items())
 
 
 def _wrap(network: Network, job: Job, suffix: str) -> EvalModel:

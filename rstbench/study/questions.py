@@ -17,6 +17,7 @@ from ..evidence.manifest import MANIFEST_FILE, Manifest, Row
 from ..evidence.trial import Trial
 from ..models.wrapper import EvalModel
 from ..threat import Threat
+from .part import Part
 from .participants import Participants
 from .plan import Study
 
@@ -44,7 +45,7 @@ def note_on_added_attacks(study: Study, participants: Participants) -> str:
     """Return a note that names the attacks which the study does not; '' where there are none."""
     added = {
         str(attack): None
-        for model in participants.models
+        for model in participants.asked
         for threat in study.threats
         for attack in attacks_on(model, study, threat)
         if attack not in study.attacks_at(threat)
@@ -54,7 +55,7 @@ def note_on_added_attacks(study: Study, participants: Participants) -> str:
 
 
 def tasks_of(study: Study, participants: Participants) -> list[Task]:
-    """Return all tasks under one seed, cheap ones first."""
+    """Return all tasks under one seed about the models that are asked, cheap ones first."""
     seed, judges_of = participants.seed, participants.judges_of
     single = [model for model in participants.models if not model.members]
     switches = [model for model in participants.models if model.members]
@@ -79,7 +80,8 @@ def tasks_of(study: Study, participants: Participants) -> list[Task]:
         for certificate in study.certificates
         for model in (*single, *unlisted)  # of a switch each member is asked
     ]
-    return sorted(tasks, key=lambda task: task.attack is not None and task.attack.family == "autoattack")
+    asked = [task for task in tasks if task.source.digest not in participants.others]
+    return sorted(asked, key=lambda task: task.attack is not None and task.attack.family == "autoattack")
 
 
 def trials_of(tasks: Sequence[Task], setting: EvalSetting) -> list[Trial]:
@@ -100,13 +102,14 @@ def make_manifest(
     images: int,
     by_seed: Sequence[Participants],
     tasks: Sequence[Task],
+    part: Part,
     *,
     rows: bool = True,
 ) -> Manifest:
     """Return the manifest of a run; without `rows` there is no leaderboard, only the matrix."""
     infos = {model.digest: model.info for task in tasks for model in (task.source, *task.targets)}
     # A model that is a member of a switch too has its own name.
-    infos |= {model.digest: model.info for participants in by_seed for model in participants.models}
+    infos |= {model.digest: model.info for participants in by_seed for model in participants.asked}
     return Manifest(
         study=study.as_toml(),
         run={
@@ -117,6 +120,7 @@ def make_manifest(
             "threads": torch.get_num_threads(),
             "crafting": setting.crafting,
             "versions": versions(),
+            **part.as_plain(),
         },
         images=images,
         models=infos,
@@ -125,7 +129,7 @@ def make_manifest(
             for participants in by_seed
             for threat in study.threats
             if study.attacks_at(threat)
-            for model in participants.models
+            for model in participants.asked
             for attacks in [tuple(map(str, attacks_on(model, study, threat)))]
             for certificates in [tuple(map(str, study.certificates))]
             if rows

@@ -22,6 +22,7 @@ from ..evaluation.workers import executor_for
 from ..evidence import run_log
 from ..evidence.examples import Examples
 from ..evidence.manifest import MANIFEST_FILE
+from ..evidence.part import ALL_SHARDS, Shards
 from ..evidence.store import Store
 from ..evidence.trial import FAST
 from ..models.wrapper import EvalModel
@@ -36,6 +37,7 @@ from .build import Builder, write_history
 from .jobs import Job, jobs_of
 from .live import LiveTables
 from .parallel import BuildResult, make_all, soon_made
+from .part import Part, needed_jobs, part_of
 from .participants import Participants, gather_participants, load_models
 from .plan import Study, StudyAttack, StudyModel
 from .questions import make_manifest, note_on_added_attacks, refuse_other_kind, tasks_of, trials_of
@@ -57,6 +59,8 @@ class Options:
     report: bool = True  # figures and a page beside the tables
     crafting: str = FAST  # or exact
     timeout: float = 0.0  # seconds that a shard may take; 0 for any
+    only: tuple[str, ...] = ()  # names of models, all by default (see `part.part_of`)
+    shards: Shards = ALL_SHARDS  # of each question
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,11 @@ def run_study(
     setting, images = evaluation_setting(study, options)
     if given is None:
         given = load_models(study.models, setting.data, download=options.download)
+    part = part_of(study, jobs, given, options.only, options.shards)
+    several = sum(map(len, jobs.values())) > 1
+    jobs = {seed: needed_jobs(study, seed, of_seed, part) for seed, of_seed in jobs.items()}
     builder = Builder(options.root, setting.device, progress)
-    for job in jobs[study.seeds[0]]:
+    for job in {job.name: job for of_seed in reversed(jobs.values()) for job in of_seed}.values():
         _check(job, setting, builder)
     for certificate, threat in product(study.certificates, study.threats):
         certificate.check(threat)
@@ -96,7 +103,7 @@ def run_study(
         store.pack()
         paths = [job.path for of_seed in jobs.values() for job in of_seed]
         run_log.begin(options.out, paths)
-        run = _Run(study, options, setting, images, builder, store, several=len(paths) > 1)
+        run = _Run(study, options, setting, images, builder, store, part, several=several)
         if not (options.out / MANIFEST_FILE).exists() and (soon := soon_made(jobs, builder)):
             run.attack(run.make(soon, ()))  # there are rows to look at while the others are made
             run_log.add(options.out, "making")
@@ -116,11 +123,12 @@ class _Run:
         images: int,
         builder: Builder,
         store: Store,
+        part: Part,
         *,
         several: bool,
     ) -> None:
         self.study, self.options, self.setting, self.images = study, options, setting, images
-        self.builder, self.store, self.progress = builder, store, builder.progress
+        self.builder, self.store, self.progress, self.part = builder, store, builder.progress, part
         self.built = BuildResult(lambda fault: run_log.add(options.out, "fault", fault), several)
         self.live = LiveTables(options.out, builder.progress, options.report)
 
@@ -136,7 +144,7 @@ class _Run:
             fit_weights, builder=self.builder, folder=out / "switches", crafting=self.options.crafting
         )
         return [
-            gather_participants(self.study, seed, of_seed, given, self.built, self.progress, fit)
+            gather_participants(self.study, seed, of_seed, given, self.built, self.progress, fit, self.part)
             for seed, of_seed in jobs.items()
         ]
 
@@ -148,7 +156,7 @@ class _Run:
         is_kept = adversarials.is_kept if adversarials else lambda trial, start: True
         tasks = [task for participants in by_seed for task in tasks_of(study, participants)]
         tasks = settle(tasks, setting, store, is_kept)
-        manifest = make_manifest(study, setting, self.images, by_seed, tasks)
+        manifest = make_manifest(study, setting, self.images, by_seed, tasks, self.part)
         manifest.save(out)
         run_log.begin_asking(out, trials_of(tasks, setting))
         if last:
@@ -206,7 +214,16 @@ def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int
     complete = whole_shards(options.limit or wanted, batch, len(data))
     executor = executor_for(options.workers, device, options.timeout)
     crafting = pick_crafting(options.crafting)
-    setting = EvalSetting(data.first(complete), batch, device, executor, crafting, options.timeout)
+    if options.shards.count > (count := -(-complete // batch)):
+        raise BadRequest(
+            f"--shards {options.shards}: {complete} images are {count} shards of {batch}, too few for all "
+            f"parts; divide by --only, or take a smaller --batch-size"
+        )
+    if options.shards.count > 1 and options.save_adversarials:
+        raise BadRequest("--save-adversarials joins the images of all shards; it does not go with --shards")
+    setting = EvalSetting(
+        data.first(complete), batch, device, executor, crafting, options.timeout, options.shards
+    )
     return setting, complete if options.limit else wanted
 
 

@@ -17,6 +17,7 @@ from ..progress import Progress
 from ..references import DataReference, Reference
 from ..threat import Threat
 from .build import report_images
+from .part import part_of
 from .participants import Participants, report_notes, without_duplicates
 from .questions import make_manifest, refuse_other_kind, trials_of
 from .run import Options, Outcome, evaluation_setting, study_of_models, write_outcome
@@ -47,13 +48,15 @@ def run_transfer(
     setting, images = evaluation_setting(study, options)
     report_images(setting.data.first(images), progress)
     report_notes(distinct, progress)
-    participants = Participants(seed, distinct, (distinct,))
-    tasks = [clean_task(model) for model in distinct]
+    part = part_of(study, {}, distinct, options.only, options.shards)
+    others = frozenset(model.digest for model in distinct if not part.asks(model.info.name))
+    participants = Participants(seed, distinct, (distinct,), others=others)
+    tasks = [clean_task(model) for model in participants.asked]
     tasks += [
         Task(model, participants.judges_of(model), attack, threat, seed)
         for threat in study.threats
         for attack in sources
-        for model in distinct
+        for model in participants.asked
     ]
     store = Store(options.out)
     with store.lock(), setting.executor:
@@ -61,7 +64,7 @@ def run_transfer(
         store.pack()  # a damaged one is found before any work
         tasks = settle(tasks, setting, store)
         run_log.begin(options.out, [])
-        make_manifest(study, setting, images, [participants], tasks, rows=False).save(options.out)
+        make_manifest(study, setting, images, [participants], tasks, part, rows=False).save(options.out)
         run_log.begin_asking(options.out, trials_of(tasks, setting))
         faults = run_tasks(tasks, setting, store, progress)
         tables, _ = write_outcome(options, progress)
