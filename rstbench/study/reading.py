@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -26,7 +27,7 @@ SHIPPED = files("rstbench") / "studies"
 _WRITTEN = ("run", "evidence")
 KEYS = {"name", "data", "threats", "attacks", "images", "seeds", "transfer", "switch", "switch-weights"}
 KEYS |= {"common", "draw", "train", "model", "certificates", "curve"}
-MODEL = {"name", "ref"}
+MODEL = {"name", "ref", "env"}
 
 
 def shipped() -> list[str]:
@@ -66,6 +67,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
     common |= {"threat": threat_texts[0] if threats else str(curve[-1])} if threats or curve else {}
     common |= _table(_typed(plain, "common", dict, where, {}), plan.COMMON, f"{where}: [common]")
     attacks = _list(plain, "attacks", where, DEFAULT_ATTACKS)
+    models = [_model(table, where) for table in _tables(plain, "model", where)]
     study = Study(
         name=_typed(plain, "name", str, where),
         data=data,
@@ -79,7 +81,8 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
         switch_weights=_weights(plain, where),
         draws=tuple(_draw(table, common, where) for table in _tables(plain, "draw", where)),
         trains=tuple(_train(table, common, where) for table in _tables(plain, "train", where)),
-        models=tuple(_model(table, where) for table in _tables(plain, "model", where)),
+        models=tuple(model for model in models if isinstance(model, StudyModel)),
+        left_out=tuple(model for model in models if isinstance(model, str)),
         certificates=_certificates(plain, where),
     )
     _check(study, where)
@@ -175,9 +178,18 @@ def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> N
     return NetworkTable(name, {**shared, **plain, "method": "training"}, start=start, size_of=size_of)
 
 
-def _model(table: Mapping[str, Any], where: str) -> StudyModel:
+def _model(table: Mapping[str, Any], where: str) -> StudyModel | str:
+    """Return a model, or why it is left out: its reference may come from the environment."""
     _only(table, MODEL, f"{where}: [[model]]")
-    name, reference = _typed(table, "name", str, where, ""), _typed(table, "ref", str, where)
+    name, variable = _typed(table, "name", str, where, ""), _typed(table, "env", str, where, "")
+    if variable and "ref" in table:
+        raise BadRequest(f"{where}: [[model]] has ref, or env that names a variable which holds it, not both")
+    reference = os.environ.get(variable, "") if variable else _typed(table, "ref", str, where)
+    if not reference:
+        return (
+            f"{name or variable}: left out, for ${variable} names no model; set it to a reference such as "
+            f"file:net.py:net"
+        )
     return StudyModel(Reference.parse(reference), name)
 
 

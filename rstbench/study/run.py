@@ -87,6 +87,8 @@ def run_study(
     setting, images = evaluation_setting(study, options)
     if given is None:
         given = load_models(study.models, setting.data, download=options.download)
+    for line in study.left_out:
+        progress.note(line)
     part = part_of(study, jobs, given, options.only, options.shards)
     several = sum(map(len, jobs.values())) > 1
     jobs = {seed: needed_jobs(study, seed, of_seed, part) for seed, of_seed in jobs.items()}
