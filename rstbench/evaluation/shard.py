@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +263,8 @@ def _craft(
         (crafted, counter), rows = halving(attempt, min(shard.rows, len(x)) or len(x))
         if not isinstance(crafted, Crafted) or not isinstance(crafted.images, Tensor):
             raise ModelFault(f"wanted Crafted(images), got {type(crafted).__name__}")
-        threat.check(x, crafted.images.detach())
+        crafted = replace(crafted, images=threat.pull_back(x, crafted.images.detach()))
+        threat.check(x, crafted.images)
         broken = {name: as_bits(part) for name, part in crafted.stages.items()}
         if any(len(bits) != len(x) for bits in broken.values()):
             raise ModelFault(f"wanted {len(x)} bits for each stage")
