@@ -3,8 +3,8 @@
 `python tests/benchmarks/certificates.py leaderboards/digits --threat Linf:0.02 --threat Linf:0.03`
 
 Adds to `--out` a line of CSV for each ticket and checkpoint and each threat: the images that the network gets
-right and those of them that are proved, and for an image the neurons that were propagated and the seconds of a
-core it took; and draws the seconds against the neurons beside it.
+right and those of them that are proved, and for an image the neurons that were propagated and the seconds of
+a core it took; and draws the seconds against the neurons beside it.
 """
 
 from __future__ import annotations
