@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from collections.abc import Callable
@@ -11,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
-
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 
 import rstbench
 from rstbench.attacks import AttackSpec
@@ -25,7 +21,6 @@ from rstbench.evidence.examples import EXAMPLES_FILE, Examples
 from rstbench.evidence.manifest import MANIFEST_FILE, Manifest
 from rstbench.evidence.merge import merge
 from rstbench.evidence.pack import PACK_FILE
-from rstbench.evidence.packing import pack_folder
 from rstbench.evidence.store import Store
 from rstbench.limits import parse_size
 from rstbench.models.wrapper import KindOfImages, load_reference
@@ -47,36 +42,43 @@ from tests.fuzz import seeds
 
 IMAGES = KindOfImages(10, (1, 8, 8))
 Run = Callable[[Any, Path], object]
+Make = Callable[[Random], Any]
 
 
 @dataclass(frozen=True)
 class Parser:
-    """One kind of input. cases: makes inputs; run: reads one, in a folder of its own; share: of all cases, in
-    thousandths."""
+    """One kind of input. make: makes a case of a source of randomness; run: reads it, in a folder of its own;
+    share: of all cases, in thousandths."""
 
     name: str
-    cases: SearchStrategy[Any]
+    make: Make
     run: Run
     share: int
 
 
-def texts(*valid: str) -> SearchStrategy[str]:
-    """Give damaged texts, and a few that are random."""
-    damaged = st.builds(
-        lambda text, seed: m.mutated_text(text, Random(seed)) if seed % 10 else text,
-        st.sampled_from(valid),
-        st.integers(0, 2**48),
-    )
-    return st.one_of(damaged, damaged, damaged, st.text(max_size=40))
+def texts(*valid: str) -> Make:
+    """Give damaged texts, one in ten as it is, one in ten of random letters."""
+
+    def make(random: Random) -> str:
+        kind, text = random.randrange(10), random.choice(valid)
+        if kind == 0:
+            return "".join(
+                chr(random.randrange(random.choice((128, 0x3000, 0xD800))))
+                for _ in range(random.randrange(30))
+            )
+        return text if kind == 1 else m.mutated_text(text, random)
+
+    return make
 
 
-def damaged(mutate: Callable[[Any, Random], Any], *valid: Callable[[], Any]) -> SearchStrategy[Any]:
-    """Give damaged copies of valid inputs, which are made when they are needed first."""
-    return st.builds(
-        lambda make, seed: mutate(make(), Random(seed)) if seed % 10 else make(),
-        st.sampled_from(valid),
-        st.integers(0, 2**48),
-    )
+def damaged(mutate: Callable[[Any, Random], Any], *valid: Callable[[], Any]) -> Make:
+    """Give damaged copies of valid inputs, one in ten as it is; those are made when they are needed first."""
+
+    def make(random: Random) -> Any:
+        content = random.choice(valid)()
+        return mutate(content, random) if random.randrange(10) else content
+
+    return make
 
 
 def file(name: str, read: Callable[[Path], object]) -> Run:
@@ -267,6 +269,10 @@ def _arguments(case: str, folder: Path) -> None:
     make_parser(VERBS).parse_args(case.split(" "))
 
 
+def _damaged_picture(content: bytes, random: Random) -> bytes:
+    return (m.mutated_png if content.startswith(b"\x89PNG") else m.mutated_bytes)(content, random)
+
+
 def _one_of(case: tuple[bytes, ...], random: Random) -> tuple[bytes, ...]:
     """Damage one file of several."""
     chosen = random.randrange(len(case))
@@ -277,65 +283,63 @@ def _one_of(case: tuple[bytes, ...], random: Random) -> tuple[bytes, ...]:
 
 _arrays = partial(m.mutated_zip, inner=m.mutated_bytes)
 PARSERS = (
-    Parser("threats", texts("Linf:8/255", "L2:0.5", "L1:12", "Linf:1e-3"), _threat, 60),
+    Parser("threats", texts("Linf:8/255", "L2:0.5", "L1:12", "Linf:1e-3"), _threat, 80),
     Parser("references of models", texts("weights:a.pt[arch=conv2,width=0.5]", "switch:a+b[weights=0.2+0.8]",
                                          "file:a/b.py:net[x=1]", "timm:x[checkpoint=a,b.pt,n=2]"),
-           lambda text, folder: Reference.parse(text), 60),
+           lambda text, folder: Reference.parse(text), 80),
     Parser("references of data", texts("digits:test:100", "npz:a.npz:train", "imagefolder:a:b:test:5"),
-           lambda text, folder: DataReference.parse(text), 50),
+           lambda text, folder: DataReference.parse(text), 80),
     Parser("options in brackets", texts("arch=conv2,width=0.5,normalize=0.5/0.2", "a=b,c=d"),
-           lambda text, folder: parse_options(text, text, paths=True), 50),
+           lambda text, folder: parse_options(text, text, paths=True), 80),
     Parser("attacks", texts("pgd:steps=50,restarts=5,step=1/4", "autoattack:version=rand", "arc:steps=5",
                             "autoattack:attacks=apgd-ce+square,iterations=20", "apgd:loss=dlr", "joint", "screen"),
            _attack, 60),
     Parser("certificates", texts("crown:alpha=20", "milp:seconds=60", "ibp"),
-           lambda text, folder: CertificateSpec.parse(text), 40),
+           lambda text, folder: CertificateSpec.parse(text), 50),
     Parser("kept fractions, sizes, normalisations", texts("0.05", "1e-2", "4GB", "0.49+0.48+0.45/0.25", "cifar10"),
            lambda text, folder: [_refused(read, text) for read in (parse_remaining, parse_size, parse_normalisation)],
-           50),
+           60),
     Parser("settings of recipes", damaged(m.mutated_value, lambda: dict(_study()["draw"][0]) | {"seed": 1}),
-           lambda case, folder: recipe_for({k: v for k, v in case.items() if k not in ("name", "remaining")}), 40),
+           lambda case, folder: recipe_for({k: v for k, v in case.items() if k not in ("name", "remaining")}), 60),
     Parser("command line", texts("evaluate digits --limit 50 --attack pgd --threat Linf:0.1 --seed 3",
                                  "draw --data digits --remaining 0.1 --out t --width 0.5 --epochs 3",
                                  "report a b --out c --format json", "verify a --sample 2 --max-file-size 3GB"),
-           _arguments, 40),
+           _arguments, 15),
     Parser("study files (text)", damaged(m.mutated_bytes, lambda: seeds.STUDY.encode()),
-           file("study.toml", lambda path: read_study(str(path))), 60),
-    Parser("study files (values)", damaged(m.mutated_value, _study), lambda case, folder: parse_study(case, "x"), 50),
+           file("study.toml", lambda path: read_study(str(path))), 80),
+    Parser("study files (values)", damaged(m.mutated_value, _study), lambda case, folder: parse_study(case, "x"), 60),
     Parser("tickets", damaged(m.mutated_safetensors, lambda: seeds.tickets()[0]),
-           file("t.safetensors", Ticket.load), 40),
+           file("t.safetensors", Ticket.load), 30),
     Parser("checkpoints", damaged(m.mutated_safetensors, lambda: seeds.tickets()[1]),
            file("c.safetensors", Checkpoint.load), 30),
     Parser("weights, safetensors", damaged(m.mutated_safetensors, lambda: seeds.weights()[2]),
-           file("w.safetensors", partial(_model, options="[arch=conv2,width=0.05]")), 25),
+           file("w.safetensors", partial(_model, options="[arch=conv2,width=0.05]")), 10),
     Parser("weights, torch.save", damaged(_torch_file, lambda: seeds.weights()[0], lambda: seeds.weights()[1]),
-           file("w.pt", _weights), 40),
-    Parser("configurations of hub folders", damaged(m.mutated_json, seeds.hub_config), _hub, 15),
+           file("w.pt", _weights), 25),
+    Parser("configurations of hub folders", damaged(m.mutated_json, seeds.hub_config), _hub, 12),
     Parser("ONNX graphs", damaged(m.mutated_bytes, seeds.onnx_graph),
-           file("net.onnx", partial(_model, source="onnx")), 10),
+           file("net.onnx", partial(_model, source="onnx")), 6),
     Parser("programs of torch.export", damaged(partial(m.mutated_zip, inner=m.mutated_json), seeds.exported_program),
-           file("net.pt2", partial(_model, source="torch-export")), 6),
-    Parser("packs", damaged(m.mutated_zip, lambda: seeds.run_files()[PACK_FILE]), _pack, 15),
+           file("net.pt2", partial(_model, source="torch-export")), 4),
+    Parser("packs", damaged(m.mutated_zip, lambda: seeds.run_files()[PACK_FILE]), _pack, 10),
     Parser("evidence lines", damaged(m.mutated_lines, lambda: seeds.run_files()[f"results/{_first_key()}.jsonl"]),
-           _line_file, 60),
+           _line_file, 80),
     Parser("manifests", damaged(_manifest_value, lambda: seeds.run_files()[MANIFEST_FILE]),
-           file(MANIFEST_FILE, lambda path: Manifest.load(path.parent)), 30),
-    Parser("reports of damaged runs", damaged(_in_run(_manifest_value, MANIFEST_FILE), seeds.run_files), _report, 4),
-    Parser("reports of damaged evidence", damaged(_in_run(m.mutated_lines, "results/"), seeds.run_files), _report, 4),
-    Parser("merged runs", damaged(_in_run(m.mutated_lines, "results/"), seeds.run_files), _merge, 3),
-    Parser("logs of runs", damaged(_in_run(m.mutated_lines, ".agenda"), seeds.run_files), _status, 5),
-    Parser("costs of making", damaged(_in_run(m.mutated_lines, "tickets/costs"), seeds.run_files), _status, 3),
+           file(MANIFEST_FILE, lambda path: Manifest.load(path.parent)), 20),
+    Parser("reports of damaged runs", damaged(_in_run(_manifest_value, MANIFEST_FILE), seeds.run_files), _report, 1),
+    Parser("reports of damaged evidence", damaged(_in_run(m.mutated_lines, "results/"), seeds.run_files), _report, 1),
+    Parser("merged runs", damaged(_in_run(m.mutated_lines, "results/"), seeds.run_files), _merge, 1),
+    Parser("logs of runs", damaged(_in_run(m.mutated_lines, ".agenda"), seeds.run_files), _status, 2),
+    Parser("costs of making", damaged(_in_run(m.mutated_lines, "tickets/costs"), seeds.run_files), _status, 1),
     Parser("kept images", damaged(_arrays, lambda: seeds.run_files()[EXAMPLES_FILE]),
-           file(EXAMPLES_FILE, lambda path: Examples.read(path.parent)), 20),
+           file(EXAMPLES_FILE, lambda path: Examples.read(path.parent)), 30),
     Parser("archives of arrays", damaged(_arrays, seeds.arrays), file("a.npz", lambda path: load(f"npz:{path}")), 30),
-    Parser("raw files of MNIST", damaged(_one_of, seeds.mnist), _mnist, 20),
-    Parser("image folders", st.one_of(damaged(m.mutated_png, lambda: seeds.pictures()[0], lambda: seeds.pictures()[1],
-                                              lambda: seeds.pictures()[2]),
-                                      *[damaged(m.mutated_bytes, partial(seeds.pictures().__getitem__, index))
-                                        for index in range(3, 9)]), _pictures, 40),
+    Parser("raw files of MNIST", damaged(_one_of, seeds.mnist), _mnist, 30),
+    Parser("image folders", damaged(_damaged_picture, *(partial(seeds.pictures().__getitem__, i) for i in range(9))),
+           _pictures, 25),
     Parser("published figures (CSV)", damaged(m.mutated_bytes, lambda: seeds.PUBLISHED),
-           file("p.csv", published.gather), 20),
-    Parser("published figures (RobustBench)", damaged(m.mutated_json, lambda: seeds.ENTRY), _entry, 20),
+           file("p.csv", published.gather), 12),
+    Parser("published figures (RobustBench)", damaged(m.mutated_json, lambda: seeds.ENTRY), _entry, 12),
     Parser("tables of this tool", damaged(m.mutated_bytes, lambda: seeds.run_files()["leaderboard.csv"]),
            file("leaderboard.csv", rstbench.read_table), 20),
 )  # fmt: skip
