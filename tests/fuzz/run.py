@@ -19,8 +19,8 @@ from random import Random
 ROOT = Path(__file__).parent.parent.parent
 if "tests" not in sys.modules:  # as pytest does: RobustBench installs a package of this name
     sys.path.insert(0, str(ROOT))
-    sys.modules["tests"] = types.ModuleType("tests")
-    sys.modules["tests"].__path__ = [str(ROOT / "tests")]
+    sys.modules["tests"] = package = types.ModuleType("tests")
+    package.__path__ = [str(ROOT / "tests")]
 
 from tests.fuzz.parsers import PARSERS, Parser  # noqa: E402
 from tests.fuzz.sandbox import Outcome, attempt  # noqa: E402

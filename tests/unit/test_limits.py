@@ -156,11 +156,20 @@ def test_json_and_toml_that_are_too_much():
 @pytest.mark.parametrize(
     ("value", "hint", "fits"),
     [
-        (1, int, True), (True, int, False), (1, float, True), (float("nan"), float, False), (10**400, float, False),
-        (2**63, int, False), ("a", str, True), (None, int | None, True), ([1], tuple[int, ...], True),
-        (["a", 1], list[str], False), ({"a": {"b": "c"}}, dict[str, dict[str, str]], True), ({"a": 1}, dict[str, str], False),
+        (1, int, True),
+        (True, int, False),
+        (1, float, True),
+        (float("nan"), float, False),
+        (10**400, float, False),
+        (2**63, int, False),
+        ("a", str, True),
+        (None, int | None, True),
+        ([1], tuple[int, ...], True),
+        (["a", 1], list[str], False),
+        ({"a": {"b": "c"}}, dict[str, dict[str, str]], True),
+        ({"a": 1}, dict[str, str], False),
     ],
-)  # fmt: skip
+)
 def test_values_of_files_have_the_declared_types(value, hint, fits):
     assert is_of(value, hint) == fits
 

@@ -18,6 +18,7 @@ from rstbench.references import Reference
 from rstbench.reports.csv_io import read_table
 from rstbench.reports.figures.style import file_name
 from rstbench.study.reading import parse_study
+from tests.hand_run import STRANGER
 
 NAMES = {
     "path": "../../up/../and/down",
@@ -46,32 +47,26 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def reported(request, hand_run, tmp_path_factory):
-    """A run with one model so named, reported in every format; and what the terminal showed."""
-    from contextlib import redirect_stderr, redirect_stdout
+MODELS = ("dense", "rst-0.1", "rst-0.2", STRANGER)
 
-    from rstbench.cli.commands import main
 
-    root, name = tmp_path_factory.mktemp("names") / "run", NAMES[request.param]
-    hand_run(root, names={"dense": name, "rst-0.1": f"{name}-1"}, study={"name": name, "attacks": ["pgd"]})
-    out, err = io.StringIO(), io.StringIO()
+@pytest.mark.parametrize("first", range(0, len(NAMES), len(MODELS)))
+def test_names_stay_names(first, hand_run, tmp_path, cli):
+    """Four names in a run that is reported in every format, and all of its outputs, for a report takes seconds."""
+    names = list(NAMES.values())[first : first + len(MODELS)]
+    root, name = tmp_path / "runs" / "run", names[-1]
+    hand_run(root, names=dict(zip(MODELS, names, strict=True)), study={"name": name, "attacks": ["pgd"]})
     formats = [
         part for kind in ("markdown", "latex", "html", "json", "robustbench") for part in ("--format", kind)
     ]
-    with redirect_stdout(out), redirect_stderr(err):
-        assert main(["report", str(root), *formats]) == 0, err.getvalue()
-    return root, name, out.getvalue() + err.getvalue()
-
-
-def test_names_stay_names(reported):
-    """One test for all outputs, for a report takes seconds."""
-    root, name, shown = reported
+    done = cli("report", root, *formats)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout + done.stderr
     # the terminal
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", shown)
     # CSV: what is read back is the name, and no cell begins as a formula does
     board = read_table(root / "leaderboard.csv")
-    assert name in set(board["model"])
+    assert set(names) <= set(board["model"])
     for path in root.glob("*.csv"):
         rows = list(csv.reader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True))
         assert {len(row) for row in rows} == {len(rows[0])}, path
@@ -82,7 +77,7 @@ def test_names_stay_names(reported):
     assert manifest["name"] == name
     assert manifest["run"]["failures"] == ["<b>autoattack</b> raised"]
     # JSON
-    assert name in {row["model"] for row in json.loads((root / "leaderboard.json").read_text())}
+    assert set(names) <= {row["model"] for row in json.loads((root / "leaderboard.json").read_text())}
     # Markdown: as many cells in each line; LaTeX: no command of the name's
     lines = (root / "leaderboard.md").read_text().splitlines()
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {
