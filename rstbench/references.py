@@ -10,6 +10,7 @@ from .errors import BadRequest
 
 SPLITS = ("train", "validation", "test")
 MOST_DIGITS = 18  # of a number of images
+MOST_PARTS = 100  # of options, between commas
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def parse_options(text: str, reference: str, *, paths: bool = False) -> dict[str
     """
     options: dict[str, str] = {}
     parts = text.split(",")
+    if len(parts) > MOST_PARTS:  # each is looked for with those after it, as a path with commas
+        raise BadRequest(f"a reference has up to {MOST_PARTS} options, got {len(parts)}")
     while parts:
         count = _count_parts(parts, reference) if paths else 1
         part, parts = ",".join(parts[:count]).strip(), parts[count:]

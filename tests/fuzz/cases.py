@@ -67,7 +67,7 @@ CANARIES = [
 
 
 def torch_file(content: bytes, random: Random) -> bytes:
-    """Damage a file of torch.save, or put a hostile pickle in its place, or in that of its list of tensors."""
+    """Damage a file of torch.save, or put a hostile pickle in its place or that of its list of tensors."""
     kind = random.randrange(8)
     if kind == 0:
         return random.choice(CANARIES)

@@ -52,7 +52,7 @@ MODELS = ("dense", "rst-0.1", "rst-0.2", STRANGER)
 
 @pytest.mark.parametrize("first", range(0, len(NAMES), len(MODELS)))
 def test_names_stay_names(first, hand_run, tmp_path, cli):
-    """Four names in a run that is reported in every format, and all of its outputs, for a report takes seconds."""
+    """Four names in a run that is reported in every format: a report takes seconds."""
     names = list(NAMES.values())[first : first + len(MODELS)]
     root, name = tmp_path / "runs" / "run", names[-1]
     hand_run(root, names=dict(zip(MODELS, names, strict=True)), study={"name": name, "attacks": ["pgd"]})
