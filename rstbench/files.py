@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .errors import BadRequest
+from .limits import read_text
+from .parsing import parse_json
+
+LONGEST_NAME = 100  # letters; file systems take 255 bytes, with what is put before and after
 
 
 def write_whole(path: Path, content: bytes, check: Callable[[Path], None] | None = None) -> None:
@@ -19,7 +23,7 @@ def write_whole(path: Path, content: bytes, check: Callable[[Path], None] | None
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with draft.open("wb") as file:
+        with open(draft, "wb", opener=_not_through_links) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -31,6 +35,27 @@ def write_whole(path: Path, content: bytes, check: Callable[[Path], None] | None
         raise
     finally:
         draft.unlink(missing_ok=True)
+
+
+def refuse_links(root: Path) -> None:
+    """Raise BadRequest where a folder that is to be written to holds a link to another one, or a link in the
+    place of a file that is added to. `root` itself may be a link, which the user named; links to other files
+    are read through, and replaced where their names are written."""
+    for folder, folders, files in os.walk(root):
+        added_to = [name for name in files if name == ".lock" or name.endswith(".jsonl")]
+        for path in (Path(folder, name) for name in (*folders, *added_to)):
+            if path.is_symlink():
+                raise BadRequest(
+                    f"{path} is a link, and nothing is written through links; put the folder itself where it "
+                    f"points, or choose another --out"
+                )
+
+
+def short_name(name: str) -> str:
+    """Return a name that every file system takes: a long one cut, with a digest so that it stays its own."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def refuse_foreign(path: Path, beside: Path) -> None:
@@ -45,6 +70,7 @@ def write_folder(path: Path, files: Mapping[str, bytes], marker: str) -> None:
     is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     if not is_free and not _is_ours(path / marker):
         raise BadRequest(f"{path} exists and is no earlier export; choose another --out")
+    refuse_links(path)
     fill_folder(path, files)
 
 
@@ -60,13 +86,17 @@ def fill_folder(path: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             (draft / name).write_bytes(content)
-        os.replace(draft, path)
+        os.replace(draft, path.resolve())  # the user may have named a link
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def _is_ours(marker: Path) -> bool:
     try:
-        return "rstbench" in json.loads(marker.read_text())
-    except (OSError, ValueError, TypeError):
+        return "rstbench" in parse_json(read_text(marker))
+    except (OSError, BadRequest, ValueError, TypeError):
         return False
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)

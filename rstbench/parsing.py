@@ -11,6 +11,8 @@ from typing import Any
 
 DEEPEST = 64  # tables and lists in one another
 LONGEST = 300  # digits of a number
+_NOT_IN_KEYS = re.compile(r"[^\w\"'. \t-]+")
+_LONG = re.compile("[0-9]{19}")
 _NUMBER = re.compile(r"[+-]?[0-9_]*(\.[0-9_]*)?(e([+-]?[0-9]{1,3}))?|[+-]?[0-9_]+/[0-9_]+", re.IGNORECASE)
 
 
@@ -35,13 +37,16 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEEPEST}") from None
-    if text.count("[") + text.count("{") > DEEPEST or "\\u" in text:
+    if text.count("[") + text.count("{") > DEEPEST or "\\u" in text or _LONG.search(text):
         _check(value)
     return value
 
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Read TOML. Raises ValueError, also for text that is nested too deep."""
+    # Of a key of n parts tomllib keeps n texts of up to n parts.
+    if any(piece.count(".") > DEEPEST for piece in _NOT_IN_KEYS.split(text)):
+        raise ValueError(f"it is nested deeper than {DEEPEST}")
     try:
         value = tomllib.loads(text)
     except RecursionError:
@@ -51,7 +56,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def _check(value: Any) -> None:
-    """Raise ValueError for values nested deeper than DEEPEST, and for halves of a character."""
+    """Raise ValueError for values nested deeper than DEEPEST, halves of a character, and huge numbers."""
     level = [value]
     for _ in range(DEEPEST):
         inner: list[Any] = []
@@ -62,6 +67,8 @@ def _check(value: Any) -> None:
                 inner += item
             elif isinstance(item, str):
                 item.encode()  # raises UnicodeEncodeError, a ValueError
+            elif isinstance(item, int) and abs(item) >= 2**63:
+                raise ValueError("it holds a whole number of more than 64 bits")
         if not inner:
             return
         level = inner

@@ -9,6 +9,8 @@ from pathlib import Path
 from .errors import BadRequest
 
 SPLITS = ("train", "validation", "test")
+MOST_DIGITS = 18  # of a number of images
+MOST_PARTS = 100  # of options, between commas
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Reference:
         Options are the brackets that close a text, unless all of it names a file that exists; brackets within
         them come in pairs. For commas in the path of a file see `parse_options`.
         """
-        text = text.strip()
+        text = _encodable(text.strip())
         body, options = _split_options(text)
         source, _, id = body.partition(":")
         if not source:
@@ -64,12 +66,15 @@ class DataReference:
     @classmethod
     def parse(cls, text: str) -> DataReference:
         """Read the parts from the right, for ids may hold colons. Raises BadRequest."""
-        source, *parts = text.strip().split(":")
+        source, *parts = _encodable(text.strip()).split(":")
         count = None
         if parts and parts[-1].isascii() and parts[-1].isdigit():
-            count = int(parts.pop())
-            if count == 0:
+            digits = parts.pop().lstrip("0")
+            if not digits:
                 raise BadRequest(f"the data {text!r} are empty; ask for at least one image")
+            if len(digits) > MOST_DIGITS:
+                raise BadRequest(f"no data set has so many images: {text!r}")
+            count = int(digits)
         split = parts.pop() if parts and parts[-1] in SPLITS else ""
         if not source:
             raise BadRequest(f"data must read 'name:test:1000', got {text!r}")
@@ -87,6 +92,8 @@ def parse_options(text: str, reference: str, *, paths: bool = False) -> dict[str
     """
     options: dict[str, str] = {}
     parts = text.split(",")
+    if len(parts) > MOST_PARTS:  # each is looked for with those after it, as a path with commas
+        raise BadRequest(f"a reference has up to {MOST_PARTS} options, got {len(parts)}")
     while parts:
         count = _count_parts(parts, reference) if paths else 1
         part, parts = ",".join(parts[:count]).strip(), parts[count:]
@@ -99,6 +106,15 @@ def parse_options(text: str, reference: str, *, paths: bool = False) -> dict[str
             raise BadRequest(f"option {name.strip()!r} is given twice in {reference!r}")
         options[name.strip()] = value.strip()
     return options
+
+
+def _encodable(text: str) -> str:
+    """Return the text. Raises BadRequest for bytes that are no UTF-8, as a file's name may hold them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{ascii(text)[:200]} is no text in UTF-8; rename the file") from None
+    return text
 
 
 def _split_options(text: str) -> tuple[str, str]:

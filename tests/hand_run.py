@@ -37,8 +37,8 @@ HAND_CARDS = {
 
 
 def write_hand_run(root, names=None, rows=None, study=None):
-    """Write a run of two tickets, their switch, a dense network and a stranger, whose name is a script, at two
-    radii; return its evidence. Answers are drawn at random, but always the same. names: other names."""
+    """Write a run of two tickets, their switch, a dense network and a stranger, whose name is a script, at
+    two radii; return its evidence. Answers are drawn at random, but always the same. names: other names."""
     cards = {m: replace(c, name=(names or {}).get(c.name, c.name)) for m, c in HAND_CARDS.items()}
     random, store, keys, images = np.random.RandomState(0), Store(root), set(), 20
     a, b, d, e, s = HAND_CARDS

@@ -128,6 +128,7 @@ def export(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Rebuild tables, figures and pages from stored evidence alone; with --out, of all folders together."""
     from ..evidence.merge import merge
+    from ..files import refuse_links
     from ..reports.certified import contradictions
     from ..reports.formats import formats
     from ..reports.lookup import Evidence
@@ -145,6 +146,8 @@ def report(args: argparse.Namespace) -> int:
         for line in merge(folders, out):
             Notes().note(line)
         folders = [out]
+    for folder in folders:
+        refuse_links(folder)
     runs = [(folder, Evidence.read(folder)) for folder in folders]  # all, before anything is written
     reported, contradicted = [], False
     for folder, evidence in runs:

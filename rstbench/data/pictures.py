@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import BadFile, one_line
-from ..limits import check_file, check_size, max_file_size
+from ..limits import DEFAULT, check_file, check_size, max_file_size
 
 if TYPE_CHECKING:
     from PIL import Image
 
 # Pillow opens by content: other decoders run programs (EPS), or read what no image folder holds.
 DECODERS = ("PNG", "JPEG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
-DECODING = 10  # bytes that a pixel takes while it is decoded: four in Pillow, and two arrays of three
+MOST_PIXELS = 2**30 // 12  # of one image, where Pillow has been told no limit: its own
 GREY = ("1", "L", "LA", "La", "I", "F")  # and I;16, I;16B, …
 ORIENTATION = 0x0112  # of EXIF
 # Of TIFF 6.0, section 8: how many bits a level has, and whether 0 is white.
@@ -37,7 +37,7 @@ def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
     for path in paths:
         picture, notes = _read(path)
         taken += picture.nbytes
-        check_size(path, taken, "with the images before it it")
+        check_size(path, taken, "with the images before it")
         pictures.append(picture)
         remarks.update(notes)
         first, size = pictures[0].shape[:2], picture.shape[:2]
@@ -69,15 +69,12 @@ def _read(path: Path) -> tuple[np.ndarray, list[str]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image, of which no more than its header is read yet. Raises BadFile for one that is too large.
-
-    Pillow looks at the sizes that files declare, of frames within them too, but by a number of pixels of its
-    own, from which on it warns, and raises from twice as many.
-    """
+    """Open an image, of which no more than its header is read yet. Raises BadFile for one that is too large:
+    of more pixels than Pillow warns of, in proportion to what files may take."""
     from PIL import Image
 
-    usual, most = Image.MAX_IMAGE_PIXELS, max_file_size() // DECODING
-    Image.MAX_IMAGE_PIXELS = most
+    usual = Image.MAX_IMAGE_PIXELS
+    most = Image.MAX_IMAGE_PIXELS = max((usual or MOST_PIXELS) * max_file_size() // DEFAULT, 1)
     try:
         with warnings.catch_warnings(action="ignore"):  # of damage that does not matter
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -85,8 +82,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BadFile(
-            f"{path} declares an image of over {most} pixels, which take {DECODING} bytes each; if it is "
-            f"to be trusted, add a larger --max-file-size"
+            f"{path} declares an image of more than {most} pixels; if it is to be trusted, add a larger "
+            f"--max-file-size"
         ) from None
     finally:
         Image.MAX_IMAGE_PIXELS = usual

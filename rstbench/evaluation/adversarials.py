@@ -19,7 +19,7 @@ from ..evidence import examples
 from ..evidence.manifest import Manifest
 from ..evidence.store import Store
 from ..evidence.trial import CLEAN, Trial
-from ..files import write_whole
+from ..files import short_name, write_whole
 from .shard import Answer, Shard
 
 
@@ -51,7 +51,7 @@ class AdversarialWriter:
             if all(part.exists() for part in parts):
                 info = request.models[trial.source]
                 name = f"{info.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
-                path = self.folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.pt"
+                path = self.folder / f"{short_name(re.sub(r'[^A-Za-z0-9._-]+', '_', name))}.pt"
                 images = torch.cat([torch.load(part, weights_only=True) for part in parts])
                 if path not in written:
                     write_whole(path, _bytes(images[: len(data)]))

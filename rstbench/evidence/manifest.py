@@ -138,8 +138,8 @@ class Manifest:
         """Raise ValueError where it names models that it does not describe, or no number of images."""
         if not 0 <= self.images < MOST_IMAGES:
             raise ValueError(f"images are a number below {MOST_IMAGES}, got {self.images}")
-        if wrong := [key for key in self.keys if not re.fullmatch("[0-9a-f]{64}", key)]:
-            raise ValueError(f"a key is 64 hexadecimal digits, got {wrong[0][:80]!r}")
+        if wrong := [key for key in self.keys if not re.fullmatch(r"[\w-]{1,64}", key, re.ASCII)]:
+            raise ValueError(f"a key is up to 64 letters and digits, got {wrong[0][:80]!r}")
         if "data" not in self.run:
             raise ValueError("it names no data")
         named = {row.model for row in self.rows} | {digest for group in self.groups for digest in group}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadRequest, listed
-from ..files import fill_folder
+from ..files import fill_folder, refuse_links
 from .manifest import MANIFEST_FILE, Manifest
 from .part import MODELS, ONLY, missing_shards
 from .store import Store, join, record_file
@@ -82,6 +82,7 @@ def _refuse(folders: Sequence[_Folder], out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise BadRequest(f"{out} is not a folder; choose another --out")
     is_merged = (out / MANIFEST_FILE).exists() and "merged" in Manifest.load(out).run
+    refuse_links(out)
     if out.exists() and any(out.iterdir()) and not is_merged:
         raise BadRequest(f"{out} exists and holds no earlier merging; choose another --out")
 

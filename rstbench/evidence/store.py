@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import BadFile, BadRequest
+from ..files import refuse_links
 from ..limits import TEXT_SHARE, read_bytes
 from ..parsing import parse_json
 from .pack import PACK_FILE, Pack, complete_lines
@@ -114,6 +115,7 @@ class Store:
     def lock(self, advice: str = "wait for it or choose another --out") -> Iterator[None]:
         """Hold the folder for one run. Raises BadRequest, with the advice, while another process holds it."""
         self.root.mkdir(parents=True, exist_ok=True)
+        refuse_links(self.root)
         with (self.root / ".lock").open("w") as file:
             if not _take(file):
                 raise BadRequest(f"another run is writing to {self.root}; {advice}")

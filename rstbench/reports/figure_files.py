@@ -22,7 +22,7 @@ from .csv_io import as_csv
 from .figures.points import points
 from .leaderboard import attacks_of, lines_of
 from .lookup import Evidence
-from .page.inline import Picture, inline
+from .page.inline import Picture, inline, is_plain
 
 FOLDER = "figures"
 WRITTEN = ".written"  # what lies there that is this tool's
@@ -80,10 +80,12 @@ def write_figures(evidence: Evidence, frames: Mapping[str, pd.DataFrame], folder
     root, drawn_from = folder / FOLDER, _digest(evidence, frames, folder)
     before = _Written.read(root / WRITTEN)
     if before.stands(root, drawn_from):
-        return [
+        stored = [
             figure.picture((root / f"{figure.name}.svg").read_bytes(), index)
             for index, figure in enumerate(before.figures)
         ]
+        if all(is_plain(picture.svg) for picture in stored):
+            return stored
     figures, pictures, files = list[_Figure](), list[Picture](), dict[str, str]()
     for figure, svg, png in _draw(evidence, frames, folder):
         for kind, content in (("svg", svg), ("png", png)):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, BadRequest, unknown
+from ..files import LONGEST_NAME
 from ..limits import TEXT_SHARE, read_bytes
 from ..parsing import parse_toml
 from ..references import DataReference, Reference
@@ -92,8 +93,11 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
 def _check(study: Study, where: str) -> None:
     tables = (*study.draws, *study.trains)
     for name in (study.name, *(table.name for table in tables)):
-        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-            raise BadRequest(f"{where}: a name is made of letters, digits and . _ + -, got {name!r}")
+        if not re.fullmatch(rf"[\w.+-]{{1,{LONGEST_NAME}}}", name) or name.startswith("."):
+            raise BadRequest(
+                f"{where}: a name is made of up to {LONGEST_NAME} letters, digits and . _ + -, got "
+                f"{name[:200]!r}"
+            )
     if not study.threats or not study.attacks or not study.seeds:
         raise BadRequest(f"{where}: threats, attacks and seeds must name at least one each")
     if not (study.draws or study.trains or study.models):

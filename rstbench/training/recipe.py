@@ -105,7 +105,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, kind = getattr(self, f.name), type(f.default)
-            if kind is float and type(value) is int:
+            if kind is float and type(value) is int and abs(value) < 2**63:
                 object.__setattr__(self, f.name, float(value))  # TOML's 1 for 1.0
             elif type(value) is not kind:
                 raise BadRequest(f"{f.name.replace('_', '-')} wants a {kind.__name__}, got {value!r}")

@@ -13,20 +13,22 @@ from random import Random
 from typing import Any
 
 NUMBERS = (
-    "0", "-1", "1", "255", "1e999", "1e999999999", "1e-999999999", "-0", "nan", "inf", "1/0", "0/0", "1/3", "1_0",
-    "9" * 30, "9" * 5000, "0." + "3" * 5000, "٣", "²", "１２", "0x10", "1e5", "2147483648", "18446744073709551616",
+    "0", "-1", "1", "255", "1e999", "1e999999999", "1e-999999999", "-0", "nan", "inf", "1/0", "0/0", "1/3",
+    "1_0", "9" * 30, "9" * 5000, "0." + "3" * 5000, "٣", "²", "１２", "0x10", "1e5", "2147483648",
+    "18446744073709551616",
 )  # fmt: skip
 TEXTS = (
-    "", " ", "\0", "\n", "\r\n", "\t", "\x1b[31m", "\u202e", "\u2028", "\ufeff", "é", "\U0001f600", "a\u0301", "'",
-    '"', '"""', "\\", "=1+1", "@x", "-", "+", "<script>", "&lt;", "{{x}}", "%s", "{0}", "$(x)", "`x`", "../", "..",
-    "/etc/passwd", "~", "~root", "C:\\", "//", ":", "::", "[", "]", "[[", "]]", "[a=1]", ",", "=", "+", "/", "x" * 3000,
-    "[" * 300, "{" * 300, ":test:10", "digits", "pgd", "Linf:8/255", "file:", "__class__", "None", "true", "null",
+    "", " ", "\0", "\n", "\r\n", "\t", "\x1b[31m", "\u202e", "\u2028", "\ufeff", "é", "\U0001f600",
+    "a\u0301", "'", '"', '"""', "\\", "=1+1", "@x", "-", "+", "<script>", "&lt;", "{{x}}", "%s", "{0}",
+    "$(x)", "`x`", "../", "..", "/etc/passwd", "~", "~root", "C:\\", "//", ":", "::", "[", "]", "[[", "]]",
+    "[a=1]", ",", "=", "+", "/", "x" * 3000, "[" * 300, "{" * 300, ":test:10", "digits", "pgd",
+    "Linf:8/255", "file:", "__class__", "None", "true", "null",
 )  # fmt: skip
 VALUES: tuple[Callable[[], Any], ...] = (
-    lambda: None, lambda: True, lambda: False, lambda: 0, lambda: -1, lambda: 1, lambda: 2**31, lambda: 2**63,
-    lambda: 10**400, lambda: -(10**400), lambda: 1e308, lambda: -0.0, lambda: 0.5, lambda: float("inf"),
-    lambda: float("nan"), list, dict, lambda: [[]], lambda: [0], lambda: {"a": 1}, lambda: [None] * 50,
-    lambda: _nested(50), lambda: _nested(200),
+    lambda: None, lambda: True, lambda: False, lambda: 0, lambda: -1, lambda: 1, lambda: 2**31,
+    lambda: 2**63, lambda: 10**400, lambda: -(10**400), lambda: 1e308, lambda: -0.0, lambda: 0.5,
+    lambda: float("inf"), lambda: float("nan"), list, dict, lambda: [[]], lambda: [0], lambda: {"a": 1},
+    lambda: [None] * 50, lambda: _nested(50), lambda: _nested(200),
 )  # fmt: skip
 SPECIAL = (0, 0xFF, 0x7F, 0x80, 0x2E, 0x5B, 0x7B, 0x22, 0x0A)
 

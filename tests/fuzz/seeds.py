@@ -61,11 +61,25 @@ PUBLISHED = (
     b'x,digits,Linf:0.1,0.1,pgd,0.9,0.5,mine,12,"a, note"\ny,cifar10,L2:0.5,,autoattack,,0.25,theirs,,\n'
 )
 ENTRY = json.dumps(
-    {"name": "A paper", "authors": "A, B", "venue": "X 2020", "dataset": "cifar10", "architecture": "ResNet-18",
-     "eps": "8/255", "clean_acc": "87.50", "autoattack_acc": "50.10", "external": "49.9", "additional_data": True,
-     "unreliable": False, "footnote": "a <b>note</b>", "link": "https://example.org", "remaining": 0.1,
-     "kept_weights": 100, "threat": "Linf"}
-).encode()  # fmt: skip
+    {
+        "name": "A paper",
+        "authors": "A, B",
+        "venue": "X 2020",
+        "dataset": "cifar10",
+        "architecture": "ResNet-18",
+        "eps": "8/255",
+        "clean_acc": "87.50",
+        "autoattack_acc": "50.10",
+        "external": "49.9",
+        "additional_data": True,
+        "unreliable": False,
+        "footnote": "a <b>note</b>",
+        "link": "https://example.org",
+        "remaining": 0.1,
+        "kept_weights": 100,
+        "threat": "Linf",
+    }
+).encode()
 
 
 @cache
@@ -128,9 +142,14 @@ def run_files() -> dict[str, bytes]:
     keys = [name[8:-6] for name in files if name.startswith("results/")]
     files[".agenda"] = b"".join(
         json.dumps(line).encode() + b"\n"
-        for line in ({"began": 1.7e9, "networks": ["tickets/a.safetensors"]}, {"making": ""},
-                     {"asking": [{"attack": "pgd", "keys": keys[:3]}]}, {"fault": "x raised"}, {"ended": ""})
-    )  # fmt: skip
+        for line in (
+            {"began": 1.7e9, "networks": ["tickets/a.safetensors"]},
+            {"making": ""},
+            {"asking": [{"attack": "pgd", "keys": keys[:3]}]},
+            {"fault": "x raised"},
+            {"ended": ""},
+        )
+    )
     files["tickets/costs.jsonl"] = (
         b'{"name": "a", "seconds": 1.5, "peak_mib": null, "device": "cpu", "threads": 1, "resumed": false}\n'
     )

@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...files import short_name
 from .. import palette
 from ..palette import FIGURES
 from .slim import slim
@@ -157,7 +158,7 @@ def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
 
 def file_name(*parts: object) -> str:
     """Join parts to a name that any file system takes: 'Linf-8-255' of 'Linf:8/255'."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(map(str, parts))).strip("-")
+    return short_name(re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(map(str, parts))).strip("-"))
 
 
 def spread_out(values: Sequence[float], gap: float) -> list[float]:

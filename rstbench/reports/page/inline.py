@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from xml.etree import ElementTree
 
 from ..palette import FIGURE_PAPER, FIGURES
 
+_SHAPES = {"svg", "defs", "g", "path", "use", "clipPath", "rect", "text", "tspan", "image", "style"}
 WIDE = 640  # pixels; wider figures stand alone
 _NOT_INLINE = re.compile(
     r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style type.*?</style>"
@@ -41,6 +43,34 @@ def inline(svg: bytes, name: str) -> str:
         text = text.replace(colour, f"var(--{variable})")
     text = re.sub(r' d="[^"]*"', lambda path: _DIGITS.sub(r"\1", path[0]), text)
     return _SIZE.sub(_sized, text).strip()
+
+
+def is_plain(svg: str) -> bool:
+    """Whether an inlined figure holds shapes and text alone, no script and nothing from elsewhere.
+
+    What lies in a folder need not be what was drawn there.
+    """
+    if "<!" in svg or "<?" in svg:
+        return False
+    try:
+        root = ElementTree.fromstring(svg.replace("xlink:", ""))
+    except ElementTree.ParseError:
+        return False
+    return all(
+        element.tag in _SHAPES
+        and not any(_reaches_out(*item) for item in element.attrib.items())
+        and not (element.tag == "style" and _reaches_out("", element.text or ""))
+        for element in root.iter()
+    )
+
+
+def _reaches_out(name: str, value: str) -> bool:
+    is_link = name == "href" and not value.startswith(("#", "data:image/png;base64,"))
+    return (
+        is_link
+        or name.lower().startswith("on")
+        or bool(re.search(r"url\((?!#)|javascript:|@import|<", value, re.I))
+    )
 
 
 def _sized(match: re.Match[str]) -> str:
