@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "benchmarks")]
@@ -31,69 +30,13 @@ from compared import compare, markdown  # noqa: E402
 from machine import processor  # noqa: E402
 from passes import measure  # noqa: E402
 from pieces import join  # noqa: E402
+from plans import CUDA, DRY, MATRIX, RATIOS, Plan  # noqa: E402
 
 from rstbench.cli.commands import main as rstbench  # noqa: E402
 from rstbench.data import load  # noqa: E402
 from rstbench.models.wrapper import load_reference  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-RATIOS = ("0.05", "0.1", "0.2", "0.4")
-MATRIX = ("0.05", "0.1", "0.15", "0.2", "0.3", "0.4", "0.6", "0.8")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured. batch, most: images of each side of the attacks, which double until there are so many
-    or no time is left; images: of the transfers and the last part."""
-
-    device: str
-    network: Sequence[str]
-    learn: Sequence[str]
-    brief: Sequence[str]
-    test: str
-    threat: str
-    strong: str
-    batch: int
-    most: int
-    images: int
-    step: Sequence[str]
-
-
-CUDA = Plan(
-    device="cuda",
-    network=("--network", "resnet18"),
-    learn=("--data", "cifar10:train", "--recipe", "fast", "--precision", "bf16", "--channels-last"),
-    brief=(
-        "--data",
-        "cifar10:train:10000",
-        "--recipe",
-        "fast",
-        "--epochs",
-        "3",
-        "--adversary",
-        "fgsm-rs:step=5/4",
-    ),
-    test="cifar10:test",
-    threat="Linf:8/255",
-    strong="autoattack",
-    batch=128,
-    most=8192,
-    images=1000,
-    step=("--network", "resnet18", "--batch", "256", "--bf16", "--channels-last"),
-)
-DRY = Plan(
-    device="cpu",
-    network=("--network", "conv2", "--width", "0.1"),
-    learn=("--data", "digits:train:128", "--epochs", "1"),
-    brief=("--data", "digits:train:128", "--epochs", "1"),
-    test="digits:test",
-    threat="Linf:0.1",
-    strong="autoattack:attacks=apgd-ce,iterations=2",
-    batch=20,
-    most=20,
-    images=20,
-    step=("--network", "conv4", "--batch", "2", "--repeats", "1"),
-)
 
 
 class Run:
