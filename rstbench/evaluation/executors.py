@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -200,7 +201,7 @@ class Processes:
             for future in done:
                 task = running[future]
                 try:
-                    answer = future.result()
+                    answer = _unpickled(future.result())
                 except ModelFault as fault:
                     answer = fault
                 del running[future]
@@ -226,7 +227,7 @@ class Processes:
                 why = f"it cannot be loaded again where it could be ended: {answer.reason}"
                 yield task, ExecutorFault(why)
             else:
-                yield task, answer
+                yield task, _unpickled(answer)
 
     def _opened(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -268,12 +269,18 @@ class _Unreadable:
     reason: str
 
 
-def _run_pickled(function: Callable[[Any], Any], payload: bytes) -> Any:
+def _run_pickled(function: Callable[[Any], Any], payload: bytes) -> bytes | _Unreadable:
     try:
         task = unpack(payload)
     except (Exception, SystemExit) as error:
         return _Unreadable(one_line(error, 300))
-    return function(task)
+    # Tensors by value: as torch sends them they need sockets in a temporary folder, which outlives a kill.
+    return pickle.dumps(function(task))
+
+
+def _unpickled(answer: Any) -> Any:
+    """Return what `_run_pickled` made of an answer; a fault as it is."""
+    return pickle.loads(answer) if isinstance(answer, bytes) else answer
 
 
 def _initialize(parcels: str, limit: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,7 +181,7 @@ class Folder:
 
     def leftovers(self):
         """Return the files that only a run has, or that were half written."""
-        strange = re.compile(r"\.part$|\.unfinished$|^\.progress$|^\.examples$|^rstbench-")
+        strange = re.compile(r"\.part$|\.unfinished$|^\.progress$|^\.examples$|^rstbench-|^pymp-")
         torch = "torchinductor"  # torch's own cache
         return [
             path
@@ -222,6 +223,14 @@ def undisturbed(tmp_path_factory, commands):
     assert (done.returncode, done.stderr) == (0, b"")
     assert whole.leftovers() == []
     return whole
+
+
+@pytest.fixture
+def made(folder, undisturbed):
+    """The folder, in which the networks of the study are made already."""
+    for name in ("tickets", "checkpoints"):
+        shutil.copytree(undisturbed.out / name, folder.out / name)
+    return folder
 
 
 @pytest.fixture(scope="session")

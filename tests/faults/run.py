@@ -8,37 +8,43 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 COLUMNS = ["fault", "where", "tried", "held", "outcome"]
+FAILS = "fails"
 
 
 class Outcomes:
-    """What the tests note by the fixture `outcome`; those that fail, or are skipped, by their names."""
+    """What the tests note by the fixture `outcome`; those that fail, or are skipped, by their names.
 
-    def __init__(self):
-        self.tried, self.held = Counter(), Counter()
+    Lines of an earlier run stay where this one tries something else.
+    """
+
+    def __init__(self, path):
+        self.path, self.lines = path, {}
+        earlier = csv.DictReader(path.open()) if path.exists() else []
+        self.earlier = {(line["fault"], line["where"]): line for line in earlier if line["outcome"] != FAILS}
 
     def pytest_runtest_logreport(self, report):
-        if report.when != "call" and not report.failed and not report.skipped:
+        if report.when != "call" and report.passed:
             return
         noted = dict(report.user_properties)
-        reason = f"not tried: {report.longrepr[2]}" if report.skipped else "fails"
-        name = report.nodeid.rpartition("::")[2]
-        key = noted.get("fault", name), noted.get("where", ""), noted.get("outcome", reason)
-        self.tried[key] += not report.skipped
-        self.held[key] += report.passed
+        fault, where = noted.get("fault", report.nodeid.rpartition("::")[2]), noted.get("where", "")
+        outcome = f"not tried: {report.longrepr[2]}" if report.skipped else noted.get("outcome", FAILS)
+        new = {"fault": fault, "where": where, "tried": 0, "held": 0, "outcome": outcome}
+        line = self.lines.setdefault((fault, where), new)
+        line["tried"] += not report.skipped
+        line["held"] += report.passed
+        self.write()
 
-    def write(self, path):
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for fault, where, outcome in sorted(self.tried):
-                key = (fault, where, outcome)
-                writer.writerow([fault, where, self.tried[key], self.held[key], outcome])
+    def write(self):
+        lines = self.earlier | self.lines
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(lines[key] for key in sorted(lines))
 
 
 def main():
@@ -47,10 +53,8 @@ def main():
     parser.add_argument("more", nargs="*", help="options of pytest, after --")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    outcomes = Outcomes()
-    status = pytest.main([str(Path(__file__).parent), "-m", "faults", *args.more], plugins=[outcomes])
-    outcomes.write(args.out / "faults.csv")
-    return status
+    outcomes = Outcomes(args.out / "faults.csv")
+    return pytest.main([str(Path(__file__).parent), "-m", "faults", *args.more], plugins=[outcomes])
 
 
 if __name__ == "__main__":

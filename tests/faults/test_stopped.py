@@ -43,12 +43,12 @@ def test_interrupted(folder, tables, outcome, stage):
 
 
 @pytest.mark.parametrize("how", ["kill", "interrupt"])
-def test_stopped_while_workers_work(folder, tables, outcome, how):
+def test_stopped_while_workers_work(made, tables, outcome, how):
     point = [["rstbench.evidence.store:Store.add", 9]]
-    command = folder.evaluate("--workers", 2)
-    status, errors = folder.run(*command, fault={"at": point, "do": [how]})
+    command = made.evaluate("--workers", 2)
+    status, errors = made.run(*command, fault={"at": point, "do": [how]})
     assert (status, errors) == {"kill": (-signal.SIGKILL, []), "interrupt": (130, STOPPED)}[how]
-    folder.finishes(tables, *command)
+    made.finishes(tables, *command)
     name = {"kill": "the process is killed (SIGKILL)", "interrupt": "Ctrl-C (SIGINT)"}[how]
     outcome(name, "two workers", f"no process is left; {SAME}")
 

@@ -27,22 +27,22 @@ def empty_cells(folder, column):
     return sorted(frame.loc[frame[column].isna() & frame["worst"].isna(), "model"])
 
 
-def test_a_worker_is_killed(folder, two, tables, outcome):
-    fault = {"at": CRAFTING, "do": ["kill"], "worker": True, "once": str(folder.root / "struck")}
-    assert folder.run(*two, fault=fault) == (0, [])
-    assert folder.tables() == tables
-    folder.finishes(tables, *two)
+def test_a_worker_is_killed(made, two, tables, outcome):
+    fault = {"at": CRAFTING, "do": ["kill"], "worker": True, "once": str(made.root / "struck")}
+    assert made.run(*two, fault=fault) == (0, [])
+    assert made.tables() == tables
+    made.finishes(tables, *two)
     outcome("a worker is killed (SIGKILL)", "an attack", f"its shard is asked once more, exit 0; {SAME}")
 
 
-def test_each_worker_is_killed(folder, two, tables, outcome):
-    status, errors = folder.run(*two, fault={"at": CRAFTING, "do": ["kill"], "worker": True})
+def test_each_worker_is_killed(made, two, tables, outcome):
+    status, errors = made.run(*two, fault={"at": CRAFTING, "do": ["kill"], "worker": True})
     assert status == 1
     models = ["dense", "net", "rst-0.3"]
     assert sorted(line.partition(":")[2].split(",")[0].strip() for line in errors) == models
     assert all("a worker process was killed, perhaps for want of memory" in line for line in errors)
-    assert empty_cells(folder, "pgd:steps=2") == models
-    folder.finishes(tables, *two)
+    assert empty_cells(made, "pgd:steps=2") == models
+    made.finishes(tables, *two)
     outcome("each worker is killed (SIGKILL)", "an attack", f"a line a model, empty cells, exit 1; {SAME}")
 
 
@@ -54,16 +54,16 @@ def test_a_worker_is_killed_while_it_makes_a_network(folder, two, tables, outcom
     outcome("a worker is killed (SIGKILL)", "making networks", f"one line, exit 1; {SAME}")
 
 
-def test_a_worker_has_too_little_memory(folder, two, tables, outcome):
+def test_a_worker_has_too_little_memory(made, two, tables, outcome):
     """300 MiB beside what it has; each image of one model needs 100."""
     fault = {"at": CRAFTING, "do": ["limit_memory", 600], "worker": True}
-    status, errors = folder.run(*two, fault=fault, NET_BYTES=str(100 * 2**20))
+    status, errors = made.run(*two, fault=fault, NET_BYTES=str(100 * 2**20))
     assert (status, errors) == (
         0,
         ["net, pgd:steps=2: 5 of 10 images pass at once, for there is no memory for more"],
     )
-    assert folder.tables() == tables
-    folder.finishes(tables, *two)
+    assert made.tables() == tables
+    made.finishes(tables, *two)
     outcome(
         "a worker with too little memory (RLIMIT_AS)",
         "an attack",
@@ -71,61 +71,61 @@ def test_a_worker_has_too_little_memory(folder, two, tables, outcome):
     )
 
 
-def test_a_worker_has_no_memory(folder, two, tables, outcome):
+def test_a_worker_has_no_memory(made, two, tables, outcome):
     fault = {"at": CRAFTING, "do": ["limit_memory", 600], "worker": True}
-    status, errors = folder.run(*two, fault=fault, NET_BYTES=str(2**30))
+    status, errors = made.run(*two, fault=fault, NET_BYTES=str(2**30))
     assert (status, len(errors)) == (1, 1)
     assert "net, pgd:steps=2: there is no memory for even one image" in errors[0]
-    assert empty_cells(folder, "pgd:steps=2") == ["net"]
-    folder.finishes(tables, *two)
+    assert empty_cells(made, "pgd:steps=2") == ["net"]
+    made.finishes(tables, *two)
     outcome("a worker without memory (RLIMIT_AS)", "an attack", f"a named empty cell, exit 1; {SAME}")
 
 
-def test_a_device_has_too_little_memory(folder, tables, outcome):
-    status, errors = folder.run(NET_MOST="4")
+def test_a_device_has_too_little_memory(made, tables, outcome):
+    status, errors = made.run(NET_MOST="4")
     assert (status, errors) == (
         0,
         ["net, pgd:steps=2: 3 of 10 images pass at once, for there is no memory for more"],
     )
-    assert folder.tables() == tables
-    folder.finishes(tables)
+    assert made.tables() == tables
+    made.finishes(tables)
     outcome(
         "a device with too little memory", "all stages", "fewer images pass at once, exit 0; every CSV equals"
     )
 
 
-def test_a_device_has_no_memory(folder, tables, outcome):
-    status, errors = folder.run(NET_MOST="0")
+def test_a_device_has_no_memory(made, tables, outcome):
+    status, errors = made.run(NET_MOST="0")
     assert (status, len(errors)) == (1, 1)
     assert "net: there is no memory for even one image" in errors[0]
-    assert empty_cells(folder, "clean") == ["net"]
-    folder.finishes(tables)
+    assert empty_cells(made, "clean") == ["net"]
+    made.finishes(tables)
     outcome("a device without memory", "clean images", f"a named empty row, exit 1; {SAME}")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_model_hangs(folder, tables, outcome, workers):
-    command = folder.evaluate("--workers", workers, "--shard-timeout", 8)
-    status, errors = folder.run(*command, NET_HANGS="1")
+def test_a_model_hangs(made, tables, outcome, workers):
+    command = made.evaluate("--workers", workers, "--shard-timeout", 8)
+    status, errors = made.run(*command, NET_HANGS="1")
     assert (status, errors) == (
         1,
         ["rstbench: net, pgd:steps=2: a shard took longer than 8 s (--shard-timeout), and was ended"],
     )
-    assert empty_cells(folder, "pgd:steps=2") == ["net"]
-    folder.finishes(tables, *command)
+    assert empty_cells(made, "pgd:steps=2") == ["net"]
+    made.finishes(tables, *command)
     outcome("a model hangs (--shard-timeout)", "an attack", f"a named empty cell, exit 1; {SAME}")
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_while_a_model_hangs(folder, tables, outcome, end):
-    pid = folder.start(*folder.evaluate("--workers", 2), NET_HANGS="1")
+def test_stopped_while_a_model_hangs(made, tables, outcome, end):
+    pid = made.start(*made.evaluate("--workers", 2), NET_HANGS="1")
     deadline = time.monotonic() + 120
-    while len(list(folder.out.glob("results/*"))) < 8 and time.monotonic() < deadline:
+    while len(list(made.out.glob("results/*"))) < 8 and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(2)  # all but the hanging question are answered
     os.kill(pid, end)
-    assert folder.end(pid)[0] in (130, -signal.SIGKILL)
-    folder.finishes(tables)
+    assert made.end(pid)[0] in (130, -signal.SIGKILL)
+    made.finishes(tables)
     name = "Ctrl-C (SIGINT)" if end == signal.SIGINT else "the process is killed (SIGKILL)"
     outcome(name, "a worker hangs", f"no process is left; {SAME}")
 
@@ -134,26 +134,26 @@ OTHER = "net.py.other"
 
 
 @pytest.fixture
-def other_net(folder):
+def other_net(made):
     """The file of another network."""
-    text = (folder.root / "net.py").read_text()
-    (folder.root / OTHER).write_text(text.replace("manual_seed(0)", "manual_seed(1)"))
-    (folder.root / "net.py.own").write_text(text)
-    return lambda: (folder.root / "net.py").write_text(text)
+    text = (made.root / "net.py").read_text()
+    (made.root / OTHER).write_text(text.replace("manual_seed(0)", "manual_seed(1)"))
+    (made.root / "net.py.own").write_text(text)
+    return lambda: (made.root / "net.py").write_text(text)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_models_file_changes_between_two_shards(folder, tables, outcome, other_net, workers):
+def test_a_models_file_changes_between_two_shards(made, tables, outcome, other_net, workers):
     """What was loaded is asked to the end; the changed file is another model's."""
-    command = folder.evaluate("--workers", workers)
+    command = made.evaluate("--workers", workers)
     point = [["rstbench.evidence.store:Store.add", 5]]
-    change = ["copy", str(folder.root / OTHER), str(folder.root / "net.py")]
-    assert folder.run(*command, fault={"at": point, "do": change}) == (0, [])
-    assert folder.tables() == tables
-    assert folder.run(*command) == (0, [])
-    assert folder.tables() != tables
+    change = ["copy", str(made.root / OTHER), str(made.root / "net.py")]
+    assert made.run(*command, fault={"at": point, "do": change}) == (0, [])
+    assert made.tables() == tables
+    assert made.run(*command) == (0, [])
+    assert made.tables() != tables
     other_net()
-    folder.finishes(tables, *command)
+    made.finishes(tables, *command)
     outcome(
         "a model's file changes",
         "between two shards",
@@ -161,16 +161,16 @@ def test_a_models_file_changes_between_two_shards(folder, tables, outcome, other
     )
 
 
-def test_a_models_file_changes_where_it_must_be_loaded_again(folder, tables, outcome, other_net):
-    command = folder.evaluate("--workers", 1, "--shard-timeout", 100)
+def test_a_models_file_changes_where_it_must_be_loaded_again(made, tables, outcome, other_net):
+    command = made.evaluate("--workers", 1, "--shard-timeout", 100)
     point = [["rstbench.study.run:run_tasks", 1]]
-    change = ["copy", str(folder.root / OTHER), str(folder.root / "net.py")]
-    status, errors = folder.run(*command, fault={"at": point, "do": change})
+    change = ["copy", str(made.root / OTHER), str(made.root / "net.py")]
+    status, errors = made.run(*command, fault={"at": point, "do": change})
     assert (status, len(errors)) == (1, 1)
     assert "net is another model in this process" in errors[0]
-    assert empty_cells(folder, "clean") == ["net"]
+    assert empty_cells(made, "clean") == ["net"]
     other_net()
-    folder.finishes(tables, *command)
+    made.finishes(tables, *command)
     outcome(
         "a model's file changes",
         "before it is loaded by a worker that may be ended",
@@ -178,15 +178,15 @@ def test_a_models_file_changes_where_it_must_be_loaded_again(folder, tables, out
     )
 
 
-def test_a_models_file_changes_after_a_kill(folder, tables, outcome, other_net):
+def test_a_models_file_changes_after_a_kill(made, tables, outcome, other_net):
     point = [["rstbench.evidence.store:Store.add", 12]]
-    status, _ = folder.run(fault={"at": point, "do": ["kill"]})
+    status, _ = made.run(fault={"at": point, "do": ["kill"]})
     assert status == -signal.SIGKILL
-    (folder.root / "net.py").write_text((folder.root / OTHER).read_text())
-    assert folder.run() == (0, [])
-    assert folder.tables() != tables
+    (made.root / "net.py").write_text((made.root / OTHER).read_text())
+    assert made.run() == (0, [])
+    assert made.tables() != tables
     other_net()
-    folder.finishes(tables)
+    made.finishes(tables)
     outcome(
         "a model's file changes", "between two runs", f"it is another model, with all answers its own; {SAME}"
     )
