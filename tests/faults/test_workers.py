@@ -30,6 +30,7 @@ def empty_cells(folder, column):
 def test_a_worker_is_killed(made, two, tables, outcome):
     fault = {"at": CRAFTING, "do": ["kill"], "worker": True, "once": str(made.root / "struck")}
     assert made.run(*two, fault=fault) == (0, [])
+    assert (made.root / "struck").exists()
     assert made.tables() == tables
     made.finishes(tables, *two)
     outcome("a worker is killed (SIGKILL)", "an attack", f"its shard is asked once more, exit 0; {SAME}")
