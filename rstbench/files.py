@@ -1,9 +1,11 @@
-"""Write files and folders whole or not at all."""
+"""Write files and folders whole or not at all, and add lines to files."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +15,9 @@ from .limits import read_text
 from .parsing import parse_json
 
 LONGEST_NAME = 100  # letters; file systems take 255 bytes, with what is put before and after
+
+# A temporary name: of a process, which is alive or not.
+_DRAFT = re.compile(r"\..+\.(\d+)\.part", re.DOTALL)
 
 
 def write_whole(path: Path, content: bytes, check: Callable[[Path], None] | None = None) -> None:
@@ -58,6 +63,37 @@ def short_name(name: str) -> str:
     return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def append(path: Path, content: bytes, *, sync: bool = False) -> None:
+    """Add to a file, with `sync` until it is on the disk. An OSError names the file."""
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def remove_drafts(folder: Path, names: str = ".*") -> None:
+    """Remove what processes that are gone left half written under these names in a folder."""
+    for path in folder.glob(f"{names}.part"):
+        draft = _DRAFT.fullmatch(path.name)
+        if draft and not _is_running(int(draft[1])):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
+
+
 def refuse_foreign(path: Path, beside: Path) -> None:
     """Raise BadRequest where `path` is there and was not written by this tool, as `beside` would tell."""
     if path.is_dir() or (path.exists() and not beside.exists()):
@@ -81,7 +117,9 @@ def fill_folder(path: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             write_whole(path / name, content)
         return
-    draft = path.resolve().with_name(f".{path.resolve().name}.{os.getpid()}.part")
+    target = path.resolve()
+    remove_drafts(target.parent, f".{glob.escape(target.name)}.*")
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         for name, content in files.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from . import arguments, requests
 from .arguments import Verb, make_parser
 
 DONE, FAULTS, REFUSED, INTERRUPTED = 0, 1, 2, 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WARNINGS_OF_OTHERS = (
     # Third parties' warnings that say nothing to a user of this tool, by message.
     "pkg_resources is deprecated",
@@ -43,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _print_error("stopped; the same command continues where it stopped")
         return INTERRUPTED
+    except MemoryError:
+        _print_error("there is no memory left; the same command continues where it stopped once there is")
+        return FAULTS
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone
         return DONE
@@ -51,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         wrong_kind = isinstance(error, FileExistsError | NotADirectoryError)
         what = "is not a folder; choose another --out" if wrong_kind else error.strerror or str(error)
-        _print_error(f"{error.filename or 'the system'}: {what}")
-        return REFUSED
+        advice = "; make room, and the same command goes on where it stopped" if error.errno in FULL else ""
+        _print_error(f"{error.filename or 'the system'}: {what}{advice}")
+        return FAULTS if advice else REFUSED
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from ..errors import ModelFault
+from ..errors import ModelFault, one_line
 from ..limits import max_file_size, set_limit
 from .parcels import Parcels, unpack
 from .timed import HELD_HERE, WAKE_SECONDS, TimedWorkers
@@ -199,7 +201,7 @@ class Processes:
             for future in done:
                 task = running[future]
                 try:
-                    answer = future.result()
+                    answer = _unpickled(future.result())
                 except ModelFault as fault:
                     answer = fault
                 del running[future]
@@ -218,18 +220,25 @@ class Processes:
         timeout: float,
     ) -> Answers[Task, Answer]:
         """Yield each task with its answer, or with why it was ended."""
-        self._timed = self._timed or TimedWorkers(partial(_new_pool, 1))
+        self._timed = self._timed or TimedWorkers(partial(self._new_pool, 1))
         run = partial(_run_pickled, function)
         for task, answer in self._timed.run(run, tasks, self._pickled, at_once, timeout, idle):
             if isinstance(answer, _Unreadable):
-                yield task, ExecutorFault(HELD_HERE)
+                why = f"it cannot be loaded again where it could be ended: {answer.reason}"
+                yield task, ExecutorFault(why)
             else:
-                yield task, answer
+                yield task, _unpickled(answer)
 
     def _opened(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = _new_pool(self.width)
+            self._pool = self._new_pool(self.width)
         return self._pool
+
+    def _new_pool(self, width: int) -> ProcessPoolExecutor:
+        self._parcels = self._parcels or Parcels()
+        spawn = multiprocessing.get_context("spawn")
+        given = self._parcels.folder, max_file_size()
+        return ProcessPoolExecutor(width, spawn, _initialize, given)
 
     def _close(self) -> None:
         """End the processes; work that still runs is waited for."""
@@ -253,31 +262,38 @@ class Processes:
             return None
 
 
-def _new_pool(width: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(width, multiprocessing.get_context("spawn"), _initialize, (max_file_size(),))
-
-
+@dataclass(frozen=True)
 class _Unreadable:
-    """The answer of a process that cannot unpickle its task."""
+    """The answer of a process that cannot unpickle its task, and why."""
+
+    reason: str
 
 
-def _run_pickled(function: Callable[[Any], Any], payload: bytes) -> Any:
+def _run_pickled(function: Callable[[Any], Any], payload: bytes) -> bytes | _Unreadable:
     try:
         task = unpack(payload)
-    except (Exception, SystemExit):
-        return _Unreadable()
-    return function(task)
+    except (Exception, SystemExit) as error:
+        return _Unreadable(one_line(error, 300))
+    # Tensors by value: as torch sends them they need sockets in a temporary folder, which outlives a kill.
+    return pickle.dumps(function(task))
 
 
-def _initialize(limit: int) -> None:
+def _unpickled(answer: Any) -> Any:
+    """Return what `_run_pickled` made of an answer; a fault as it is."""
+    return pickle.loads(answer) if isinstance(answer, bytes) else answer
+
+
+def _initialize(parcels: str, limit: int) -> None:
     set_limit(limit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is handled by the parent
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_exit_with, args=(parent.sentinel, parcels), daemon=True).start()
     torch.set_num_threads(1)
 
 
-def _exit_with(sentinel: int) -> None:
+def _exit_with(sentinel: int, parcels: str) -> None:
+    """End with the parent, which removes its folder of models itself unless it was killed."""
     wait_for_end([sentinel])
+    shutil.rmtree(parcels, ignore_errors=True)
     os._exit(1)

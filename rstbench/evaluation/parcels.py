@@ -35,9 +35,13 @@ class Parcels:
     """Pack tasks; the models in them go into files of a temporary folder, which `close` removes."""
 
     def __init__(self) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="rstbench-")
         # By id; the model is held so that its id is not another's meanwhile.
         self._tokens: dict[int, tuple[EvalModel, _File | _Again]] = {}
+
+    @property
+    def folder(self) -> str:
+        return self._folder.name
 
     def pack(self, task: object) -> bytes:
         """Return a task for `unpack`. Raises whatever pickling raises, and for models that must stay here."""
@@ -53,13 +57,11 @@ class Parcels:
 
     def close(self) -> None:
         self._tokens.clear()
-        if self._folder:
-            self._folder.cleanup()
+        self._folder.cleanup()
 
     def _new_token(self, model: EvalModel) -> _File | _Again:
         if uses_only_libraries(model.module):
-            self._folder = self._folder or tempfile.TemporaryDirectory(prefix="rstbench-")
-            path = Path(self._folder.name) / f"{len(self._tokens)}.pickle"
+            path = Path(self.folder) / f"{len(self._tokens)}.pickle"
             path.write_bytes(pickle.dumps(model))
             return _File(str(path))
         if not model.origin or not model.resumable:

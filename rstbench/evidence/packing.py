@@ -22,8 +22,6 @@ def pack_folder(root: Path) -> str:
     if not store.keys():
         raise BadFile(f"no evidence in {root}; name a folder that `evaluate` wrote")
     with store.lock("pack it when that has ended"):
-        for draft in root.glob(f".{PACK_FILE}.*.part"):  # of a packing that was killed
-            draft.unlink()
         files = {path.stem: path.read_bytes() for path in sorted(store.folder.glob("*.jsonl"))}
         contents = _contents(store, files) if files else {}
         new = files.keys() & contents.keys()  # a file that holds no complete answer stays

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import BadFile
-from ..files import write_whole
+from ..files import append, write_whole
 from ..limits import read_text
 from ..parsing import parse_json
 from .trial import Trial
@@ -89,8 +89,7 @@ def add(root: Path, event: str, value: object = "") -> None:
     """Note that the run has met a `fault`, goes on `making` networks, or has `ended`; nothing where no run
     began."""
     if (root / RUN_LOG_FILE).exists():
-        with (root / RUN_LOG_FILE).open("ab") as file:
-            file.write(_line({event: value}))
+        append(root / RUN_LOG_FILE, _line({event: value}))
 
 
 def _line(value: object) -> bytes:

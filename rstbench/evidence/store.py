@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import BadFile, BadRequest
-from ..files import refuse_links
+from ..files import append, refuse_links, remove_drafts
 from ..limits import TEXT_SHARE, read_bytes
 from ..parsing import parse_json
 from .pack import PACK_FILE, Pack, complete_lines
@@ -60,10 +60,7 @@ class Store:
         content = _line(result.as_plain())
         if not _cut_torn_line(path):
             content = _header(trial, models, data) + content
-        with path.open("ab") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        append(path, content, sync=True)
 
     def read(self, key: str) -> TrialResult | None:
         """Return the result of a trial, or None. A torn last line is ignored; other damage raises BadFile."""
@@ -113,12 +110,17 @@ class Store:
 
     @contextmanager
     def lock(self, advice: str = "wait for it or choose another --out") -> Iterator[None]:
-        """Hold the folder for one run. Raises BadRequest, with the advice, while another process holds it."""
+        """Hold the folder for one run, without what a killed one left half written there.
+
+        Raises BadRequest, with the advice, while another process holds it.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         refuse_links(self.root)
         with (self.root / ".lock").open("w") as file:
             if not _take(file):
                 raise BadRequest(f"another run is writing to {self.root}; {advice}")
+            for folder in (self.root, *(path for path in self.root.iterdir() if path.is_dir())):
+                remove_drafts(folder)
             yield
 
     def is_locked(self) -> bool:

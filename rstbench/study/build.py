@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..data import Images, load, training_images
-from ..errors import BadRequest
+from ..errors import BadRequest, ModelFault, typed_line
+from ..evaluation.memory import is_out_of_memory
 from ..evaluation.workers import load_of, seconds_for, threads_for
 from ..evidence.costs import COSTS_FILE
 from ..files import write_whole
@@ -126,12 +127,21 @@ class Builder:
             return network
         resumed = resume_path(job.path).exists()
         with record_cost(job.path.parent / COSTS_FILE, job.path.stem, self.device, resumed=resumed):
-            network, history = (self._draw if job.remaining else self._train)(job, start)
+            network, history = self._learn(job, start)
         rows = [[row.epoch, *(round(value, 6) for value in astuple(row)[1:])] for row in history]
         facts = {**network.facts, "history": rows, "threads": torch.get_num_threads()}
         network = replace(network, facts=facts)
         network.save(job.path)
         return network
+
+    def _learn(self, job: Job, start: StartingPoint) -> tuple[Network, list[Epoch]]:
+        try:
+            return (self._draw if job.remaining else self._train)(job, start)
+        except Exception as error:
+            if is_out_of_memory(error):
+                why = f"there is no memory to learn it, try a smaller batch: {typed_line(error)}"
+                raise ModelFault(why) from error
+            raise
 
     def _search(self, job: Job, start: StartingPoint, on_epoch: EpochCallback) -> Search:
         recipe = start.recipe

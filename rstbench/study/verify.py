@@ -200,7 +200,7 @@ def _asked_again(
         threads = 0 if device.type == "cuda" else stored.threads
         shard = Shard(
             source, (target,), (trial,), attack, threat, asked, stored.start, device, threads, copies,
-            certificate=certificate,
+            certificate=certificate, rows=stored.rows.get("crafting", 0),
         )  # fmt: skip
         answer = run(shard)
     except (BadRequest, BadFile, ModelFault) as error:

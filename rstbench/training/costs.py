@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from ..evidence.costs import Cost
+from ..files import append
 
 MIB = 2**20
 
@@ -33,8 +34,7 @@ def record_cost(path: Path, name: str, device: torch.device, *, resumed: bool) -
     peak = None if before is None or after is None else round(max(0.0, after - before) / MIB, 1)
     cost = Cost(name, round(seconds, 2), peak, str(device), torch.get_num_threads(), resumed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:  # one short line: appended whole, whoever else appends
-        file.write(json.dumps(asdict(cost)) + "\n")
+    append(path, (json.dumps(asdict(cost)) + "\n").encode())  # one short line: whole, whoever else appends
 
 
 @cache

@@ -170,3 +170,15 @@ def test_gradients_of_pieces_are_those_of_all():
     net, x = Narrow(), torch.rand(5, 1, 8, 8, requires_grad=True)
     grads = [torch.autograd.grad(passed(net, x, rows).square().sum(), x)[0] for rows in (5, 2)]
     torch.testing.assert_close(*grads)
+
+
+def test_a_network_that_memory_does_not_suffice_for_is_a_fault(cli, monkeypatch, tmp_path):
+    def out_of_memory(*arguments, **more):
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("rstbench.study.build.train", out_of_memory)
+    few = ["--network", "conv2", "--width", "0.1", "--data", "digits:train:128", "--epochs", "1", "--quiet"]
+    done = cli("train", *few, "--out", tmp_path / "c")
+    assert done.returncode == 1
+    assert "rstbench: conv2: there is no memory to learn it, try a smaller batch: RuntimeError" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
