@@ -28,6 +28,9 @@ OnAnswer = Callable[[Shard, Answer], None]
 IsKept = Callable[[Trial, int], bool]
 # Estimated seconds of tasks that come first where several run at once, and whose copies are not timed.
 SHORT = 3.0
+# Those of judging clean images that are worth sending the models to others.
+CLEAN_WORTH = 60.0
+MOST_SPANS = 128  # of images that are held beside the data
 
 
 @dataclass(frozen=True)
@@ -73,26 +76,31 @@ def run_tasks(
     on_answer: Sequence[OnAnswer] = (),
     is_kept: IsKept = lambda trial, start: True,
     update: Callable[[], None] = lambda: None,
+    returned: int | None = None,
 ) -> list[ModelFault]:
     """Run what the store does not hold yet, write each shard as it is done, and return what failed.
 
     A model that fails on clean images is attacked no more. Each of `on_answer` is called with every answer
     before it is stored, `update` after, and each second while workers work; a shard of which `is_kept` is
-    false is run again.
+    false is run again. returned: answers hold the crafted ones of so many first images, by default all.
     """
     clear_reports(store.root)
     executor, planner = setting.executor, CopyPlanner(setting.device)
-    evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept, planner, update)
-    # Clean images take no time, and tell which models are attacked no more.
-    for task in (task for task in tasks if task.is_clean):
-        evaluation.run([task], task.name, Local())
-    others = [task for task in tasks if not task.is_clean]
-    for threads, group in _by_threads(others, setting).items():
+    evaluation = _Evaluation(
+        setting, store, progress or Silent(), on_answer, is_kept, planner, update, returned
+    )
+    # Clean images tell which models are attacked no more.
+    clean, others = ([task for task in tasks if task.is_clean == wanted] for wanted in (True, False))
+    groups = [(*item, own) for own in (clean, others) for item in _by_threads(own, setting).items()]
+    for threads, group, own in groups:
         seconds = [evaluation.estimate(task) for task in group]
         width = at_once(executor, threads, sum(seconds))
+        if own is clean and sum(seconds) < CLEAN_WORTH:
+            width = 1
         if width == 1:
             for task in group:
-                evaluation.run([task], task.name, executor if executor.width == 1 else Local())
+                alone = executor.width > 1 or own is clean
+                evaluation.run([task], task.name, Local() if alone else executor)
             continue
         # Short ones first, for there is something to look at then; the longest after them, so that no worker
         # waits long for the last.
@@ -122,7 +130,7 @@ def _load(task: Task, setting: EvalSetting) -> float:
 
 @dataclass
 class _Evaluation:
-    """A run over tasks. broken: digests of models that failed on clean images."""
+    """A run over tasks. broken: digests of models that failed on clean images; spans: images by place."""
 
     setting: EvalSetting
     store: Store
@@ -131,8 +139,10 @@ class _Evaluation:
     is_kept: IsKept
     planner: CopyPlanner
     update: Callable[[], None]
+    returned: int | None
     faults: list[ModelFault] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    spans: dict[tuple[int, int], Images] = field(default_factory=dict)
 
     def estimate(self, task: Task) -> float:
         """Return about how many seconds what is missing of a task takes."""
@@ -163,8 +173,7 @@ class _Evaluation:
                     if open_tasks[index].crafting == FAST and index not in copies:
                         copies[index] = self._copies(open_tasks[index], gap)
                     left = replace(gap, missing=missing)
-                    shard = _shard(open_tasks[index], setting, left, copies.get(index))
-                    shard = replace(shard, progress_folder=self.store.root / PROGRESS_FOLDER)
+                    shard = self._shard(open_tasks[index], left, copies.get(index))
                     task_of[id(shard)] = index
                     yield shard
 
@@ -191,6 +200,32 @@ class _Evaluation:
         for task, accuracy in zip(open_tasks, accuracies, strict=True):
             if warning := accuracy.normalisation_warning():
                 self.progress.note(f"{task.source.info.name}: {warning}")
+
+    def _shard(self, task: Task, gap: Gap, copies: CopySetting | None) -> Shard:
+        setting, start = self.setting, gap.start
+        return Shard(
+            task.source,
+            tuple(target for target, _ in gap.missing),
+            tuple(trial for _, trial in gap.missing),
+            task.attack.attack if task.attack else None,
+            task.threat,
+            self._images(start, gap.length),
+            start,
+            setting.device,
+            _threads(task, setting),
+            copies,
+            self.store.root / PROGRESS_FOLDER,
+            task.certificate.certificate if task.certificate else None,
+            None if self.returned is None else max(0, self.returned - start),
+        )
+
+    def _images(self, start: int, length: int) -> Images:
+        """Return some images: the same object for all questions, for it is sent to workers once."""
+        if (start, length) not in self.spans:
+            if len(self.spans) >= MOST_SPANS:
+                self.spans.clear()
+            self.spans[start, length] = self.setting.data.take(torch.arange(start, start + length))
+        return self.spans[start, length]
 
     def _copies(self, task: Task, gap: Gap) -> CopySetting:
         """Return how the source of a fast task is copied: as in the shards that are stored."""
@@ -242,22 +277,6 @@ def gaps(task: Task, setting: EvalSetting, store: Store, is_kept: IsKept) -> Ite
         )
         if missing:
             yield Gap(start, length, missing)
-
-
-def _shard(task: Task, setting: EvalSetting, gap: Gap, copies: CopySetting | None) -> Shard:
-    return Shard(
-        task.source,
-        tuple(target for target, _ in gap.missing),
-        tuple(trial for _, trial in gap.missing),
-        task.attack.attack if task.attack else None,
-        task.threat,
-        setting.data.take(torch.arange(gap.start, gap.start + gap.length)),
-        gap.start,
-        setting.device,
-        _threads(task, setting),
-        copies,
-        certificate=task.certificate.certificate if task.certificate else None,
-    )
 
 
 def _holds(record: TrialResult | None, start: int, length: int) -> bool:

@@ -30,12 +30,20 @@ WAKE_SECONDS = 1.0
 class WorkerDied(ModelFault):
     """A process was killed while it worked."""
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            message
+            or "a worker process was killed, perhaps for want of memory; the same command goes on where it "
+            "stopped, with fewer --workers if need be"
+        )
+
 
 class Executor(Protocol):
     """Run a function over tasks, `width` at a time at most.
 
-    worth: estimated seconds of work from which it is worth more than this process alone. As a context it
-    keeps what it has started from one `map` to the next.
+    worth: estimated seconds of work from which it is worth more than this process alone; cores: those that
+    its tasks share, of which each takes its threads. As a context it keeps what it has started from one `map`
+    to the next.
     """
 
     @property
@@ -43,6 +51,9 @@ class Executor(Protocol):
 
     @property
     def worth(self) -> float: ...
+
+    @property
+    def cores(self) -> int: ...
 
     def __enter__(self) -> Executor: ...
 
@@ -62,13 +73,18 @@ class Executor(Protocol):
         Tasks are taken as they are needed; a None among them says that the next one waits for the answer to
         an earlier one. The object yielded is the very one that was taken, not a copy. A task whose attribute
         `portable` is false runs in this process. A worker that dies is `WorkerDied`, yielded with its task,
-        or raised without `retry`. Making networks writes `job.path` and reads the data folder, so workers
-        share a file system with this process.
+        or raised without `retry`. A task with an attribute `folder` writes there, and runs only where that is
+        the folder of this process.
 
         at_once: how many run at a time, by default `width`; retry: whether a task whose process was killed is
         run once more, alone, so that its fault is no other's; idle: called each second in which this process
         waits for others.
         """
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,7 @@ class Local:
 
     width: int = 1
     worth: float = 0.0
+    cores: int = field(default_factory=cores)
 
     def __enter__(self) -> Local:
         return self
@@ -112,6 +129,7 @@ class Processes:
 
     width: int
     worth: float = 0.0
+    cores: int = field(default_factory=cores)
     _pool: ProcessPoolExecutor | None = field(default=None, init=False, repr=False, compare=False)
     _parcels: Parcels | None = field(default=None, init=False, repr=False, compare=False)
     _kept: bool = field(default=False, init=False, repr=False, compare=False)
@@ -143,10 +161,7 @@ class Processes:
                 break
             except BrokenProcessPool:
                 self._close()
-                died = WorkerDied(
-                    "a worker process was killed, perhaps for want of memory; the same command goes on where "
-                    "it stopped, with fewer --workers if need be"
-                )
+                died = WorkerDied()
                 if not retry:
                     raise died from None
                 if self.width == len(submitted) == 1:

@@ -6,15 +6,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from .. import __version__
 from ..attacks import Attack, Crafted
 from ..certificates import Certificate, Certified
 from ..data import Images
@@ -27,6 +24,7 @@ from ..threat import Threat
 from .copies import CopySetting
 from .counting import PassCounter
 from .judge import Verdict, fx_output_held, judge, predict, seeded, why_no_gradient
+from .machine import device_name, versions
 from .workers import torch_threads
 
 
@@ -37,7 +35,8 @@ class Shard:
     trials: one a target, in the same order; they differ in the target alone. attack and threat: None for the
     clean images. threads: those of torch, 0 for what the process has; copies: how the source is copied for
     fast crafting, None for exact; progress_folder: where the shard tells how far it is; certificate: what the
-    source, the only target, is asked instead of an attack.
+    source, the only target, is asked instead of an attack; returned: how many of its first crafted images the
+    answer holds, None for all.
     """
 
     source: EvalModel
@@ -52,6 +51,7 @@ class Shard:
     copies: CopySetting | None = None
     progress_folder: Path | None = None
     certificate: Certificate | None = None
+    returned: int | None = None
 
     @property
     def name(self) -> str:
@@ -129,7 +129,8 @@ def _run(shard: Shard) -> Answer:
             shard.start, as_bits(verdict.predicted == y), stages, tuple(sorted(flags)), **measured
         )
     faults = {t.key: frozen.faults[t.target] for t in shard.trials if t.target in frozen.faults}
-    return Answer(results, adv.cpu(), predicted, faults, right_under)
+    images = adv[: shard.returned].cpu().clone()  # a view would be sent with all that it is a part of
+    return Answer(results, images, predicted, faults, right_under)
 
 
 def _certify(shard: Shard, certificate: Certificate) -> Answer:
@@ -260,21 +261,3 @@ def _craft(
 def as_bits(values: Tensor) -> str:
     """Return a bool tensor as text, '1' for true."""
     return "".join("1" if value else "0" for value in values.tolist())
-
-
-def device_name(device: torch.device) -> str:
-    """Return 'cpu', or the name of the GPU."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides a result."""
-    return {"rstbench": __version__, "torch": torch.__version__, "pyautoattack": _version("pyautoattack")}
