@@ -30,6 +30,7 @@ IsKept = Callable[[Trial, int], bool]
 SHORT = 3.0
 # Those of judging clean images that are worth sending the models to others.
 CLEAN_WORTH = 60.0
+MOST_OPEN = 10_000  # questions of which is remembered what is stored
 MOST_SPANS = 128  # of images that are held beside the data
 
 
@@ -143,6 +144,7 @@ class _Evaluation:
     faults: list[ModelFault] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     spans: dict[tuple[int, int], Images] = field(default_factory=dict)
+    stored: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def estimate(self, task: Task) -> float:
         """Return about how many seconds what is missing of a task takes."""
@@ -252,8 +254,18 @@ class _Evaluation:
         for trial in (trial for trial in shard.trials if trial.key in answer.results):
             result = answer.results[trial.key]
             involved = {trial.source: infos[trial.source], trial.target: infos[trial.target]}
-            if not _holds(self.store.read(trial.key), result.start, len(result.bits)):
+            if self._stored(trial.key).get(result.start, 0) < len(result.bits):
                 self.store.add(trial, result, involved, self.setting.data.name)
+                self.stored[trial.key][result.start] = len(result.bits)
+
+    def _stored(self, key: str) -> dict[int, int]:
+        """Return how many images from each first one have an answer: read once while a question is open."""
+        if key not in self.stored:
+            record = self.store.read(key)
+            self.stored[key] = {s.start: len(s.bits) for s in record.shards} if record else {}
+            while len(self.stored) > MOST_OPEN:
+                del self.stored[next(iter(self.stored))]
+        return self.stored[key]
 
 
 @dataclass(frozen=True)

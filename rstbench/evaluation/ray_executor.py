@@ -24,12 +24,12 @@ from .ray_bundles import Actor, ObjectStore, Stage
 from .ray_worker import RayWorker
 
 START_SECONDS = 120.0  # for actors to come up
+STARTS = 3  # of a Ray of its own, until it comes up
 CONNECT_SECONDS = 5.0
-# Ray tells nothing home, shows no dashboard, and leaves the devices of an actor without a GPU alone.
-QUIET = {
+# Ray tells nothing home, and leaves the devices of an actor without a GPU alone.
+SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
 }
 
 
@@ -88,23 +88,35 @@ class RayActors:
         """Connect and start the actors. Raises BadRequest."""
         import ray
 
-        os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if not self.address:
-            options |= {"include_dashboard": False, "num_cpus": max(cores(), self.most)}
         try:
-            ray.init(self.address or "local", **options)
-            # Or Ray prints on standard output, among the tables, what becomes of actors that died.
-            ray._private.worker._worker_logs_enabled = False
+            self._connect()
             self._start()
-        except BadRequest:
-            ray.shutdown()
-            raise
         except Exception as error:
             ray.shutdown()
+            if isinstance(error, BadRequest):
+                raise
             where = self.address or "this machine"
             raise BadRequest(f"Ray does not start on {where}: {one_line(error, 300)}") from error
         return self
+
+    def _connect(self) -> None:
+        """Start a Ray of its own, or join the cluster. Raises whatever Ray raises."""
+        import ray
+
+        os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        if not self.address:
+            options |= {"include_dashboard": False, "num_cpus": max(cores(), self.most)}
+        for left in reversed(range(1 if self.address else STARTS)):
+            try:
+                ray.init(self.address or "local", **options)
+                break
+            except Exception:  # on a busy machine Ray waits too short for itself
+                ray.shutdown()
+                if not left:
+                    raise
+        # Or Ray prints on standard output, among the tables, what becomes of actors that died.
+        ray._private.worker._worker_logs_enabled = False
 
     def __exit__(self, *raised: object) -> None:
         import ray

@@ -151,7 +151,7 @@ def without_seconds(path):
 @needs_ray
 @pytest.mark.slow
 def test_a_study_survives_its_actors_and_leaves_none_when_it_is_killed(tmp_path):
-    """Drawn, trained and attacked by actors; one is killed, then the run is, then the same command ends it."""
+    """Drawn, trained and attacked by actors; one is killed, then the run, then the same command ends it."""
     process, _, errors = evaluate(tmp_path, "--out", "alone", "--workers", "1", "--batch-size", "5")
     assert process.returncode == 0, errors
     how = ("--out", "out", "--executor", "ray", "--batch-size", "5", "--workers", "2")
@@ -216,7 +216,9 @@ def is_alive(pid):
     ],
 )
 def test_no_cluster_is_one_line(tmp_path, cli, executor, message):
-    done = cli("draw", "--data", "digits", "--remaining", "0.5", "--out", "t", "--executor", executor)
+    done = cli(
+        "draw", "--data", "digits", "--remaining", "0.5", "--out", "t", "--quiet", "--executor", executor
+    )
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -225,7 +227,7 @@ def test_no_cluster_is_one_line(tmp_path, cli, executor, message):
 
 def test_without_ray_the_extra_is_named(cli, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    done = cli("draw", "--data", "digits", "--remaining", "0.5", "--out", "t", "--executor", "ray")
+    done = cli("draw", "--data", "digits", "--remaining", "0.5", "--out", "t", "--quiet", "--executor", "ray")
     assert (done.returncode, done.stderr) == (
         2,
         "rstbench: --executor ray wants Ray: pip install 'rstbench[ray]'\n",
