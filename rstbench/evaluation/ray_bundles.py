@@ -21,7 +21,7 @@ from .ray_worker import Raised, Stored, Unreadable
 BUNDLE_SECONDS = 20.0  # of tasks that are sent together
 MOST_BUNDLED = 64
 IN_FLIGHT = 2  # bundles an actor: one waits, so that no actor does
-TRIES = 2  # of a task whose actor dies; Ray's own retries come on top
+TRIES = 3  # of a task whose actor dies; Ray's own retries come on top
 STORED_BYTES = 2**31  # of models and images in the object store at a time
 
 
@@ -74,12 +74,13 @@ class Parcel:
 
 @dataclass(eq=False)
 class Actor:
-    """An actor, the machine it is on, how many bundles it has, and whether one that died has a successor."""
+    """An actor, the machine it is on, how many bundles it has, and whether it was lost and has not answered
+    since."""
 
     handle: Any
     node: str
     load: int = 0
-    is_replaced: bool = False
+    is_lost: bool = False
 
 
 @dataclass
@@ -94,7 +95,13 @@ class Stage:
     _size: float = 1.0  # tasks in the next bundle
     _again: deque[Parcel] = field(default_factory=deque)
     _running: dict[Any, tuple[Actor, list[Parcel]]] = field(default_factory=dict)
+    _probes: dict[Any, Actor] = field(default_factory=dict)  # of actors that were lost
+    _is_drained: bool = False  # no task is ready to be sent
     _is_kept: bool = False  # to actors that see the folder of the tasks
+
+    def __post_init__(self) -> None:
+        for actor in [actor for actor in self.actors if actor.is_lost]:  # in an earlier stage
+            self._lost(actor, for_good=False)
 
     def answers(self, *, retry: bool, idle: Callable[[], None]) -> Answers[Any, Any]:
         """Yield each task with its answer or fault (see `executors.Executor.map`)."""
@@ -102,15 +109,19 @@ class Stage:
 
         while True:
             yield from self._fill()
-            if not self._running:
+            if not self._running and (self._is_drained or not self._probes):
                 return
-            while not (done := ray.wait(list(self._running), timeout=WAKE_SECONDS)[0]):
+            while not (done := ray.wait([*self._running, *self._probes], timeout=WAKE_SECONDS)[0]):
                 idle()
             for ref in done:
-                yield from self._finished(ref, retry)
+                if ref in self._probes:
+                    self._probed(ref)
+                else:
+                    yield from self._finished(ref, retry)
 
     def _fill(self) -> Answers[Any, Any]:
         """Send bundles while an actor has room for one; what cannot be sent is answered here."""
+        self._is_drained = False
         while not self.actors or self._with_room():
             bundle = list[Parcel]()
             while len(bundle) < int(self._size) and not (bundle and self._again and self._again[0].tries):
@@ -127,6 +138,7 @@ class Stage:
                 if bundle and bundle[-1].tries:  # it may be what kills actors, and goes alone
                     break
             if not bundle:
+                self._is_drained = True
                 return
             if actor := self._with_room():
                 self._send(actor, bundle)
@@ -134,7 +146,7 @@ class Stage:
                 yield from Local().map(self.function, [parcel.task for parcel in bundle])
 
     def _with_room(self) -> Actor | None:
-        room = [actor for actor in self.actors if actor.load < IN_FLIGHT]
+        room = [actor for actor in self.actors if actor.load < IN_FLIGHT and not actor.is_lost]
         return min(room, key=lambda actor: actor.load, default=None)
 
     def _parcel(self, task: Any) -> Parcel | None:
@@ -180,11 +192,8 @@ class Stage:
         except RayTaskError:
             raise
         except RayError as error:
-            is_gone = isinstance(error, ActorDiedError) and not self._replace(actor)
-            if is_gone:  # with its machine, for which no task is to blame
-                self._again.extend(bundle)
-            else:
-                yield from self._died(bundle, retry)
+            self._lost(actor, for_good=isinstance(error, ActorDiedError))
+            yield from self._died(bundle, retry)
             return
         self._size = max(
             1.0, min(self._size + 1, BUNDLE_SECONDS * len(answers) / max(seconds, 1e-9), MOST_BUNDLED)
@@ -198,21 +207,34 @@ class Stage:
             else:
                 yield parcel.task, answer
 
-    def _replace(self, actor: Actor) -> bool:
-        """Put another actor in the place of one that died for good; False where its machine is gone.
+    def _lost(self, actor: Actor, *, for_good: bool) -> None:
+        """Send nothing to an actor until it answers; put another in the place of one that died for good.
 
+        None is put where its machine is gone.
         Raises WorkerDied where no actor is left.
         """
-        if actor not in self.actors:
-            return actor.is_replaced
-        other = self.replaced(actor)
-        actor.is_replaced = other is not None
-        self.actors = [*(each for each in self.actors if each is not actor), *([other] if other else [])]
+        if actor in self.actors and for_good:
+            other = self.replaced(actor)
+            self.actors = [*(each for each in self.actors if each is not actor), *([other] if other else [])]
+        elif actor in self.actors:
+            actor.is_lost = True
+            self._probes[actor.handle.about.options(max_task_retries=-1).remote()] = actor
         if not self.actors:
             raise WorkerDied(
                 "no machine of the Ray cluster is left; the same command goes on where it stopped"
             )
-        return actor.is_replaced
+
+    def _probed(self, ref: Any) -> None:
+        """Use an actor again that was lost and is back, or another in its place."""
+        import ray
+        from ray.exceptions import RayError
+
+        actor = self._probes.pop(ref)
+        try:
+            ray.get(ref)
+            actor.is_lost = False
+        except RayError:  # it does not come back
+            self._lost(actor, for_good=True)
 
     def _died(self, bundle: list[Parcel], retry: bool) -> Answers[Any, Any]:
         """Send the tasks of a bundle again, each alone; yield or raise the fault of one that cannot be."""

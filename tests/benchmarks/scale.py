@@ -39,7 +39,16 @@ from rstbench.threat import Threat
 THREAT = Threat.parse("Linf:0.1")
 IMAGES, BATCH = 10_000, 100
 ATTACKS = [f"pgd:steps={steps}" for steps in range(10, 16)]
-DRIVER = ["tasks", "questions", "seconds", "cpu_ms_a_task", "fsync_ms_a_task", "bytes_a_task", "mib"]
+DRIVER = [
+    "tasks",
+    "questions",
+    "folder",
+    "seconds",
+    "cpu_ms_a_task",
+    "fsync_ms_a_task",
+    "bytes_a_task",
+    "mib",
+]
 ACTORS = ["actors", "shards", "shard_seconds", "seconds", "speedup", "efficiency", "ray"]
 MACHINE = ["load", "processor", "torch"]
 
@@ -68,8 +77,8 @@ class Timed:
         self.seconds += time.perf_counter() - began
 
 
-def driver(tasks: int) -> dict[str, object]:
-    """Answer so many shards; the folder is on the disk of the temporary files."""
+def driver(tasks: int, memory: bool) -> dict[str, object]:
+    """Answer so many shards, into a folder in memory or on the disk of the temporary files."""
     pixels = torch.zeros(IMAGES, 1, 1, 1, dtype=torch.uint8)
     data = Images("zeros", pixels, torch.zeros(IMAGES, dtype=torch.int64), 10, "0" * 64)
     model = wrap(nn.Flatten(), ModelInfo("flatten", "external"))
@@ -79,7 +88,7 @@ def driver(tasks: int) -> dict[str, object]:
         for number in range(questions)
         for one in [replace(model, digest=f"{number // len(ATTACKS):064d}")]
     ]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if memory else None) as folder:
         store, fsync = Store(Path(folder)), Timed(os.fsync)
         os.fsync = fsync  # type: ignore[assignment]
         began, worked = time.perf_counter(), time.process_time()
@@ -90,6 +99,7 @@ def driver(tasks: int) -> dict[str, object]:
     return {
         "tasks": tasks,
         "questions": questions,
+        "folder": "memory" if memory else "disk",
         "seconds": round(seconds, 1),
         "cpu_ms_a_task": round(1000 * worked / tasks, 3),
         "fsync_ms_a_task": round(1000 * fsync.seconds / tasks, 3),
@@ -138,6 +148,9 @@ def main() -> None:
     parser.add_argument("--actors", type=int, action="append")
     parser.add_argument("--tickets", type=Path, default=Path("leaderboards/digits/tickets"))
     parser.add_argument("--attack", default="apgd:loss=margin,steps=100")
+    parser.add_argument(
+        "--memory", action="store_true", help="a folder in /dev/shm, without a disk's waiting"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     columns = [*(DRIVER if args.what == "driver" else ACTORS), *MACHINE]
@@ -145,7 +158,9 @@ def main() -> None:
     writer.writeheader()
     files, alone = sorted(args.tickets.glob("*.safetensors")), 0.0
     for count in (args.tasks or [1000]) if args.what == "driver" else (args.actors or [1, 2]):
-        line = driver(count) if args.what == "driver" else actors(count, files, args.attack, alone)
+        line = (
+            driver(count, args.memory) if args.what == "driver" else actors(count, files, args.attack, alone)
+        )
         alone = alone or float(str(line["seconds"]))
         line |= {"load": round(os.getloadavg()[0], 1), "processor": processor(), "torch": torch.__version__}
         writer.writerow(line)
