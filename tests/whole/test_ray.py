@@ -175,7 +175,7 @@ def test_a_study_survives_its_actors_and_leaves_none_when_it_is_killed(tmp_path)
 
 
 def wait_for(reached, process):
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while not reached():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
