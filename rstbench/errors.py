@@ -14,18 +14,24 @@ from difflib import get_close_matches
 
 MOST_LISTED = 20
 MOST_NAMED = 3
+LONGEST = 2000  # letters of a message; quoted names may have any number
 
 
 class RstbenchError(Exception):
     """Base of every error that this package raises on purpose.
 
-    Its text is one line for a person. `rstbench.BadRequest` and `rstbench.ModelFault` are the two kinds.
+    Its text is one line for a person, whatever names it quotes. `rstbench.BadRequest` and
+    `rstbench.ModelFault` are the two kinds.
 
     Example:
         >>> import rstbench
         >>> issubclass(rstbench.BadRequest, rstbench.RstbenchError)
         True
     """
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().splitlines())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 class BadRequest(RstbenchError):

@@ -63,6 +63,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "screen": "rstbench.attacks.screen:Screen",
     },
     "certificates": {
+        "auto_lirpa": "rstbench.certificates.auto_lirpa:AutoLirpa",
         "ibp": "rstbench.certificates.ibp:IBP",
         "crown": "rstbench.certificates.crown:Crown",
         "milp": "rstbench.certificates.milp:Milp",

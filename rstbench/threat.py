@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .errors import BadRequest, OutsideBall
+from .parsing import exact_number
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -19,6 +20,7 @@ NORMS = ("Linf", "L2", "L1")
 # Exact arithmetic would need none: float32 rounding of x + delta moves an image by this much.
 LINF_TOLERANCE = 1e-6
 RELATIVE_TOLERANCE = 1e-5
+PIXEL_ROUNDING = 2.0**-23  # of a pixel in [0, 1], after a few operations in float32
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Threat:
         """
         norm, colon, size = text.strip().partition(":")
         try:
-            eps = Fraction(size.strip())
-        except (ValueError, ZeroDivisionError):
+            eps = exact_number(size)
+        except ValueError:
             eps = Fraction(-1)
         if norm not in NORMS or not colon or not 0 <= eps < 10**6:
             raise BadRequest(f"a threat must read 'Linf:8/255', 'L2:0.5' or 'L1:12', got {text!r}")
@@ -206,6 +208,31 @@ class Threat:
         length = noise.norm(p=2 if self.norm == "L2" else 1, dim=1, keepdim=True).clamp_min(1e-12)
         radius = torch.rand(len(x), 1, generator=generator, device=device) ** (1 / size)
         return self.project(x, x + (eps * radius * noise / length).view(shape).to(x))
+
+    def pull_back(self, x: Tensor, adv: Tensor) -> Tensor:
+        """Bring back into an L2 or L1 ball what nothing but the rounding of pixels has moved out.
+
+        A sum over thousands of pixels, each rounded in float32, may exceed a small radius by more than the
+        tolerance of `check`. Images farther out, or of another shape, come back as they are.
+
+        Args:
+            x: Clean images in [0, 1], shape (n, ...).
+            adv: Adversarial images in [0, 1].
+
+        Returns:
+            The images, of the shape of `adv`.
+        """
+        if self.norm == "Linf" or adv.shape != x.shape or not len(x):
+            return adv
+        pixels, eps = x[0].numel(), float(self.eps)
+        rounding = PIXEL_ROUNDING * (pixels if self.norm == "L1" else pixels**0.5)
+        distance = self.distance(x, adv)
+        out = (distance > eps * (1 + RELATIVE_TOLERANCE)) & (distance <= eps + rounding)
+        if not bool(out.any()):
+            return adv
+        share = (max(eps - rounding, 0.0) / distance[out]).view(-1, *[1] * (x.ndim - 1))
+        near = x[out].double() + share * (adv[out].double() - x[out].double())
+        return adv.index_put((out,), near.clamp(0, 1).to(adv.dtype))
 
     def check(self, x: Tensor, adv: Tensor) -> None:
         """Refuse images that the threat model does not allow.

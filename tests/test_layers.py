@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from functools import cache
 from pathlib import Path
 
@@ -17,9 +16,12 @@ PACKAGE = ROOT / "rstbench"
 LAYERS = [
     [
         "__init__",
+        "archives",
         "errors",
         "files",
         "flags",
+        "limits",
+        "parsing",
         "plugins",
         "progress",
         "references",
@@ -38,9 +40,12 @@ LAYERS = [
     ["__main__"],
 ]
 WITHOUT_TORCH = [
+    "archives",
     "errors",
     "files",
     "flags",
+    "limits",
+    "parsing",
     "plugins",
     "progress",
     "references",
@@ -157,20 +162,15 @@ def test_light_modules_load_no_torch():
     assert run(f"import sys, rstbench; {imported}; print('torch' in sys.modules)") == "False\n"
 
 
+HEAVY = {"torch", "numpy", "pandas", "matplotlib", "scipy", "sklearn"}
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["evaluate", "--help"]])
-def test_help_and_list_answer_at_once(arguments):
+def test_help_and_list_load_nothing_that_takes_long(arguments):
     code = f"import sys; from rstbench.cli import main; main({arguments!r})"
     guarded = f"try:\n  exec({code!r})\nexcept SystemExit: pass"
-    loaded = run(f"import sys\n{guarded}\nprint('LOADED', 'torch' in sys.modules)")
-    assert loaded.endswith("LOADED False\n")
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "rstbench", *arguments], cwd=ROOT, capture_output=True, check=True
-        )
-        times.append(time.perf_counter() - began)
-    assert min(times) < 1.0
+    loaded = run(f"import sys\n{guarded}\nprint('LOADED', sorted({HEAVY} & {{*sys.modules}}))")
+    assert loaded.endswith("LOADED []\n")
 
 
 def test_public_names_are_there():

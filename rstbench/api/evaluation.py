@@ -18,6 +18,7 @@ from ..certificates import CertificateSpec
 from ..data import data_root
 from ..errors import BadRequest
 from ..evidence.trial import FAST, ModelInfo
+from ..limits import file_size_limit
 from ..models.wrapper import EvalModel, load_reference, wrap
 from ..progress import Progress, Silent
 from ..references import DataReference
@@ -39,6 +40,7 @@ def evaluate(
     seed: int = 0,
     root: str | None = None,
     crafting: str = FAST,
+    max_file_size: str | int | None = None,
 ) -> pd.DataFrame:
     """Attack models and rank them.
 
@@ -57,6 +59,7 @@ def evaluate(
         root: Where data sets lie, see `load_data`.
         crafting: 'fast', through a faster copy of each model, which never judges, or 'exact'. Stored exact
             answers serve a fast request too.
+        max_file_size: Largest file to read, as it unpacks: '8GB', or bytes; '4GB' by default.
 
     Returns:
         The leaderboard, one row a model, best worst case first; accuracies are fractions. A model or attack
@@ -79,7 +82,10 @@ def evaluate(
     progress = _Notes()
     settings: dict[str, Any] = {"device": device, "batch": batch_size, "seed": seed, "crafting": crafting}
     settings["certificates"] = [certificates] if isinstance(certificates, str) else certificates
-    outcome, wrapped = run_evaluation(models, data, threat, attacks, progress, out=out, root=root, **settings)
+    with file_size_limit(max_file_size):
+        outcome, wrapped = run_evaluation(
+            models, data, threat, attacks, progress, out=out, root=root, **settings
+        )
     table = _with_duplicates(outcome.tables["leaderboard"], wrapped)
     if outcome.faults and table["clean"].isna().all():
         raise outcome.faults[0]

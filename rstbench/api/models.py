@@ -11,6 +11,7 @@ from torch import nn
 from ..data import Images, data_root, load
 from ..errors import BadRequest
 from ..evaluation.evaluate import pick_device
+from ..limits import file_size_limit
 from ..models.frozen import eval_mode
 from ..models.wrapper import load_reference
 from ..progress import Silent
@@ -22,13 +23,14 @@ from ..tickets.ticket import Ticket
 from ..training.recipe import DrawOptions, recipe_for
 
 
-def load_data(text: str, root: str | None = None) -> Images:
+def load_data(text: str, root: str | None = None, *, max_file_size: str | int | None = None) -> Images:
     """Read labelled images.
 
     Args:
         text: `name[:id][:split][:N]` such as 'digits:test:100', 'cifar10', 'npz:images.npz:train'; the split
             is `test` where none is named.
         root: Where data sets lie; `$RSTBENCH_DATA`, else `~/.cache/rstbench` by default.
+        max_file_size: Largest file to read, as it unpacks: '8GB', or bytes; '4GB' by default.
 
     Returns:
         The images in a fixed order. `images.at(slice(None))` gives `(x, y)`: float32 pixels (n, c, h, w) in
@@ -44,15 +46,17 @@ def load_data(text: str, root: str | None = None) -> Images:
         >>> x.shape, y.shape, images.classes
         (torch.Size([100, 1, 8, 8]), torch.Size([100]), 10)
     """
-    return load(text, data_root(root))
+    with file_size_limit(max_file_size):
+        return load(text, data_root(root))
 
 
-def load_model(text: str) -> nn.Module:
+def load_model(text: str, *, max_file_size: str | int | None = None) -> nn.Module:
     """Load a model by its reference.
 
     Args:
         text: `source:id[option=value,...]` such as 'ticket:FILE', 'checkpoint:FILE', 'file:PATH.py:factory'
             or 'torchvision:resnet18[classes=10]'. `file:` and `python:` run the code they name.
+        max_file_size: As for `load_data`.
 
     Returns:
         A module in eval mode that maps images (n, c, h, w) in [0, 1] to logits (n, classes).
@@ -67,7 +71,8 @@ def load_model(text: str) -> nn.Module:
         >>> net(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    model = load_reference(text)
+    with file_size_limit(max_file_size):
+        model = load_reference(text)
     if model.unfitted:
         raise BadRequest(f"{text!r}: best weights are fitted by evaluate; name them here, weights=0.2+0.8")
     return eval_mode(model.module)

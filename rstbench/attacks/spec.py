@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
 
 from ..errors import BadRequest, unknown
+from ..parsing import exact_number
 from ..plugins import find, singular
 from ..references import parse_options
 from ..threat import Threat
@@ -196,10 +197,10 @@ def _read(text: str, kind: Any, where: str) -> Any:
     try:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
-        if kind in (int, float, Fraction, str):
-            return kind(text)
-        return tuple(text.split("+"))
-    except (ValueError, KeyError, ZeroDivisionError):
+        if kind is Fraction:
+            return exact_number(text)
+        return kind(text) if kind in (int, float, str) else tuple(text.split("+"))
+    except (ValueError, KeyError):
         raise BadRequest(f"{where} wants {_WANTED.get(kind, 'text')}, got {text!r}") from None
 
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 from ..errors import BadRequest
 from ..evaluation.batch import BATCH
 from ..evidence.trial import FAST
+from ..limits import TEXT_SHARE
 from ..plugins import BUILTIN
 from ..training.recipe import CHOICES, FORMS, offered
 
@@ -43,6 +44,9 @@ def make_parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         )
         verb.set_defaults(verb=function)
         add_options(verb.add_argument)
+        if add_options is not list_names:
+            size = f"largest file to read, as it unpacks; text counts {TEXT_SHARE} times (default: 4GB)"
+            verb.add_argument("--max-file-size", metavar="SIZE", help=size)
     return parser
 
 
@@ -129,6 +133,8 @@ def _measurement(add: Add) -> None:
     add("--limit", type=_positive, default=0, help="images, rounded up to whole batches")
     add("--only", action="append", metavar="MODEL", help="ask about this model only (repeatable)")
     add("--shards", metavar="I/N", help="ask every N-th shard only, from I = 0 on; `report` merges the parts")
+    timeout = "seconds after which a shard is ended; its model and attack are then a fault (default: never)"
+    add("--shard-timeout", metavar="S", help=timeout)
     _common(add)
 
 

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from ..errors import BadRequest, ModelFault, RstbenchError, unknown
+from ..limits import file_size_limit
 from ..plugins import BUILTIN, names
 from ..references import Reference
 from . import arguments, requests
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", message=message)
     try:
         parsed = make_parser(VERBS).parse_args(argv)
-        status: int = parsed.verb(parsed)
+        with file_size_limit(getattr(parsed, "max_file_size", None)):
+            status: int = parsed.verb(parsed)
         return status
     except RstbenchError as error:
         if os.environ.get("RSTBENCH_DEBUG"):

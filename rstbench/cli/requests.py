@@ -67,7 +67,7 @@ def threats_and_data_of(args: argparse.Namespace) -> tuple[list[Threat], DataRef
 
 def options_of(args: argparse.Namespace, name: str) -> Options:
     """Return how to run; `name` is that of the folder below `runs` where `--out` is not given."""
-    from ..evaluation.workers import pick_workers
+    from ..evaluation.workers import pick_timeout, pick_workers
     from ..evidence.part import ALL_SHARDS, Shards
     from ..study.run import Options
 
@@ -82,6 +82,7 @@ def options_of(args: argparse.Namespace, name: str) -> Options:
         workers=pick_workers(args.workers),
         crafting=getattr(args, "crafting", FAST),
         executor=args.executor,
+        timeout=pick_timeout(getattr(args, "shard_timeout", None)),
         only=tuple(getattr(args, "only", None) or ()),
         shards=Shards.parse(args.shards) if getattr(args, "shards", None) else ALL_SHARDS,
     )

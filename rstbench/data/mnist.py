@@ -5,14 +5,15 @@ torchvision itself refuses a folder that holds only the `.gz` files, and would u
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from ..archives import gunzip
 from ..errors import BadFile
+from ..limits import read_bytes
 from .images import train_or_test
 
 FILES = {"train": "train", "test": "t10k"}
@@ -36,21 +37,21 @@ def _read(folder: str, id: str, split: str, root: Path) -> tuple[np.ndarray, np.
 
 
 def _read_checked(gz: Path) -> bytes:
-    """Read a gzipped file and check its md5 sum where torchvision knows it. Raises BadFile."""
+    """Check the md5 sum of a gzip file where torchvision knows it, and unpack it. Raises BadFile."""
     from torchvision import datasets
 
-    content = gz.read_bytes()
+    content = read_bytes(gz)
     md5_sums = dict(getattr(datasets, gz.parent.parent.name).resources)
     if md5_sums.get(gz.name, "") not in ("", hashlib.md5(content).hexdigest()):
         raise BadFile(f"{gz} has another md5 sum than the published file")
-    return content
+    return gunzip(gz)
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Read an IDX file of unsigned bytes: magic 0x0000 08 DD, DD big-endian sizes, then the data."""
     gz = path.with_name(path.name + ".gz")
     try:
-        content = path.read_bytes() if path.exists() else gzip.decompress(_read_checked(gz))
+        content = read_bytes(path) if path.exists() else _read_checked(gz)
     except FileNotFoundError:
         raise BadFile(
             f"no file {path}[.gz]; set --data-root or RSTBENCH_DATA to the folder that holds "

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import BadFile
+from ..archives import DAMAGE, check_arrays
+from ..errors import BadFile, one_line
 from .images import Found
 
 MAGIC = b"\x93NUMPY"  # of a file with one array
-DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError, zlib.error)
 
 
 def npz(id: str, split: str, root: Path) -> Found:
@@ -33,6 +32,7 @@ def npz(id: str, split: str, root: Path) -> Found:
             f"{path} is no readable numpy archive but {kind}; write one by np.savez(FILE, x=x, y=y)"
         )
     try:
+        check_arrays(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             present = list(archive.keys())
             pair = [k for k in (f"x_{split}", f"y_{split}") if k in present] or ["x", "y"]
@@ -47,7 +47,7 @@ def npz(id: str, split: str, root: Path) -> Found:
             x, y = (_array(archive, key, path) for key in pair)
             return Found(x, y, layout=layout.lower())
     except DAMAGE as error:
-        raise BadFile(f"{path} is no readable numpy archive: {error}") from None
+        raise BadFile(f"{path} is no readable numpy archive: {one_line(error, 200)}") from None
 
 
 def _array(archive: Any, key: str, path: Path) -> np.ndarray:

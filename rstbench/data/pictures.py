@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import BadFile
+from ..errors import BadFile, one_line
+from ..limits import check_file, check_size, max_file_size
 
 if TYPE_CHECKING:
     from PIL import Image
 
+# Pillow opens by content: other decoders run programs (EPS), or read what no image folder holds.
+DECODERS = ("PNG", "JPEG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
+DECODING = 10  # bytes that a pixel takes while it is decoded: four in Pillow, and two arrays of three
 GREY = ("1", "L", "LA", "La", "I", "F")  # and I;16, I;16B, …
 ORIENTATION = 0x0112  # of EXIF
 # Of TIFF 6.0, section 8: how many bits a level has, and whether 0 is white.
@@ -26,24 +31,18 @@ def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
 
     uint8, or float32 in [0, 1] where files have 16 bits; c is 1 where all files are grey, else 3.
     Transparency is dropped and a rotation in EXIF data not applied, both as in torchvision. Raises BadFile
-    for files that cannot be read, and for images of different sizes.
+    for files that cannot be read, for images of different sizes, and for more than may be read.
     """
-    from PIL import Image
-
-    pictures, remarks = list[np.ndarray](), Counter[str]()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for path in paths:
-            try:
-                with Image.open(path) as image:
-                    picture, notes = _decode(image)
-            except Exception as error:  # decoders of damaged files raise of every kind
-                raise BadFile(f"{path} cannot be read: {error}") from None
-            pictures.append(picture)
-            remarks.update(notes)
-            first, size = pictures[0].shape[:2], picture.shape[:2]
-            if size != first:
-                raise BadFile(f"{path} is {size}, others are {first}; resize them first")
+    pictures, remarks, taken = list[np.ndarray](), Counter[str](), 0
+    for path in paths:
+        picture, notes = _read(path)
+        taken += picture.nbytes
+        check_size(path, taken, "with the images before it it")
+        pictures.append(picture)
+        remarks.update(notes)
+        first, size = pictures[0].shape[:2], picture.shape[:2]
+        if size != first:
+            raise BadFile(f"{path} is {size}, others are {first}; resize them first")
     grey = sum(picture.ndim == 2 for picture in pictures)
     pictures = _of_one_dtype(pictures)
     if grey < len(pictures):
@@ -56,6 +55,43 @@ def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
     return pixels, tuple(f"{note}: {count} of {len(pictures)} files" for note, count in remarks.items())
 
 
+def _read(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return what `_decode` returns. Raises BadFile."""
+    try:
+        check_file(path)
+        with _opened(path) as image:
+            return _decode(image)
+    except BadFile:
+        raise
+    except Exception as error:  # decoders of damaged files raise of every kind
+        raise BadFile(f"{path} cannot be read: {one_line(error, 300)}") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image, of which no more than its header is read yet. Raises BadFile for one that is too large.
+
+    Pillow looks at the sizes that files declare, of frames within them too, but by a number of pixels of its
+    own, from which on it warns, and raises from twice as many.
+    """
+    from PIL import Image
+
+    usual, most = Image.MAX_IMAGE_PIXELS, max_file_size() // DECODING
+    Image.MAX_IMAGE_PIXELS = most
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of damage that does not matter
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=DECODERS) as image:
+                yield image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise BadFile(
+            f"{path} declares an image of over {most} pixels, which take {DECODING} bytes each; if it is "
+            f"to be trusted, add a larger --max-file-size"
+        ) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
+
+
 def _of_one_dtype(pictures: list[np.ndarray]) -> list[np.ndarray]:
     """Return uint8 where all pictures are; else float32 in [0, 1]."""
     if all(picture.dtype == np.uint8 for picture in pictures):
@@ -65,10 +101,8 @@ def _of_one_dtype(pictures: list[np.ndarray]) -> list[np.ndarray]:
 
 def is_grey(path: Path) -> bool:
     """Whether a file holds grey levels, by its header. Files that cannot be read count as grey."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return _is_grey(image)
     except Exception:
         return True  # whoever reads it says what is wrong

@@ -12,12 +12,17 @@ from torch import Generator, Tensor, nn
 from ..attacks import mean_log_probability
 from ..models.fast_copy import COMPARED, CopyPlan, crafting_copy, make_copy
 from ..models.wrapper import EvalModel
+from .memory import ALL, passed
 
 
 class PassCounter:
-    """Count images passed forward and backward through the models that `counted` returns."""
+    """Count images passed forward and backward through the models that `counted` returns.
 
-    def __init__(self) -> None:
+    rows: how many pass at once at most; a second pass that this takes is not counted.
+    """
+
+    def __init__(self, rows: int = ALL) -> None:
+        self.rows = rows
         self.forwards = 0
         self.backwards = 0
 
@@ -37,7 +42,8 @@ class PassCounter:
     def _exact(self, model: EvalModel, x: Tensor) -> Any:
         if model.members:
             return _Switch([self._exact(member, x) for member in model.members], model.info.weights)
-        return _Counted(crafting_copy(model.module, x) if model.recipe else model.module, self)
+        copied = crafting_copy(model.module, x[: self.rows]) if model.recipe else model.module
+        return _Counted(copied, self)
 
 
 def _copies(sources: Sequence[tuple[EvalModel, CopyPlan]], x: Tensor) -> list[nn.Module]:
@@ -76,7 +82,7 @@ class _Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.counter.forwards += len(x)
-        out: Tensor = self.module(x.clone())  # a model may write into its input
+        out = passed(self.module, x, self.counter.rows)
         if isinstance(out, Tensor) and out.is_inference():
             out = out.clone()  # which any attack may go on with
         if isinstance(out, Tensor) and out.requires_grad:

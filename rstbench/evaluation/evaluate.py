@@ -14,11 +14,11 @@ from ..evidence import run_log
 from ..evidence.part import ALL_SHARDS, Shards
 from ..evidence.shard_reports import PROGRESS_FOLDER, clear_reports, watching
 from ..evidence.store import Store
-from ..evidence.trial import EXACT, FAST, Trial, TrialResult
+from ..evidence.trial import EXACT, FAST, Trial
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
 from .copies import CopyPlanner, CopySetting
-from .executors import Executor, Local, WorkerDied
+from .executors import Executor, ExecutorFault, Local
 from .running import RunningAccuracy
 from .shard import Answer, Shard, run
 from .task import Task
@@ -38,8 +38,9 @@ MOST_SPANS = 128  # of images that are held beside the data
 class EvalSetting:
     """Hold what all tasks of one run share.
 
-    data: exactly the images that are attacked; crafting: what is asked for (see `crafting.settle`); shards:
-    those that are asked here, where several machines share the questions.
+    data: exactly the images that are attacked; crafting: what is asked for (see `crafting.settle`);
+    timeout: seconds that a shard may take, 0 for any; shards: those that are asked here, where several
+    machines share the questions.
     """
 
     data: Images
@@ -47,6 +48,7 @@ class EvalSetting:
     device: torch.device
     executor: Executor = field(default_factory=Local)
     crafting: str = EXACT
+    timeout: float = 0.0
     shards: Shards = ALL_SHARDS
 
     def spans(self) -> Iterator[tuple[int, int]]:
@@ -87,6 +89,7 @@ def run_tasks(
     """
     clear_reports(store.root)
     executor, planner = setting.executor, CopyPlanner(setting.device)
+    here = executor if setting.timeout else Local()  # nothing can be ended that runs in this process
     evaluation = _Evaluation(
         setting, store, progress or Silent(), on_answer, is_kept, planner, update, returned
     )
@@ -96,12 +99,10 @@ def run_tasks(
     for threads, group, own in groups:
         seconds = [evaluation.estimate(task) for task in group]
         width = at_once(executor, threads, sum(seconds))
-        if own is clean and sum(seconds) < CLEAN_WORTH:
-            width = 1
-        if width == 1:
+        if width == 1 or (own is clean and sum(seconds) < CLEAN_WORTH):
             for task in group:
                 alone = executor.width > 1 or own is clean
-                evaluation.run([task], task.name, Local() if alone else executor)
+                evaluation.run([task], task.name, here if alone else executor)
             continue
         # Short ones first, for there is something to look at then; the longest after them, so that no worker
         # waits long for the last.
@@ -166,7 +167,7 @@ class _Evaluation:
         ]
         if not open_gaps:
             return
-        task_of, copies = dict[int, int](), dict[int, CopySetting]()
+        task_of, copies, rows = dict[int, int](), dict[int, CopySetting](), dict[int, int]()
 
         def shards() -> Iterator[Shard]:
             for index, gap in open_gaps:
@@ -175,7 +176,7 @@ class _Evaluation:
                     if open_tasks[index].crafting == FAST and index not in copies:
                         copies[index] = self._copies(open_tasks[index], gap)
                     left = replace(gap, missing=missing)
-                    shard = self._shard(open_tasks[index], left, copies.get(index))
+                    shard = self._shard(open_tasks[index], left, copies.get(index), rows.get(index, 0))
                     task_of[id(shard)] = index
                     yield shard
 
@@ -183,10 +184,12 @@ class _Evaluation:
         total = len(open_tasks) * sum(length for _, length in setting.spans())
         with self.progress.stage(title, total, "image") as stage, watching(self.store.root, stage):
             stage.advance(total - sum(gap.length for _, gap in open_gaps))
-            for shard, answer in executor.map(run, shards(), at_once=width, idle=self.update):
+            for shard, answer in executor.map(
+                run, shards(), at_once=width, idle=self.update, timeout=setting.timeout
+            ):
                 index = task_of.pop(id(shard))
-                if isinstance(answer, WorkerDied):
-                    answer = WorkerDied(f"{shard.name}: {answer}")
+                if isinstance(answer, ExecutorFault):
+                    answer = ExecutorFault(f"{shard.name}: {answer}")
                 if isinstance(answer, ModelFault):
                     if index not in failed:
                         self._fail(answer, open_tasks[index])
@@ -198,12 +201,16 @@ class _Evaluation:
                     failed_trials.add(key)
                 self._write(shard, answer, open_tasks[index])
                 self.update()
+                if answer.rows and index not in rows:
+                    rows[index] = answer.rows  # the next shards begin with as many
+                    most = f"{answer.rows} of {len(shard.images)} images pass at once"
+                    self.progress.note(f"{shard.name}: {most}, for there is no memory for more")
                 stage.advance(len(shard.images), **accuracies[index].add(shard, answer))
         for task, accuracy in zip(open_tasks, accuracies, strict=True):
             if warning := accuracy.normalisation_warning():
                 self.progress.note(f"{task.source.info.name}: {warning}")
 
-    def _shard(self, task: Task, gap: Gap, copies: CopySetting | None) -> Shard:
+    def _shard(self, task: Task, gap: Gap, copies: CopySetting | None, rows: int) -> Shard:
         setting, start = self.setting, gap.start
         return Shard(
             task.source,
@@ -218,14 +225,14 @@ class _Evaluation:
             copies,
             self.store.root / PROGRESS_FOLDER,
             task.certificate.certificate if task.certificate else None,
+            rows,
             None if self.returned is None else max(0, self.returned - start),
         )
 
     def _images(self, start: int, length: int) -> Images:
         """Return some images: the same object for all questions, for it is sent to workers once."""
         if (start, length) not in self.spans:
-            if len(self.spans) >= MOST_SPANS:
-                self.spans.clear()
+            self.spans = self.spans if len(self.spans) < MOST_SPANS else {}
             self.spans[start, length] = self.setting.data.take(torch.arange(start, start + length))
         return self.spans[start, length]
 
@@ -234,10 +241,10 @@ class _Evaluation:
         stored = (self.store.read(trial.key) for trial in task.trials(self.setting.data, self.setting.batch))
         images, _ = self.setting.data.at(slice(gap.start, gap.start + gap.length))
         # Where the question is short, to choose takes longer than it saves; where machines share its shards,
-        # they would choose differently.
+        # they would choose differently; and a model that may hang is not timed in this process.
         seconds = seconds_for(task.passes, len(self.setting.data), _load(task, self.setting))
-        threads = _threads(task, self.setting)
-        timed = seconds > SHORT and self.setting.shards.count == 1
+        threads, alone = _threads(task, self.setting), self.setting.shards.count == 1
+        timed = seconds > SHORT and alone and not self.setting.timeout
         return self.planner.setting(task.source, filter(None, stored), images, threads, timed=timed)
 
     def _fail(self, fault: ModelFault, task: Task) -> None:
@@ -259,10 +266,9 @@ class _Evaluation:
                 self.stored[trial.key][result.start] = len(result.bits)
 
     def _stored(self, key: str) -> dict[int, int]:
-        """Return how many images from each first one have an answer: read once while a question is open."""
+        """Return what `_answered` does, read once while a question is open."""
         if key not in self.stored:
-            record = self.store.read(key)
-            self.stored[key] = {s.start: len(s.bits) for s in record.shards} if record else {}
+            self.stored[key] = _answered(self.store, key)
             while len(self.stored) > MOST_OPEN:
                 del self.stored[next(iter(self.stored))]
         return self.stored[key]
@@ -280,17 +286,18 @@ class Gap:
 def gaps(task: Task, setting: EvalSetting, store: Store, is_kept: IsKept) -> Iterator[Gap]:
     """Yield the spans of images without a stored answer by every judge, or whose images are not kept."""
     trials = task.trials(setting.data, setting.batch)
-    stored = {trial.key: store.read(trial.key) for trial in trials}
+    answered = {trial.key: _answered(store, trial.key) for trial in trials}
     for start, length in setting.spans():
         missing = tuple(
             (target, trial)
             for target, trial in zip(task.targets, trials, strict=True)
-            if not _holds(stored[trial.key], start, length) or not is_kept(trial, start)
+            if answered[trial.key].get(start, 0) < length or not is_kept(trial, start)
         )
         if missing:
             yield Gap(start, length, missing)
 
 
-def _holds(record: TrialResult | None, start: int, length: int) -> bool:
-    shards = record.shards if record else ()
-    return any(shard.start == start and len(shard.bits) >= length for shard in shards)
+def _answered(store: Store, key: str) -> dict[int, int]:
+    """Return how many images from each first one have an answer."""
+    record = store.read(key)
+    return {shard.start: len(shard.bits) for shard in record.shards} if record else {}

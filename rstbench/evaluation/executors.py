@@ -13,29 +13,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait as wait_for_end
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from ..errors import ModelFault
+from ..limits import max_file_size, set_limit
 from .parcels import Parcels, unpack
+from .timed import HELD_HERE, WAKE_SECONDS, TimedWorkers
+from .timed import ExecutorFault as ExecutorFault
+from .timed import WorkerDied as WorkerDied
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 Answers = Iterator[tuple[Task, Answer | ModelFault]]
-WAKE_SECONDS = 1.0
-
-
-class WorkerDied(ModelFault):
-    """A process was killed while it worked."""
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(
-            message
-            or "a worker process was killed, perhaps for want of memory; the same command goes on where it "
-            "stopped, with fewer --workers if need be"
-        )
 
 
 class Executor(Protocol):
@@ -67,6 +60,7 @@ class Executor(Protocol):
         at_once: int = 0,
         retry: bool = True,
         idle: Callable[[], None] = lambda: None,
+        timeout: float = 0.0,
     ) -> Answers[Task, Answer]:
         """Yield each task with its answer, or with the fault it raised, in the order in which they finish.
 
@@ -78,7 +72,8 @@ class Executor(Protocol):
 
         at_once: how many run at a time, by default `width`; retry: whether a task whose process was killed is
         run once more, alone, so that its fault is no other's; idle: called each second in which this process
-        waits for others.
+        waits for others; timeout: seconds after which the process of a task is killed, which is then
+        `TookTooLong`, 0 for no end. With one, what could run in this process alone is an `ExecutorFault`.
         """
 
 
@@ -109,9 +104,13 @@ class Local:
         at_once: int = 0,
         retry: bool = True,
         idle: Callable[[], None] = lambda: None,
+        timeout: float = 0.0,
     ) -> Answers[Task, Answer]:
         for task in tasks:
             if task is None:
+                continue
+            if timeout:
+                yield task, ExecutorFault(HELD_HERE)
                 continue
             try:
                 yield task, function(task)
@@ -131,6 +130,7 @@ class Processes:
     worth: float = 0.0
     cores: int = field(default_factory=cores)
     _pool: ProcessPoolExecutor | None = field(default=None, init=False, repr=False, compare=False)
+    _timed: TimedWorkers | None = field(default=None, init=False, repr=False, compare=False)
     _parcels: Parcels | None = field(default=None, init=False, repr=False, compare=False)
     _kept: bool = field(default=False, init=False, repr=False, compare=False)
 
@@ -150,6 +150,7 @@ class Processes:
         at_once: int = 0,
         retry: bool = True,
         idle: Callable[[], None] = lambda: None,
+        timeout: float = 0.0,
     ) -> Answers[Task, Answer]:
         remaining = iter(tasks)
         while True:
@@ -157,15 +158,17 @@ class Processes:
             try:
                 # One waits, so that no process does while the next task is made ready.
                 most = (at_once or self.width) + (at_once in (0, self.width))
-                yield from self._map(function, remaining, submitted, most, idle)
+                if timeout:
+                    yield from self._map_timed(function, remaining, at_once or self.width, idle, timeout)
+                else:
+                    yield from self._map(function, remaining, submitted, most, idle)
                 break
             except BrokenProcessPool:
                 self._close()
-                died = WorkerDied()
                 if not retry:
-                    raise died from None
+                    raise WorkerDied from None
                 if self.width == len(submitted) == 1:
-                    yield submitted[0], died
+                    yield submitted[0], WorkerDied()
                 else:
                     for task in submitted:
                         yield from Processes(1).map(function, [task])
@@ -217,18 +220,36 @@ class Processes:
                 else:
                     yield task, answer
 
+    def _map_timed(
+        self,
+        function: Callable[[Task], Answer],
+        tasks: Iterator[Task | None],
+        at_once: int,
+        idle: Callable[[], None],
+        timeout: float,
+    ) -> Answers[Task, Answer]:
+        """Yield each task with its answer, or with why it was ended."""
+        self._timed = self._timed or TimedWorkers(partial(_new_pool, 1))
+        run = partial(_run_pickled, function)
+        for task, answer in self._timed.run(run, tasks, self._pickled, at_once, timeout, idle):
+            if isinstance(answer, _Unreadable):
+                yield task, ExecutorFault(HELD_HERE)
+            else:
+                yield task, answer
+
     def _opened(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.width, spawn, _initialize, ())
+            self._pool = _new_pool(self.width)
         return self._pool
 
     def _close(self) -> None:
         """End the processes; work that still runs is waited for."""
-        pool, parcels = self._pool, self._parcels
-        self._pool = self._parcels = None
+        pool, timed, parcels = self._pool, self._timed, self._parcels
+        self._pool = self._timed = self._parcels = None
         if pool:
             pool.shutdown(wait=True, cancel_futures=True)
+        if timed:
+            timed.close()
         if parcels:
             parcels.close()
 
@@ -243,6 +264,10 @@ class Processes:
             return None
 
 
+def _new_pool(width: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(width, multiprocessing.get_context("spawn"), _initialize, (max_file_size(),))
+
+
 class _Unreadable:
     """The answer of a process that cannot unpickle its task."""
 
@@ -255,7 +280,8 @@ def _run_pickled(function: Callable[[Any], Any], payload: bytes) -> Any:
     return function(task)
 
 
-def _initialize() -> None:
+def _initialize(limit: int) -> None:
+    set_limit(limit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is handled by the parent
     parent = multiprocessing.parent_process()
     if parent is not None:

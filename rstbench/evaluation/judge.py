@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..errors import ModelFault, typed_line
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.normalise import clearly_better, right_under
 from ..models.wrapper import EvalModel
+from .memory import halving, is_out_of_memory, passed
 
 REPEAT_TOLERANCE = 1e-4  # of the logits' norm: by more, two runs on one image tell a random output
 # An image alone and in its batch may differ by this much of it: kernels for other sizes round otherwise.
@@ -30,12 +31,14 @@ class Verdict:
     """What one model answers on the images of a shard.
 
     predicted: the class of each image, -1 where the logits are not finite, (n,) int64; flags: see `flags`;
-    right_under: for some models, on which clean images they are right under other normalisations.
+    right_under: for some models, on which clean images they are right under other normalisations; rows: how
+    many images it judged at once.
     """
 
     predicted: Tensor
     flags: frozenset[str] = frozenset()
     right_under: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: int = 0
 
 
 def judge(
@@ -44,12 +47,18 @@ def judge(
     """Return what `target` predicts on images x (n, c, h, w) with labels y (n,).
 
     classes, exact: how many classes there are, at least or exactly; clean_from: the index of the first image
-    where the images are clean, and so tell more about the model. Raises ModelFault for any exception of the
-    model's, and for logits of another shape, or not finite on clean images.
+    where the images are clean, and so tell more about the model. Fewer are judged at once where there is no
+    memory for all. Raises ModelFault for any exception of the model's, and for logits of another shape, or
+    not finite on clean images.
     """
-    try:
+
+    def attempt(rows: int) -> Verdict:
         with seeded(seed), weights_unchanged(target.module, target.info.name):
-            return _judge(target, x, y, classes, exact, clean_from)
+            return _judge(target, x, y, classes, exact, clean_from, rows)
+
+    try:
+        verdict, rows = halving(attempt, len(x))
+        return replace(verdict, rows=rows)
     except ModelFault:
         raise
     except (Exception, SystemExit) as error:
@@ -57,10 +66,13 @@ def judge(
 
 
 def _judge(
-    target: EvalModel, x: Tensor, y: Tensor, classes: int, exact: bool, clean_from: int | None
+    target: EvalModel, x: Tensor, y: Tensor, classes: int, exact: bool, clean_from: int | None, rows: int
 ) -> Verdict:
-    alone = _logits_apart(target, x, classes, exact) if clean_from is not None else []
-    logits = predict(target, x, classes, exact=exact)
+    def logits_of(images: Tensor) -> Tensor:
+        return _predict(target, images, classes, exact, rows)
+
+    alone = _logits_apart(target, x, logits_of) if clean_from is not None else []
+    logits = logits_of(x)
     finite = logits.isfinite().all(1)
     # The argmax of NaN is class 0: it must not look robust.
     predicted = logits.argmax(1).where(finite, -1)
@@ -71,7 +83,7 @@ def _judge(
     if not bool(finite.all()):
         raise ModelFault(f"{target.info.name} gives non-finite logits on clean images")
     raised = set()
-    if _relative_distance(predict(target, x, classes, exact=exact), logits) > REPEAT_TOLERANCE:
+    if _relative_distance(logits_of(x), logits) > REPEAT_TOLERANCE:
         raised.add(flags.RANDOM_OUTPUT.name)
     elif not alone or _depends_on_batch(target, logits, alone):
         raised.add(flags.BATCH_DEPENDENT.name)
@@ -79,13 +91,15 @@ def _judge(
         raised.add(flags.PROBABILITIES_NOT_LOGITS.name)
     right = {}
     if target.info.kind == "external" and clean_from < COUNT_NORMALISED:
-        right = right_under(target.module, x, y)
+        right = right_under(target.module, x, y, rows)
         if clean_from == 0 and clearly_better(right):
             raised.add(flags.NORMALISATION_DOUBTFUL.name)
     return Verdict(predicted, frozenset(raised), right)
 
 
-def _logits_apart(target: EvalModel, x: Tensor, classes: int, exact: bool) -> list[tuple[Tensor, Tensor]]:
+def _logits_apart(
+    target: EvalModel, x: Tensor, logits_of: Callable[[Tensor], Tensor]
+) -> list[tuple[Tensor, Tensor]]:
     """Return (indices, logits) of some images alone, then of all in another order, from a fresh model each.
 
     What the model does not take is left out: all of it where it takes no single image. The indices follow no
@@ -100,7 +114,7 @@ def _logits_apart(target: EvalModel, x: Tensor, classes: int, exact: bool) -> li
     with suppress(ModelFault):
         for indices, batches in ((some, images), (order, together)):
             with frozen_eval(target.module, x.device), torch.random.fork_rng():
-                logits = torch.cat([predict(target, batch, classes, exact=exact) for batch in batches])
+                logits = torch.cat([logits_of(batch) for batch in batches])
             pairs.append((indices, logits[: len(indices)]))
     return pairs
 
@@ -119,13 +133,20 @@ def _relative_distance(other: Tensor, logits: Tensor) -> float:
 
 
 def predict(model: EvalModel, x: Tensor, classes: int, *, exact: bool = True) -> Tensor:
-    """Return the logits (n, classes) of a model, without gradients. Raises ModelFault for anything else."""
+    """Return the logits (n, classes) of a model, without gradients, from fewer images at a time where memory
+    does not suffice. Raises ModelFault for anything else."""
+    return halving(lambda rows: _predict(model, x, classes, exact, rows), len(x))[0]
+
+
+def _predict(model: EvalModel, x: Tensor, classes: int, exact: bool, rows: int) -> Tensor:
     name = model.info.name
     with torch.no_grad():
         try:
             with fx_output_held():
-                logits = model.module(x.clone())  # a model may write into its input
+                logits = passed(model.module, x, rows)
         except (Exception, SystemExit) as error:
+            if is_out_of_memory(error):
+                raise
             raise ModelFault(
                 f"{name} raised on images of shape {tuple(x.shape[1:])}: {typed_line(error)}"
             ) from error

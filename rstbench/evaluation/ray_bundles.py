@@ -14,9 +14,10 @@ from typing import Any
 from ..data import Images
 from ..models.identity import readable_digest
 from ..models.wrapper import EvalModel
-from .executors import WAKE_SECONDS, Answers, Local, WorkerDied
+from .executors import Answers, Local, WorkerDied
 from .parcels import Parcels
 from .ray_worker import Raised, Stored, Unreadable
+from .timed import WAKE_SECONDS
 
 BUNDLE_SECONDS = 20.0  # of tasks that are sent together
 MOST_BUNDLED = 64

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from ..errors import BadRequest, one_line
+from ..limits import max_file_size
+from .circumstances import versions
 from .executors import Answer, Answers, Task, cores
-from .machine import versions
 from .ray_bundles import Actor, ObjectStore, Stage
 from .ray_worker import RayWorker
 
@@ -164,7 +165,7 @@ class RayActors:
         kind = ray.remote(RayWorker).options(
             num_cpus=1, max_restarts=-1, max_task_retries=1, scheduling_strategy=place, **on_gpu
         )
-        return Actor(kind.remote(torch.get_num_threads(), os.getcwd()), node)
+        return Actor(kind.remote(torch.get_num_threads(), os.getcwd(), max_file_size()), node)
 
     def map(
         self,
@@ -174,6 +175,7 @@ class RayActors:
         at_once: int = 0,
         retry: bool = True,
         idle: Callable[[], None] = lambda: None,
+        timeout: float = 0.0,  # refused by `executor_for`
     ) -> Answers[Task, Answer]:
         if not self._actors:
             with self:

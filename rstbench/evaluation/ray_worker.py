@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import ModelFault
+from ..limits import set_limit
 from ..models.identity import readable_digest
 from ..models.wrapper import EvalModel
-from .machine import versions
+from .circumstances import versions
 from .parcels import load_token, unpack
 
 KEPT = 16  # models, and spans of images, that an actor keeps
@@ -46,11 +47,12 @@ class Unreadable:
 class RayWorker:
     """One actor: it answers one bundle of tasks at a time.
 
-    threads, folder: of torch in the process that sends the tasks, and its working folder. loads: how often
-    something was loaded from the object store.
+    threads, folder, limit: of torch in the process that sends the tasks, its working folder, and how large a
+    file it opens. loads: how often something was loaded from the object store.
     """
 
-    def __init__(self, threads: int, folder: str) -> None:
+    def __init__(self, threads: int, folder: str, limit: int) -> None:
+        set_limit(limit)
         self.loads = 0
         self._kept = OrderedDict[str, Any]()
         # Ray sets OMP_NUM_THREADS; tasks without threads of their own have those of the sender.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from ..evidence.trial import COUNTEREXAMPLE, ShardResult, Trial, crafting_seed
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.wrapper import EvalModel
 from ..threat import Threat
+from .circumstances import device_name, versions
 from .copies import CopySetting
 from .counting import PassCounter
 from .judge import Verdict, fx_output_held, judge, predict, seeded, why_no_gradient
-from .machine import device_name, versions
+from .memory import halving
 from .workers import torch_threads
 
 
@@ -35,8 +36,9 @@ class Shard:
     trials: one a target, in the same order; they differ in the target alone. attack and threat: None for the
     clean images. threads: those of torch, 0 for what the process has; copies: how the source is copied for
     fast crafting, None for exact; progress_folder: where the shard tells how far it is; certificate: what the
-    source, the only target, is asked instead of an attack; returned: how many of its first crafted images the
-    answer holds, None for all.
+    source, the only target, is asked instead of an attack; rows: how many images pass through the source at
+    once, 0 for all as long as there is memory; returned: how many of its first crafted images the answer
+    holds, None for all.
     """
 
     source: EvalModel
@@ -51,6 +53,7 @@ class Shard:
     copies: CopySetting | None = None
     progress_folder: Path | None = None
     certificate: Certificate | None = None
+    rows: int = 0
     returned: int | None = None
 
     @property
@@ -64,7 +67,8 @@ class Answer:
 
     results: by trial key; images: the crafted ones, on the CPU; predicted: the class the source itself sees
     in each, where it judged them (-1: its logits are not finite); faults: of targets that failed, by trial
-    key; right_under: the source's on clean images (see `Verdict`).
+    key; right_under: the source's on clean images (see `Verdict`); rows: how many images passed through the
+    source at once, 0 where all did.
     """
 
     results: dict[str, ShardResult] = field(default_factory=dict)
@@ -72,6 +76,7 @@ class Answer:
     predicted: Tensor | None = None
     faults: Mapping[str, ModelFault] = field(default_factory=dict)
     right_under: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: int = 0
 
 
 def run(shard: Shard) -> Answer:
@@ -88,14 +93,15 @@ def run(shard: Shard) -> Answer:
 def _run(shard: Shard) -> Answer:
     began = time.perf_counter()
     x, y = (part.to(shard.device) for part in shard.images.at(slice(None)))
-    counter, seed, verdicts = PassCounter(), crafting_seed(shard.trials[0], shard.start), dict[str, Verdict]()
+    seed, verdicts = crafting_seed(shard.trials[0], shard.start), dict[str, Verdict]()
+    counter, rows = PassCounter(), len(x)
     with _FrozenModels(shard) as frozen:
         frozen.raise_fault(shard.source)
         crafted = Crafted(x)
         if shard.attack is not None and shard.threat is not None:
             name, key = f"{shard.name} {shard.threat}", shard.trials[0].key
             with reporting(shard.progress_folder, key, name, shard.start, len(x)):
-                crafted = _craft(shard, shard.attack, shard.threat, counter, x, y, seed)
+                crafted, counter, rows = _craft(shard, shard.attack, shard.threat, x, y, seed)
         adv = crafted.images.detach()
         for target in (target for target in shard.targets if target.digest not in frozen.faults):
             with frozen.keep_fault(target):
@@ -125,12 +131,18 @@ def _run(shard: Shard) -> Answer:
             predicted, right_under = verdict.predicted.cpu(), verdict.right_under
         stages = {name: as_bits(broken) for name, broken in crafted.stages.items()} if own else {}
         flags = {*verdict.flags, *(crafted.flags if own or shard.source.members else ())}
+        passed = {"crafting": rows, "judging": verdict.rows}
         results[trial.key] = ShardResult(
-            shard.start, as_bits(verdict.predicted == y), stages, tuple(sorted(flags)), **measured
+            shard.start,
+            as_bits(verdict.predicted == y),
+            stages,
+            tuple(sorted(flags)),
+            rows={what: count for what, count in passed.items() if count < len(x)},
+            **measured,
         )
     faults = {t.key: frozen.faults[t.target] for t in shard.trials if t.target in frozen.faults}
     images = adv[: shard.returned].cpu().clone()  # a view would be sent with all that it is a part of
-    return Answer(results, images, predicted, faults, right_under)
+    return Answer(results, images, predicted, faults, right_under, rows if rows < len(x) else 0)
 
 
 def _certify(shard: Shard, certificate: Certificate) -> Answer:
@@ -234,17 +246,28 @@ class _FrozenModels:
 
 
 def _craft(
-    shard: Shard, attack: Attack, threat: Threat, counter: PassCounter, x: Tensor, y: Tensor, seed: int
-) -> Crafted:
-    """Run the attack on copies of images and labels, and check what it returns."""
-    try:
+    shard: Shard, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int
+) -> tuple[Crafted, PassCounter, int]:
+    """Run the attack on copies of images and labels, and check what it returns.
+
+    Where there is no memory for all images at once it runs again with half of them in a pass: what it draws
+    at random it draws for all, so that its images differ by rounding alone. Returns what it crafted, the
+    passes of the run that did, and how many images passed at once.
+    """
+
+    def attempt(rows: int) -> tuple[Crafted, PassCounter]:
         with seeded(seed), weights_unchanged(shard.source.module), fx_output_held():
+            counter = PassCounter(rows)
             model = counter.counted(shard.source, x, shard.copies.plans if shard.copies else None)
             generator = Generator().manual_seed(seed)
-            crafted = attack(model, x.clone(), y.clone(), threat, generator)
+            return attack(model, x.clone(), y.clone(), threat, generator), counter
+
+    try:
+        (crafted, counter), rows = halving(attempt, min(shard.rows, len(x)) or len(x))
         if not isinstance(crafted, Crafted) or not isinstance(crafted.images, Tensor):
             raise ModelFault(f"wanted Crafted(images), got {type(crafted).__name__}")
-        threat.check(x, crafted.images.detach())
+        crafted = replace(crafted, images=threat.pull_back(x, crafted.images.detach()))
+        threat.check(x, crafted.images)
         broken = {name: as_bits(part) for name, part in crafted.stages.items()}
         if any(len(bits) != len(x) for bits in broken.values()):
             raise ModelFault(f"wanted {len(x)} bits for each stage")
@@ -255,7 +278,7 @@ def _craft(
         raise ModelFault(
             f"{shard.name}: {reason}" if reason else f"{shard.name} raised {typed_line(error)}"
         ) from error
-    return crafted
+    return crafted, counter, rows
 
 
 def as_bits(values: Tensor) -> str:

@@ -6,6 +6,7 @@ workers gives the same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -33,9 +34,23 @@ def pick_workers(text: str) -> int:
     return int(text)
 
 
-def executor_for(workers: int, device: torch.device, text: str = LOCAL) -> Executor:
+def pick_timeout(text: str | None) -> float:
+    """Read a number of seconds above 0; 0 where none is named. Raises BadRequest."""
+    if text is None:
+        return 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise BadRequest(f"--shard-timeout reads seconds above 0, got {text!r}")
+    return seconds
+
+
+def executor_for(workers: int, device: torch.device, timeout: float = 0.0, text: str = LOCAL) -> Executor:
     """Return what runs so many tasks at a time; AUTO: one on a GPU, as many as there are cores elsewhere.
 
+    timeout: seconds that a task may take, 0 for any; with one they are run by processes, which can be ended;
     text: `local`, `ray` for actors on this machine, or `ray:ADDRESS` for those of a cluster; of these AUTO is
     one for each GPU, or for each core. Raises BadRequest.
     """
@@ -43,13 +58,17 @@ def executor_for(workers: int, device: torch.device, text: str = LOCAL) -> Execu
     if engine == RAY and bool(colon) == bool(address):
         from .ray_executor import ray_actors
 
+        if timeout:
+            raise BadRequest(
+                "--shard-timeout ends processes of this machine; it does not go with --executor ray"
+            )
         return ray_actors(address, workers, device)
     if text != LOCAL:
         raise BadRequest(f"--executor reads local, ray or ray:ADDRESS, got {text!r}")
-    if workers == AUTO:
+    auto = workers == AUTO
+    if auto:
         workers = 1 if device.type == "cuda" else cores()
-        return Processes(workers, worth=WORTH) if workers > 1 else Local()
-    return Processes(workers) if workers > 1 else Local()
+    return Processes(workers, WORTH if auto else 0.0) if workers > 1 or timeout else Local()
 
 
 def load_of(modules: Iterable[nn.Module], pixels: int) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..limits import read_text
+from ..parsing import parse_json
 
 COSTS_FILE = "costs.jsonl"
 
@@ -30,10 +32,10 @@ def read_costs(path: Path) -> dict[str, Cost]:
     if not path.exists():
         return {}
     costs = {}
-    for line in path.read_text().splitlines():
+    for line in read_text(path).splitlines():
         try:
-            cost = Cost(**json.loads(line))
+            cost = Cost(**parse_json(line))
+            costs[str(cost.name)] = cost
         except (ValueError, TypeError):
             continue  # a line cut by a kill: its cost is unknown
-        costs[cost.name] = cost
     return costs

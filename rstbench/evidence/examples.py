@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..archives import DAMAGE, check_arrays
 from ..errors import BadFile
 from ..files import write_whole
 from .manifest import Manifest
@@ -105,9 +105,10 @@ def join_parts(root: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
+        check_arrays(path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except DAMAGE as error:
         raise BadFile(f"{path} is damaged ({error}); delete it") from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,47 @@ from typing import Any
 
 from ..errors import BadFile
 from ..files import write_whole
+from ..limits import read_text
+from ..parsing import parse_toml
+from ..threat import Threat
+from .fields import check_fields, check_values
 from .store import as_plain
 from .trial import ModelInfo
 
 MANIFEST_FILE = "study.toml"
+MOST_IMAGES = 2**31
+# Types of what is read of a study and of a run; other keys may hold anything.
+STUDY: Mapping[str, Any] = {
+    "name": str,
+    "data": str,
+    "threats": list[str],
+    "attacks": list[str | dict[str, str]],
+    "certificates": list[str],
+    "curve": dict[str, str | list[str | float]],
+    "images": int,
+    "draw": list[dict[str, Any]],
+    "train": list[dict[str, Any]],
+    "model": list[dict[str, str]],
+}
+RUN: Mapping[str, Any] = {
+    "data": str,
+    "data_digest": str,
+    "device": str,
+    "threads": int | str,  # 'a and b' of merged folders
+    "batch": int | str,
+    "crafting": str,
+    "versions": dict[str, str],
+    "images": int,
+    "failures": list[str],
+    "merged": list[str],
+}
+EVIDENCE: Mapping[str, Any] = {
+    "groups": list[list[str]],
+    "keys": list[str],
+    "labels": str,
+    "rows": list[dict[str, Any]],
+    "cards": dict[str, dict[str, Any]],
+}
 
 
 @dataclass(frozen=True)
@@ -74,9 +111,11 @@ class Manifest:
         """Read `root/study.toml`. Raises BadFile."""
         path = Path(root) / MANIFEST_FILE
         try:
-            plain = tomllib.loads(path.read_text(encoding="utf-8"))
+            plain = parse_toml(read_text(path))
             run, evidence = plain.pop("run"), plain.pop("evidence")
-            return cls(
+            for values, hints in ((plain, STUDY), (run, RUN), (evidence, EVIDENCE)):
+                check_values(values, hints)
+            manifest = cls(
                 study=plain,
                 run=run,
                 images=run["images"],
@@ -87,14 +126,32 @@ class Manifest:
                 failures=tuple(run["failures"]),
                 labels=_labels(evidence.get("labels", ""), run["images"]),
             )
+            manifest.check()
+            return manifest
         except FileNotFoundError:
             raise BadFile(f"no {MANIFEST_FILE} in {root}; name a folder that `evaluate` wrote") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise BadFile(f"{path} is not what `evaluate` writes: {reason}") from error
 
+    def check(self) -> None:
+        """Raise ValueError where it names models that it does not describe, or no number of images."""
+        if not 0 <= self.images < MOST_IMAGES:
+            raise ValueError(f"images are a number below {MOST_IMAGES}, got {self.images}")
+        if wrong := [key for key in self.keys if not re.fullmatch("[0-9a-f]{64}", key)]:
+            raise ValueError(f"a key is 64 hexadecimal digits, got {wrong[0][:80]!r}")
+        if "data" not in self.run:
+            raise ValueError("it names no data")
+        named = {row.model for row in self.rows} | {digest for group in self.groups for digest in group}
+        named |= {member for model in self.models.values() for member in model.members}
+        if unknown := sorted(named - self.models.keys()):
+            raise ValueError(f"it says nothing of the model {unknown[0][:80]!r}")
+        for row in self.rows:
+            Threat.parse(row.threat)
+
 
 def _row(plain: Mapping[str, Any]) -> Row:
+    check_fields(Row, plain)
     lists = {key: tuple(plain.get(key, ())) for key in ("attacks", "certificates")}
     return Row(**{**plain, **lists})
 

@@ -23,9 +23,9 @@ from typing import IO
 
 from ..errors import BadFile, one_line
 from ..files import write_whole
+from ..limits import TEXT_SHARE, check_size
 
 PACK_FILE = "results.zip"
-MAX_MEMBER = 2**28  # bytes; an answer about a million images takes a few million
 _NAME = re.compile(r"[0-9a-f]{64}\.jsonl")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can tell
 _UNIX, _REGULAR_FILE = 3, 0o100644
@@ -46,6 +46,8 @@ class Pack:
                 assert self._zip.fp is not None  # for it is open
                 self.version = _version(os.fstat(self._zip.fp.fileno()))
                 self._members = _checked(self._zip.infolist(), self.version[1])
+                for member in self._members.values():
+                    check_size(path, member.file_size, member.filename, TEXT_SHARE)
                 _check_end(self._zip.fp, self.version[1], len(self._members))
             except BaseException:
                 self.close()
@@ -132,8 +134,6 @@ def _checked(members: list[zipfile.ZipInfo], size: int) -> dict[str, zipfile.Zip
             raise ValueError(f"{name} is encrypted")
         if member.compress_type not in _METHODS:
             raise ValueError(f"{name} is compressed by method {member.compress_type}, not by deflate")
-        if member.file_size > MAX_MEMBER:
-            raise ValueError(f"{name} claims {member.file_size} bytes, more than {MAX_MEMBER}")
         keys[name[:64]] = member
     if sum(member.compress_size for member in members) > size:
         raise ValueError("its members overlap")

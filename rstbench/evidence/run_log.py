@@ -15,7 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..errors import BadFile
 from ..files import write_whole
+from ..limits import read_text
+from ..parsing import parse_json
 from .trial import Trial
 
 RUN_LOG_FILE = ".agenda"
@@ -49,8 +52,8 @@ class RunLog:
     def load(cls, root: Path) -> RunLog | None:
         """Read the log of the last run in a folder; None where there is none, or another file."""
         try:
-            lines = (root / RUN_LOG_FILE).read_text(encoding="utf-8").split("\n")[:-1]  # the last may be torn
-            first, *rest = (json.loads(line) for line in lines)
+            lines = read_text(root / RUN_LOG_FILE).split("\n")[:-1]  # the last may be torn
+            first, *rest = map(parse_json, lines)
             stages = [line for line in rest if "asking" in line or "making" in line]
             asked = stages[-1].get("asking") if stages else None
             return cls(
@@ -64,7 +67,7 @@ class RunLog:
                 ended=any("ended" in line for line in rest),
                 faults=tuple(dict.fromkeys(str(line["fault"]) for line in rest if "fault" in line)),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, BadFile, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 

@@ -17,7 +17,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from ..errors import BadFile
 from ..files import write_whole
+from ..limits import read_text
+from ..parsing import parse_json
 from ..progress import ShardReport, Stage, StageReport, listening
 
 PROGRESS_FOLDER = ".progress"
@@ -102,7 +105,7 @@ def watching(root: Path, stage: Stage) -> Iterator[None]:
 
 def _read(path: Path) -> ShardReport | None:
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = parse_json(read_text(path))
         stage = plain["stage"]
         return ShardReport(
             str(plain["name"]),
@@ -117,7 +120,7 @@ def _read(path: Path) -> ShardReport | None:
                 *(_finite(stage[name]) for name in ("robust", "done", "total")),
             ),
         )
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
+    except (OSError, BadFile, ValueError, KeyError, TypeError, ArithmeticError):
         return None
 
 

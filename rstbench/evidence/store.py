@@ -8,7 +8,6 @@ may be answered in part there and in part in its file.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import BadFile, BadRequest
+from ..limits import TEXT_SHARE, read_bytes
+from ..parsing import parse_json
 from .pack import PACK_FILE, Pack, complete_lines
 from .trial import ModelInfo, ShardResult, Trial, TrialResult, canonical
 
@@ -76,7 +77,7 @@ class Store:
         """Return what the file of a trial holds, without the pack."""
         path = self.path(key)
         try:
-            content = path.read_bytes()
+            content = read_bytes(path, TEXT_SHARE)
         except FileNotFoundError:
             return None
         return _parse(content, key, str(path), "delete it and run the same command again")
@@ -167,12 +168,12 @@ def _parse(content: bytes, key: str, place: str, advice: str) -> TrialResult | N
     if not lines:
         return None
     try:
-        header, *rest = (json.loads(line) for line in lines)
+        header, *rest = map(parse_json, lines)
         trial = Trial.of(header["trial"])
         models = {digest: ModelInfo.of(card) for digest, card in header["cards"].items()}
         shards = tuple(ShardResult.of(line) for line in rest)
         record = TrialResult(trial, models, str(header["data"]), shards)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadFile(f"{place} is damaged ({error}); {advice}") from error
     if trial.key != key:
         raise BadFile(f"{place} holds the answer to another question, {trial.key[:12]}…")

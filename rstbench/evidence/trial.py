@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from .fields import check_fields
+
 TRIAL_VERSION = 1
 CLEAN = "clean"
 EXACT, FAST = "exact", "fast"
@@ -50,10 +52,15 @@ class ModelInfo:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> ModelInfo:
-        """Read back what `asdict` wrote as JSON or TOML, without fields that this version does not know."""
+        """Read back what `asdict` wrote as JSON or TOML, without fields that this version does not know.
+        Raises ValueError or TypeError."""
         known = {f.name for f in fields(cls)}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        check_fields(cls, values)
+        info = cls(**{key: value for key, value in values.items() if key in known})
+        if info.members and len(info.members) != len(info.weights):
+            raise ValueError(f"{len(info.members)} members have {len(info.weights)} weights")
+        return info
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ class Trial:
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Trial:
         """Read back what `as_plain` returned. Raises ValueError or TypeError."""
+        check_fields(cls, plain)
         trial = cls(**plain)
         if trial.crafting not in CRAFTINGS:
             raise ValueError(f"crafting is {' or '.join(CRAFTINGS)}, got {str(trial.crafting)[:20]!r}")
@@ -131,6 +139,8 @@ class ShardResult:
     fast crafting, how the source (each member of a switch) was copied, by digest, as `CopyPlan` writes it.
     Of a certificate '1' stands where the class is proved, the stage `COUNTEREXAMPLE` for the images that its
     own ones broke; proof: the radius that was proved (`eps`) and a bound of margins' rounding (`error`).
+    rows: how many images passed through the source at once in `crafting`, and through the target in
+    `judging`, each only where there was no memory for all.
     """
 
     start: int
@@ -145,11 +155,12 @@ class ShardResult:
     versions: dict[str, str] = field(default_factory=dict)
     copy: dict[str, dict[str, str]] = field(default_factory=dict)
     proof: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
 
     def as_plain(self) -> dict[str, Any]:
-        """Return the fields for JSON, without `copy` and `proof` where they are empty."""
+        """Return the fields for JSON, without `copy`, `proof` and `rows` where they are empty."""
         plain = asdict(self)
-        for name in ("copy", "proof"):
+        for name in ("copy", "proof", "rows"):
             if not plain[name]:
                 del plain[name]
         return plain
@@ -157,15 +168,14 @@ class ShardResult:
     @classmethod
     def of(cls, plain: dict[str, Any]) -> ShardResult:
         """Read back what `as_plain` returned. Raises ValueError, KeyError or TypeError."""
-        if not set(plain["bits"]) <= {"0", "1"} or not plain["bits"]:
-            raise ValueError(f"bits are 0 and 1, got {plain['bits'][:20]!r}")
-        if not isinstance(plain["start"], int):
-            raise ValueError(f"start is a whole number, got {plain['start']!r}")
-        plans = plain.get("copy", {}).values()
-        if not all(isinstance(text, str) for plan in plans for text in plan.values()):
-            raise ValueError("copy holds plans by digest, whose values are texts")
-        if not all(isinstance(number, int | float) for number in plain.get("proof", {}).values()):
-            raise ValueError("proof holds numbers")
+        check_fields(cls, plain)
+        for bits in (plain["bits"], *plain.get("stages", {}).values()):
+            if not bits or set(bits) - {"0", "1"} or len(bits) != len(plain["bits"]):
+                raise ValueError(f"bits are one 0 or 1 an image, got {bits[:20]!r}")
+        if min(plain["start"], *(plain.get(count, 0) for count in ("forwards", "backwards", "seconds"))) < 0:
+            raise ValueError("start, forwards, backwards and seconds are not negative")
+        if not all(rows > 0 for rows in plain.get("rows", {}).values()):
+            raise ValueError("rows holds numbers of images")
         return cls(**{**plain, "flags": tuple(plain.get("flags", ()))})
 
 

@@ -24,22 +24,22 @@ def normalised(module: nn.Module, text: str) -> nn.Sequential:
     return nn.Sequential(normalisation_layer(*parse_normalisation(text)), module)
 
 
-def right_under(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def right_under(module: nn.Module, x: Tensor, y: Tensor, rows: int = 0) -> dict[str, Tensor]:
     """Tell on which images (n,) a model is right, as it is and under each known normalisation.
 
-    x: images (n, c, h, w); y: labels (n,). A normalisation takes the place of the model's own, 'none' removes
-    it; those that the model cannot take are left out.
+    x: images (n, c, h, w); y: labels (n,); rows: how many are passed at once, 0 for all. A normalisation
+    takes the place of the model's own, 'none' removes it; those that the model cannot take are left out.
     """
     normalises = isinstance(module, nn.Sequential) and len(module) == 2 and is_normalisation_layer(module[0])
     raw = module[1] if normalises else module  # type: ignore[index]
-    right = {AS_IS: _right(module, x, y)}
+    right = {AS_IS: _right(module, x, y, rows)}
     any_channels, channels = ("half", "bytes"), x.shape[1]
     candidates = {n: stats for n, stats in KNOWN.items() if n in any_channels or len(stats[0]) == channels}
     if normalises:
         candidates["none"] = ((0.0,), (1.0,))
     for name, constants in candidates.items():
         with suppress(Exception, SystemExit):  # of whatever a foreign model does with values outside [0, 1]
-            right[name] = _right(raw, normalisation_layer(*constants).to(x.device)(x), y)
+            right[name] = _right(raw, normalisation_layer(*constants).to(x.device)(x), y, rows)
     return right
 
 
@@ -70,6 +70,6 @@ def _discordant(own: Tensor, other: Tensor) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _right(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    logits: Tensor = module(x.clone())
+def _right(module: nn.Module, x: Tensor, y: Tensor, rows: int) -> Tensor:
+    logits = torch.cat([module(piece.clone()) for piece in x.split(rows or len(x))])
     return ((logits.argmax(1) == y) & logits.isfinite().all(1)).cpu()

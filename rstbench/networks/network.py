@@ -6,6 +6,8 @@ A network is a callable `(spec) -> nn.Module` without biases. To add one, write 
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,9 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadRequest, unknown
+from ..limits import max_file_size
 from ..plugins import find
 from .choices import BIASES, NORM_LAYERS, SHORTCUTS
 from .normalise import normalisation_layer, parse_normalisation
+
+ORDINARY_WIDTH, ORDINARY_SIZE = 4, 2**20  # multiplier; numbers of an image, classes
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,10 @@ class NetworkSpec:
             raise unknown("bias", self.bias, BIASES)
         if self.norm not in NORM_LAYERS:
             raise unknown("norm", self.norm, NORM_LAYERS)
-        if not self.width > 0:
+        if not 0 < self.width < math.inf:
             raise BadRequest(f"width is a positive multiplier, got {self.width}")
+        if not all(type(size) is int and size > 0 for size in (*self.shape, self.classes)):
+            raise BadRequest(f"images and classes are whole numbers, got {self.shape}, {self.classes}")
         if self.normalize:
             channels = max(map(len, parse_normalisation(self.normalize)))
             if channels not in (1, self.shape[0]):
@@ -88,6 +95,11 @@ class NetworkSpec:
 
 def build(spec: NetworkSpec) -> nn.Module:
     """Return a fresh module of torch classes, weights of torch's own default. Raises BadRequest."""
+    _refuse_huge(spec)
+    return _built(spec)
+
+
+def _built(spec: NetworkSpec) -> nn.Module:
     # What no mask chooses from, such as the attention of a transformer, must not depend on global state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -99,6 +111,22 @@ def build(spec: NetworkSpec) -> nn.Module:
     if not spec.normalize:
         return module
     return nn.Sequential(normalisation_layer(*parse_normalisation(spec.normalize)), module)
+
+
+def _refuse_huge(spec: NetworkSpec) -> None:
+    """Raise BadRequest for a network larger than a file may be: files name networks too."""
+    channels, height, width = spec.shape
+    if spec.width <= ORDINARY_WIDTH and max(spec.classes, channels * height * width) <= ORDINARY_SIZE:
+        return
+    try:
+        size = 4 * count(replace(spec, width=min(spec.width, 1e6)))
+    except (RuntimeError, OverflowError, TypeError):  # sizes beyond what torch can count
+        size = sys.maxsize
+    if size > max_file_size():
+        raise BadRequest(
+            f"{str(spec)[:200]} for images {spec.shape} and {spec.classes} classes has weights of "
+            f"{size:.2g} bytes, more than --max-file-size allows"
+        )
 
 
 def _add_bias(module: nn.Module, spec: NetworkSpec) -> None:
@@ -115,7 +143,7 @@ def _add_bias(module: nn.Module, spec: NetworkSpec) -> None:
 def count(spec: NetworkSpec) -> int:
     """Return how many weights a ticket of this network chooses among."""
     with torch.device("meta"):
-        return sum(weight.numel() for weight in prunable(build(spec)).values())
+        return sum(weight.numel() for weight in prunable(_built(spec)).values())
 
 
 def narrowed(spec: NetworkSpec, weights: int) -> NetworkSpec:

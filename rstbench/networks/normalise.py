@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -56,7 +58,13 @@ def parse_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]
     except ValueError:
         mean, std = (), ()
     channels = {len(side) for side in (mean, std) if len(side) != 1}
-    if not mean or not std or len(channels) > 1 or not all(0 < value < 1e6 for value in std):
+    if (
+        not mean
+        or not std
+        or len(channels) > 1
+        or not all(map(isfinite, mean))
+        or not all(0 < value < 1e6 for value in std)
+    ):
         names = ", ".join(KNOWN)
         raise BadRequest(
             f"normalize is one of {names}, or MEAN/STD such as 0.49+0.48+0.45/0.25, got {text!r}"

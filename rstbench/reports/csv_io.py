@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import BadFile, one_line
+from ..limits import TEXT_SHARE, check_file
 from .leaderboard import KINDS
 
 # Columns that hold text, even where it looks like a number, and whole numbers; all others hold numbers.
@@ -66,6 +67,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         rstbench.errors.BadFile: no table nowhere.csv; `report` writes those that have something to tell
     """
     try:
+        check_file(Path(path), TEXT_SHARE)
         with open(path, encoding="utf-8", newline="") as file:  # pandas before 3.1 loses NUL characters
             header, *rows = [row or [""] for row in csv.reader(file, strict=True)]
         columns = list(zip(*rows, strict=True)) or [()] * len(header)

@@ -12,9 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from .. import __version__
+from ..errors import BadFile
 from ..evidence.examples import EXAMPLES_FILE, Examples
 from ..evidence.manifest import MANIFEST_FILE
 from ..files import write_whole
+from ..limits import TEXT_SHARE, read_bytes
+from ..parsing import parse_json
 from .csv_io import as_csv
 from .figures.points import points
 from .leaderboard import attacks_of, lines_of
@@ -49,16 +52,17 @@ class _Written:
     def read(cls, path: Path) -> _Written:
         """Read the file; what cannot be read, and the list of names that earlier versions wrote, is of no
         known origin."""
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        text = ""
         try:
-            plain = json.loads(text)
+            text = read_bytes(path, TEXT_SHARE).decode(errors="replace") if path.exists() else ""
+            plain = parse_json(text)
             figures = [
                 _Figure(*(str(each[key]) for key in ("name", "title", "alt"))) for each in plain["figures"]
             ]
             files = {Path(name).name: str(digest) for name, digest in plain["files"].items()}
             known = all(f"{figure.name}.svg" in files for figure in figures)
             return cls(str(plain["drawn_from"]) if known else "", figures, files)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (BadFile, ValueError, TypeError, KeyError, AttributeError):
             names = [line for line in text.splitlines() if line and Path(line).name == line]
             return cls("", [], dict.fromkeys(names, ""))
 

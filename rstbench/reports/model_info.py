@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadFile, BadRequest
+from ..limits import read_text
+from ..parsing import parse_json
 from ..threat import NORMS, Threat
 from .lookup import AUTOATTACK
 
@@ -22,7 +23,7 @@ def read_entry(path: Path, *, required: bool = True) -> dict[str, Any] | None:
     Folders tell data and norm: the field `dataset` is wrong in some of RobustBench's files. Raises BadFile.
     """
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise BadFile(f"{path} is no JSON: {error}") from error
     if not isinstance(entry, dict) or entry.get("autoattack_acc") in MISSING:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import BadFile, BadRequest, one_line, unknown
+from ..limits import TEXT_SHARE, check_file
 from ..threat import Threat
 from .lookup import Evidence
 from .model_info import read_entry
@@ -98,7 +99,8 @@ def _is_near(text: str, other_text: str) -> bool:
 def _read_texts(path: Path) -> pd.DataFrame:
     """Read a CSV file with all cells as text."""
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        check_file(path, TEXT_SHARE)
+        return pd.read_csv(path, dtype=str, keep_default_na=False, compression=None)
     except FileNotFoundError:
         raise BadFile(f"no file {path}") from None
     except (OSError, ValueError) as error:

@@ -64,7 +64,7 @@ class Study:
 
     images: how many of `data` are attacked, 0 for all; switch_weights: 'equal', 'best' or both; certificates:
     what is proved of every model at every threat; curve: those threats, of one norm, whose answers tell about
-    one another.
+    one another; left_out: a line on each model that the environment names, and does not name here.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Study:
     models: tuple[StudyModel, ...] = ()
     certificates: tuple[CertificateSpec, ...] = ()
     curve: tuple[Threat, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def attacks_at(self, threat: Threat) -> tuple[AttackSpec, ...]:
         """Return the attacks at one threat, in the study's order."""

@@ -10,8 +10,8 @@ import torch
 
 from ..attacks import AttackSpec
 from ..errors import BadRequest
+from ..evaluation.circumstances import device_name, versions
 from ..evaluation.evaluate import EvalSetting
-from ..evaluation.machine import device_name, versions
 from ..evaluation.task import Task, certificate_task, clean_task
 from ..evidence.manifest import MANIFEST_FILE, Manifest, Row
 from ..evidence.trial import Trial

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, BadRequest, unknown
+from ..limits import TEXT_SHARE, read_bytes
+from ..parsing import parse_toml
 from ..references import DataReference, Reference
 from ..threat import Threat
 from ..training.recipe import DrawOptions
@@ -25,7 +27,7 @@ SHIPPED = files("rstbench") / "studies"
 _WRITTEN = ("run", "evidence")
 KEYS = {"name", "data", "threats", "attacks", "images", "seeds", "transfer", "switch", "switch-weights"}
 KEYS |= {"common", "draw", "train", "model", "certificates", "curve"}
-MODEL = {"name", "ref"}
+MODEL = {"name", "ref", "env"}
 
 
 def shipped() -> list[str]:
@@ -41,14 +43,14 @@ def read_study(text: str) -> Study:
         path = Path(text).expanduser()
         if not path.is_file():
             raise BadFile(f"no study file {path}")
-        content = path.read_bytes()
+        content = read_bytes(path, TEXT_SHARE)
     elif text in shipped():
         content = (SHIPPED / f"{text}.toml").read_bytes()
     else:
         raise unknown("study", text, shipped())
     try:
-        plain = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        plain = parse_toml(content.decode())
+    except ValueError as error:
         raise BadFile(f"{text} is no TOML: {error}") from None
     given = {key: value for key, value in plain.items() if key not in _WRITTEN}
     return parse_study({"name": Path(text).stem, **given}, text)
@@ -65,6 +67,7 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
     common |= {"threat": threat_texts[0] if threats else str(curve[-1])} if threats or curve else {}
     common |= _table(_typed(plain, "common", dict, where, {}), plan.COMMON, f"{where}: [common]")
     attacks = _list(plain, "attacks", where, DEFAULT_ATTACKS)
+    models = [_model(table, where) for table in _tables(plain, "model", where)]
     study = Study(
         name=_typed(plain, "name", str, where),
         data=data,
@@ -72,13 +75,14 @@ def parse_study(plain: Mapping[str, Any], where: str) -> Study:
         curve=curve,
         attacks=tuple(dict.fromkeys(_attack(item, (*threats, *curve), where) for item in attacks)),
         images=_typed(plain, "images", int, where, 0),
-        seeds=tuple(dict.fromkeys(_list(plain, "seeds", where, [0]))),
+        seeds=_seeds(plain, where),
         transfer=_typed(plain, "transfer", bool, where, False),
         switch=_typed(plain, "switch", bool, where, False),
         switch_weights=_weights(plain, where),
         draws=tuple(_draw(table, common, where) for table in _tables(plain, "draw", where)),
         trains=tuple(_train(table, common, where) for table in _tables(plain, "train", where)),
-        models=tuple(_model(table, where) for table in _tables(plain, "model", where)),
+        models=tuple(model for model in models if isinstance(model, StudyModel)),
+        left_out=tuple(model for model in models if isinstance(model, str)),
         certificates=_certificates(plain, where),
     )
     _check(study, where)
@@ -94,8 +98,6 @@ def _check(study: Study, where: str) -> None:
         raise BadRequest(f"{where}: threats, attacks and seeds must name at least one each")
     if not (study.draws or study.trains or study.models):
         raise BadRequest(f"{where}: nothing to measure; add a [[draw]], [[train]] or [[model]] table")
-    if not all(type(seed) is int and 0 <= seed < 2**31 for seed in study.seeds):
-        raise BadRequest(f"{where}: seeds are whole numbers from 0 to 2**31 - 1, got {list(study.seeds)}")
     if study.images < 0:
         raise BadRequest(f"{where}: images must be positive, got {study.images}")
     names = [*(table.name for table in tables), *(model.name for model in study.models if model.name)]
@@ -121,6 +123,13 @@ def _attack(item: Any, threats: Sequence[Threat], where: str) -> StudyAttack:
     if threat and threat not in threats:
         raise unknown("threat of this study", text, map(str, threats))
     return StudyAttack(AttackSpec.parse(_typed(item, "attack", str, where)), threat)
+
+
+def _seeds(plain: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    seeds = _list(plain, "seeds", where, [0])
+    if not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
+        raise BadRequest(f"{where}: seeds are whole numbers from 0 to 2**31 - 1, got {seeds}")
+    return tuple(dict.fromkeys(seeds))
 
 
 def _curve(plain: Mapping[str, Any], where: str) -> tuple[Threat, ...]:
@@ -169,9 +178,18 @@ def _train(table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> N
     return NetworkTable(name, {**shared, **plain, "method": "training"}, start=start, size_of=size_of)
 
 
-def _model(table: Mapping[str, Any], where: str) -> StudyModel:
+def _model(table: Mapping[str, Any], where: str) -> StudyModel | str:
+    """Return a model, or why it is left out: its reference may come from the environment."""
     _only(table, MODEL, f"{where}: [[model]]")
-    name, reference = _typed(table, "name", str, where, ""), _typed(table, "ref", str, where)
+    name, variable = _typed(table, "name", str, where, ""), _typed(table, "env", str, where, "")
+    if variable and "ref" in table:
+        raise BadRequest(f"{where}: [[model]] has ref, or env that names a variable which holds it, not both")
+    reference = os.environ.get(variable, "") if variable else _typed(table, "ref", str, where)
+    if not reference:
+        return (
+            f"{name or variable}: left out, for ${variable} names no model; set it to a reference such as "
+            f"file:net.py:net"
+        )
     return StudyModel(Reference.parse(reference), name)
 
 

@@ -59,6 +59,7 @@ class Options:
     report: bool = True  # figures and a page beside the tables
     crafting: str = FAST  # or exact
     executor: str = LOCAL  # or ray, ray:ADDRESS (see `workers.executor_for`)
+    timeout: float = 0.0  # seconds that a shard may take; 0 for any
     only: tuple[str, ...] = ()  # names of models, all by default (see `part.part_of`)
     shards: Shards = ALL_SHARDS  # of each question
 
@@ -87,6 +88,8 @@ def run_study(
     setting, images = evaluation_setting(study, options)
     if given is None:
         given = load_models(study.models, setting.data, download=options.download)
+    for line in study.left_out:
+        progress.note(line)
     part = part_of(study, jobs, given, options.only, options.shards)
     several = sum(map(len, jobs.values())) > 1
     jobs = {seed: needed_jobs(study, seed, of_seed, part) for seed, of_seed in jobs.items()}
@@ -214,7 +217,7 @@ def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int
     batch = pick_batch(options.batch, device.type)
     complete = whole_shards(options.limit or wanted, batch, len(data))
     crafting = pick_crafting(options.crafting)
-    executor = executor_for(options.workers, device, options.executor)
+    executor = executor_for(options.workers, device, options.timeout, options.executor)
     if options.shards.count > (count := -(-complete // batch)):
         raise BadRequest(
             f"--shards {options.shards}: {complete} images are {count} shards of {batch}, too few for all "
@@ -222,7 +225,9 @@ def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int
         )
     if options.shards.count > 1 and options.save_adversarials:
         raise BadRequest("--save-adversarials joins the images of all shards; it does not go with --shards")
-    setting = EvalSetting(data.first(complete), batch, device, executor, crafting, options.shards)
+    setting = EvalSetting(
+        data.first(complete), batch, device, executor, crafting, options.timeout, options.shards
+    )
     return setting, complete if options.limit else wanted
 
 

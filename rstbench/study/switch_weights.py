@@ -23,8 +23,10 @@ from ..evaluation.counting import PassCounter
 from ..evidence.shard_reports import READ_SECONDS
 from ..evidence.trial import EXACT, FAST
 from ..files import write_whole
+from ..limits import read_text
 from ..models.frozen import frozen_eval
 from ..models.wrapper import EvalModel, wrap_switch
+from ..parsing import parse_json
 from ..progress import ShardReport, Stage, StageReport, listening
 from ..threat import Threat
 from ..tickets.switch import Switch
@@ -128,12 +130,12 @@ def _copies(switch: EvalModel, x: Tensor) -> tuple[Sequence[FastModel], dict[str
 
 def _read(path: Path, problem: Mapping[str, Any]) -> list[float]:
     try:
-        fit = json.loads(path.read_text(encoding="utf-8"))
+        fit = parse_json(read_text(path))
         if {key: fit[key] for key in problem} != dict(problem):
             raise ValueError("it was fitted to something else")
         weights = [float(weight) for weight in fit["weights"]]
         if weights not in [tried for tried, _ in fit["tried"]] or len(weights) != len(problem["members"]):
             raise ValueError("its weights are none of those that were tried")
         return weights
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadFile(f"{path} is no fit of this switch ({error}); delete it") from error

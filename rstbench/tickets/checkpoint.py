@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadFile, BadRequest
+from ..errors import BadFile, BadRequest, typed_line
 from ..networks.network import NetworkSpec, build, prunable
 from ..networks.subnormals import flush_to_zero
 from ..training.epochs import Epoch, EpochCallback, TrainSplit, fit, kept_epoch
 from ..training.recipe import Recipe
 from .init import random_weights
 from .mask import apply_masks, register_masks, unparametrized_state
-from .safetensors_io import read_safetensors, write_safetensors
+from .safetensors_io import DAMAGE, read_safetensors, write_safetensors
 from .seeds import REINITIALISED
 from .ticket import Ticket, scale_weights
 
@@ -69,8 +69,8 @@ class Checkpoint:
                 about["facts"],
             )
             checkpoint.module()
-        except (KeyError, TypeError, RuntimeError, BadRequest) as error:
-            raise BadFile(f"{path} is a damaged checkpoint: {str(error).splitlines()[0]}") from error
+        except (*DAMAGE, BadRequest) as error:
+            raise BadFile(f"{path} is a damaged checkpoint: {typed_line(error)}") from error
         return checkpoint
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from fractions import Fraction
 from typing import Protocol
 
@@ -18,13 +17,14 @@ from torch.nn.utils import parametrize
 
 from ..errors import BadRequest
 from ..networks.network import NetworkSpec, build
+from ..parsing import exact_number
 
 
 def parse_remaining(text: str | float) -> Fraction:
     """Return the remaining ratio as the exact decimal that was written: '0.1' is 1/10. Raises BadRequest."""
     try:
-        remaining = Fraction(Decimal(str(text).strip()))
-    except (ArithmeticError, ValueError):  # no number, or one that is not finite
+        remaining = exact_number(str(text)) if "/" not in str(text) else Fraction(0)
+    except ValueError:  # no number, or one that is not finite
         remaining = Fraction(0)
     if not 0 < remaining <= 1:
         raise BadRequest(f"remaining is the kept fraction, a decimal above 0 and at most 1, got {text!r}")

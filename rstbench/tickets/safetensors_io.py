@@ -11,7 +11,12 @@ from torch import Tensor
 
 from ..errors import BadFile
 from ..files import write_whole
+from ..limits import check_file
+from ..parsing import parse_json
 from .init import weights_digest
+
+# What a file raises that holds other values than this tool writes.
+DAMAGE = (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def write_safetensors(
@@ -31,11 +36,12 @@ def read_safetensors(path: Path, format: str, kind: str) -> tuple[dict[str, Any]
 
     if not path.is_file():
         raise BadFile(f"no {kind} file {path}")
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        about = json.loads(metadata.get("rstbench", "{}"))
+        about = parse_json(metadata.get("rstbench", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise BadFile(f"{path} is no whole safetensors file: {error}") from None
     other_format = about.get("format") if isinstance(about, dict) else None

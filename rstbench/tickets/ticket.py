@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadFile, BadRequest
+from ..errors import BadFile, BadRequest, typed_line
 from ..networks.network import NetworkSpec, build, prunable
 from ..training.recipe import Recipe
 from .allocation import allocate
 from .init import random_weights, weights_digest
 from .mask import apply_masks, parse_remaining
-from .safetensors_io import read_safetensors, write_safetensors
+from .safetensors_io import DAMAGE, read_safetensors, write_safetensors
 
 FORMAT = "rstbench-ticket-1"
 
@@ -153,7 +153,8 @@ class Ticket:
         about, tensors = read_safetensors(path, FORMAT, "ticket")
         try:
             spec = NetworkSpec.from_dict(about["spec"])
-            like = prunable(build(spec))
+            with torch.device("meta"):
+                like = prunable(build(spec))
             masks = {name: _unpack(tensors[f"mask/{name}"], weight) for name, weight in like.items()}
             weights = {name: tensors[f"weight/{name}"] for name in like if f"weight/{name}" in tensors}
             ticket = cls(
@@ -168,10 +169,10 @@ class Ticket:
             )
             ticket.check_counts()
             ticket.random_network()
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadFile(f"{path} is a damaged ticket: {error!r}") from error
         except BadRequest as error:
             raise BadFile(f"{path}: {error}") from error
+        except DAMAGE as error:
+            raise BadFile(f"{path} is a damaged ticket: {typed_line(error)}") from error
         return ticket
 
     def check_counts(self) -> None:
@@ -213,5 +214,7 @@ def _pack(mask: Tensor) -> Tensor:
 
 
 def _unpack(packed: Tensor, like: Tensor) -> Tensor:
+    if packed.dtype != torch.uint8 or packed.shape != ((like.numel() + 7) // 8,):
+        raise ValueError(f"a mask of {packed.dtype} {tuple(packed.shape)} for weights {tuple(like.shape)}")
     bits = np.unpackbits(packed.numpy(), count=like.numel())
     return torch.from_numpy(bits.astype(bool)).view(like.shape)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import BadRequest, unknown
 from ..networks.choices import INITS, NORM_LAYERS
+from ..parsing import exact_number
 
 T = TypeVar("T", bool, int, float, str)
 CHOICES = {
@@ -128,8 +129,8 @@ class Recipe:
     def milestones(self) -> tuple[Fraction, ...]:
         """Return the fractions of all steps after which a piecewise rate drops. Raises BadRequest."""
         try:
-            points = tuple(Fraction(part) for part in self.drops.split("+"))
-        except (ValueError, ZeroDivisionError):
+            points = tuple(map(exact_number, self.drops.split("+")))
+        except ValueError:
             points = (Fraction(0),)
         if not all(0 < point < 1 for point in points):
             raise BadRequest(f"drops are fractions of all steps such as '1/2+3/4', got {self.drops!r}")
@@ -237,4 +238,7 @@ def make_recipe(name: str, settings: dict[str, Any]) -> Recipe:
     """Return the named recipe with `settings` laid over it. Raises BadRequest for unknown names."""
     if str(name) not in NAMED:
         raise unknown("recipe", str(name), NAMED)
+    for key in settings:
+        if key not in (known := [f.name for f in fields(Recipe)]):
+            raise unknown("setting", str(key), known)
     return Recipe(**{"recipe": name, **NAMED[name], **settings})

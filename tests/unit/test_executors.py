@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,16 @@ from rstbench.errors import BadRequest, ModelFault
 from rstbench.evaluation.evaluate import EvalSetting, run_tasks
 from rstbench.evaluation.executors import Local, Processes, WorkerDied
 from rstbench.evaluation.task import Task, clean_task
-from rstbench.evaluation.workers import AUTO, at_once, cores, executor_for, pick_workers, threads_for
+from rstbench.evaluation.timed import ExecutorFault, TookTooLong
+from rstbench.evaluation.workers import (
+    AUTO,
+    at_once,
+    cores,
+    executor_for,
+    pick_timeout,
+    pick_workers,
+    threads_for,
+)
 from rstbench.evidence.store import Store
 from rstbench.models.wrapper import load_reference
 from rstbench.threat import Threat
@@ -84,6 +94,25 @@ def test_a_killed_process_ends_it_all_where_nothing_is_retried():
         dict(Processes(2).map(eval, ["1 + 1", DIES, "2 + 2"], retry=False))
 
 
+HANGS = "__import__('time').sleep(1000)"
+
+
+def test_a_task_that_takes_too_long_is_ended_and_costs_no_other_its_answer():
+    tasks = ["1 + 1", HANGS, "2 + 2", DIES, "3 + 3"]
+    answers = dict(Processes(2).map(eval, tasks, timeout=1.0))
+    assert isinstance(answers.pop(HANGS), TookTooLong)
+    assert isinstance(answers.pop(DIES), WorkerDied)
+    assert answers == {"1 + 1": 2, "2 + 2": 4, "3 + 3": 6}
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("executor", [Local(), Processes(1)])
+def test_what_cannot_be_ended_is_not_run(executor):
+    ((_, fault),) = executor.map(run, [Unsent()], timeout=1.0)
+    assert isinstance(fault, ExecutorFault)
+    assert "leave out --shard-timeout" in str(fault)
+
+
 class Recording(Local):
     """Runs tasks here, and remembers the attack of each."""
 
@@ -111,6 +140,15 @@ def test_one_worker_is_this_process_and_more_are_others():
     assert executor_for(3, cpu) == Processes(3)
     assert executor_for(AUTO, cpu).width == cores()
     assert executor_for(AUTO, torch.device("cuda")) == Local()
+    assert executor_for(1, cpu, timeout=9.0) == Processes(1)
+    assert executor_for(AUTO, torch.device("cuda"), timeout=9.0).width == 1
+
+
+def test_a_time_is_read():
+    assert pick_timeout("0.5") == 0.5
+    for text in ("0", "-1", "nan", "inf", "soon", ""):
+        with pytest.raises(BadRequest, match="--shard-timeout reads seconds above 0"):
+            pick_timeout(text)
 
 
 @pytest.mark.parametrize(("text", "workers"), [("auto", AUTO), ("1", 1), ("12", 12)])

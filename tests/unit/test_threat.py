@@ -147,3 +147,24 @@ def test_text_never_loses_eps(eps):
 def test_malformed_text_is_refused(text):
     with pytest.raises(BadRequest, match="Linf"):
         Threat.parse(text)
+
+
+@pytest.mark.parametrize("text", ["L1:0.02", "L1:0.001", "L2:0.0001"])
+def test_what_rounding_moved_out_is_pulled_back(text):
+    """A step of eps spread over 3,072 pixels ends outside by rounding; a larger one is no rounding."""
+    threat = Threat.parse(text)
+    x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+    delta = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).double()
+    length = delta.flatten(1).norm(p=int(threat.norm[1]), dim=1).view(-1, 1, 1, 1)
+    adv = (x + float(threat.eps) * delta / length).float()
+    with pytest.raises(OutsideBall):
+        threat.check(x, adv)
+    threat.check(x, threat.pull_back(x, adv))
+    far = (x + (float(threat.eps) + 0.01) * delta / length).float()
+    assert torch.equal(threat.pull_back(x, far), far)
+
+
+def test_images_inside_are_left_as_they_are():
+    threat, x = Threat.parse("L1:1"), images(0)
+    adv = threat.sample(x, torch.Generator().manual_seed(0))
+    assert threat.pull_back(x, adv) is adv

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ...errors import BadFile
+from ...limits import max_file_size
 
 PARTS = ("values", "crow_indices", "col_indices", "shape")
 _MAX_INT16 = 2**15 - 1
@@ -57,7 +59,10 @@ def _csr_parts(tensor: Tensor) -> dict[str, Tensor]:
 def _dense(name: str, state: Mapping[str, Tensor]) -> Tensor:
     try:
         values, starts, columns, shape = (state[f"{name}.{part}"] for part in PARTS)
-        dense = torch.zeros(shape.tolist(), dtype=values.dtype)
+        sizes = [int(size) for size in shape.flatten()]
+        size = math.prod(sizes) * values.element_size()
+        assert 0 <= size <= max_file_size(), f"it declares {sizes}"
+        dense = torch.zeros(sizes, dtype=values.dtype)
         columns = columns.long()
         assert int(starts[0]) == 0
         assert int(starts[-1]) == len(values) == len(columns)
@@ -65,6 +70,6 @@ def _dense(name: str, state: Mapping[str, Tensor]) -> Tensor:
         assert not len(columns) or int(columns.min()) >= 0
         rows = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.long().diff())
         dense.flatten(1)[rows, columns] = values
-    except (AssertionError, KeyError, RuntimeError, IndexError) as error:
+    except (AssertionError, KeyError, RuntimeError, IndexError, TypeError, ValueError) as error:
         raise BadFile(f"{name} is compressed, and its parts do not fit together: {error}") from None
     return dense

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
+import mmap
 import pickle
 import re
 import tarfile
@@ -20,9 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...archives import DAMAGE, check_archive
 from ...errors import BadFile, first_line, listed
+from .tensors import check_content
 
 UNPACK = "unpack it first"
+_BYTES = b"bytearray"
+_TICKET = re.compile(r'"format": *"rstbench-ticket')
 OWN_CODE = "load it in a file of your own: file:PATH.py:factory"
 # First bytes of other files: (what it is, what helps).
 _SIGNATURES = {
@@ -67,6 +71,7 @@ def read_weight_file(path: Path) -> tuple[Any, bool]:
         raise BadFile(f"{path} is a folder; name the file of weights in it, or use hub:DIR")
     if not path.is_file():
         raise BadFile(f"no file {path}")
+    check_archive(path)
     head = _first_bytes(path)
     if _is_safetensors(head):
         return _safetensors(path), False  # sorted by name
@@ -76,19 +81,23 @@ def read_weight_file(path: Path) -> tuple[Any, bool]:
         if path.suffix == ".safetensors":
             return _safetensors(path), False  # for the library's own error
         raise BadFile(f"{path} is no file of torch.save: it begins with {head[:16]!r}")
+    if _allocates(path):
+        raise BadFile(f"{path} asks for memory while it is read; save its state dict alone")
     try:
         with (
             warnings.catch_warnings(action="ignore"),
             torch.serialization.safe_globals(_plain_classes()),
             path.open("rb") as file,  # of a path torch would take the ending for the format
         ):
-            return torch.load(file, weights_only=True, map_location="cpu"), True
+            content = torch.load(file, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) or "Unsupported" in str(error):
             raise BadFile(f"{path} {_more_than_tensors(str(error))}") from None
         raise BadFile(f"{path} is damaged: {first_line(error)}") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # the unpickler raises of every kind
         raise BadFile(f"{path} is no whole file of torch.save: {first_line(error)}") from None
+    check_content(content, path)
+    return content, True
 
 
 def describe_file(path: Path) -> str:
@@ -121,8 +130,9 @@ def _safetensors(path: Path) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise BadFile(f"{path} is no whole safetensors file: {error}") from None
-    if about.startswith("{") and str(json.loads(about).get("format", "")).startswith("rstbench-ticket"):
+    if _TICKET.search(about):
         raise BadFile(f"{path} is a ticket of this tool; use ticket:FILE")
+    check_content(tensors, path)
     return tensors
 
 
@@ -156,6 +166,18 @@ def _other_zip(path: Path) -> str:
     if not any(f"/{name}".endswith("/data.pkl") for name in members):
         return f"a zip archive of {listed(members)}; {UNPACK}"
     return ""
+
+
+def _allocates(path: Path) -> bool:
+    """Whether a pickle names `bytearray`, which torch lets it call: with a number it takes as much memory."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:2] != b"PK":
+            return content.find(_BYTES) >= 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(_BYTES in archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
+    except DAMAGE:
+        return False  # what reads it says what is wrong
 
 
 def _plain_classes() -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ import torch.fx
 
 from ...errors import BadFile, BadRequest, first_line
 from ...evidence.trial import ModelInfo
+from ...limits import read_text
 from ...networks.network import NetworkSpec, build
+from ...parsing import parse_json
 from ..checkpoints.state_dict import load_matching, read_state_dict
 from ..fold import folded
 from ..wrapper import EvalModel, wrap
@@ -55,7 +56,7 @@ def hub(
 
 def _config(id: str, folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = parse_json(read_text(folder / CONFIG))
         assert isinstance(config, dict)
     except (OSError, ValueError, AssertionError):
         raise BadFile(

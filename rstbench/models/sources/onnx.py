@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import BadFile, BadRequest, first_line
 from ...evidence.trial import ModelInfo
+from ...limits import check_file
 from ..checkpoints.formats import describe_file
 from ..wrapper import EvalModel, wrap
 from .axis_order import checked_module, input_layout
@@ -34,6 +35,7 @@ def onnx(id: str, shape: str | Sequence[int] | None = None, layout: str = "") ->
     path, what = Path(id).expanduser(), f"onnx:{id}"
     if not path.is_file():
         raise BadFile(f"no file {path}")
+    check_file(path)
     try:
         import onnx as library
         import onnx2torch

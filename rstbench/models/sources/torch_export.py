@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import operator
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import torch
 import torch.fx
 from torch import nn
 
+from ...archives import DAMAGE, check_archive
 from ...errors import BadFile, BadRequest, first_line
 from ...evidence.trial import ModelInfo
+from ...parsing import parse_json
 from ..checkpoints.formats import describe_file
 from ..wrapper import EvalModel, wrap
 from .axis_order import Size, checked_module, input_layout
@@ -60,7 +64,7 @@ def torch_export(id: str, shape: str | Sequence[int] | None = None, layout: str 
     archive, program = _sanitized(path)
     sizes, dtype = _image_input(program, what)
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch's about what it reads
+        with warnings.catch_warnings(action="ignore"), _silent():  # of torch about what it reads
             loaded = torch.export.load(archive).module(check_guards=False)
             # An ordinary graph: the exported kind refuses to be put into eval mode, in which it always is.
             module: nn.Module = torch.fx.GraphModule(loaded, loaded.graph)
@@ -71,23 +75,36 @@ def torch_export(id: str, shape: str | Sequence[int] | None = None, layout: str 
     return wrap(module, ModelInfo(what, "external"), files=[path], notes=notes)
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep torch from printing the traceback of an error that it raises too."""
+    logger = logging.getLogger("torch.export")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _sanitized(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
     """Return (the archive without what would run code, its graph).
 
     Raises BadFile where that leaves no program.
     """
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive:
             records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
-        program = json.loads(records[GRAPH])
-        configs = {name: json.loads(records[name]) for name in TENSORS}
+        program = parse_json(records[GRAPH])
+        configs = {name: parse_json(records[name]) for name in TENSORS}
         for config in configs.values():
             _check_tensors(config["config"], path)
         _strip(program)
         _check_graph(program, path)
     except BadFile:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         other = describe_file(path)
         if other and not other.endswith("torch-export:FILE"):
             raise BadFile(f"{path} is {other}") from None
@@ -139,7 +156,7 @@ def _is_allowed(key: str, text: str) -> bool:
     if key in ("name", "as_name"):
         return NAME.fullmatch(text) is not None
     if key in ("in_spec", "out_spec"):
-        trees = list(_trees(json.loads(text)[1]))
+        trees = list(_trees(parse_json(text)[1]))
         words = " ".join(re.sub(r'[\[\]"]', "", tree["context"] or "") for tree in trees)
         return all(tree["type"] in TREE_TYPES for tree in trees) and WORDS.fullmatch(words) is not None
     return WORDS.fullmatch(text) is not None

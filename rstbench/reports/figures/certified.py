@@ -11,7 +11,7 @@ from ...threat import Threat
 from .ratios import families_of, ratio_axis
 from .style import GRID, MARKERS, SERIES, Drawing, label, name_ends, percent_axis, subplots
 
-MOST_PANELS, MOST = 12, len(SERIES)
+MOST_PANELS, MOST = 15, len(SERIES)
 
 
 def draw_certified(points: pd.DataFrame) -> Iterator[Drawing]:

@@ -46,7 +46,7 @@ def _command(manifest: Manifest, arguments: Iterable[str]) -> str:
     parts += ["--batch-size", str(run["batch"])] if "batch" in run else []
     parts += ["--device", str(run["device"]).partition(" ")[0]] if "device" in run else []
     parts += ["--crafting", str(run.get("crafting", EXACT)).partition(" ")[0]]  # older folders name none
-    threads = f"OMP_NUM_THREADS={run['threads']} " if "threads" in run else ""
+    threads = f"OMP_NUM_THREADS={shlex.quote(str(run['threads']))} " if "threads" in run else ""
     return threads + shlex.join([*parts, "--out", OUT])
 
 

@@ -1,4 +1,4 @@
-"""Tell on what a shard is answered: the device, and the versions of what decides a result."""
+"""On what a shard is answered: the device and the versions of what decides a result."""
 
 from __future__ import annotations
 
