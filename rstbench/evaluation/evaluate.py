@@ -28,8 +28,7 @@ OnAnswer = Callable[[Shard, Answer], None]
 IsKept = Callable[[Trial, int], bool]
 # Estimated seconds of tasks that come first where several run at once, and whose copies are not timed.
 SHORT = 3.0
-# Those of judging clean images that are worth sending the models to others.
-CLEAN_WORTH = 60.0
+CLEAN_WORTH = 60.0  # of judging clean images, from which the models are sent to others
 MOST_OPEN = 10_000  # questions of which is remembered what is stored
 MOST_SPANS = 128  # of images that are held beside the data
 
@@ -90,9 +89,8 @@ def run_tasks(
     clear_reports(store.root)
     executor, planner = setting.executor, CopyPlanner(setting.device)
     here = executor if setting.timeout else Local()  # nothing can be ended that runs in this process
-    evaluation = _Evaluation(
-        setting, store, progress or Silent(), on_answer, is_kept, planner, update, returned
-    )
+    progress = progress or Silent()
+    evaluation = _Evaluation(setting, store, progress, on_answer, is_kept, planner, update, returned)
     # Clean images tell which models are attacked no more.
     clean, others = ([task for task in tasks if task.is_clean == wanted] for wanted in (True, False))
     groups = [(*item, own) for own in (clean, others) for item in _by_threads(own, setting).items()]
@@ -268,9 +266,8 @@ class _Evaluation:
     def _stored(self, key: str) -> dict[int, int]:
         """Return what `_answered` does, read once while a question is open."""
         if key not in self.stored:
+            self.stored = self.stored if len(self.stored) < MOST_OPEN else {}
             self.stored[key] = _answered(self.store, key)
-            while len(self.stored) > MOST_OPEN:
-                del self.stored[next(iter(self.stored))]
         return self.stored[key]
 
 

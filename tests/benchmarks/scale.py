@@ -126,7 +126,7 @@ def actors(count: int, files: list[Path], attack: str, alone: float) -> dict[str
     import ray
 
     data = load("digits:test:200")
-    with executor_for(count, torch.device("cpu"), "ray") as executor:
+    with executor_for(count, torch.device("cpu"), text="ray") as executor:
         work(files, load("digits:test:50"), executor, attack)  # actors load what they need
         seconds, shard_seconds, shards = work(files, data, executor, attack)
     alone = alone or seconds

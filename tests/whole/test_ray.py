@@ -73,7 +73,7 @@ if __name__ == "__main__":
         tasks += [Task(model, tuple(models[:2]), AttackSpec.parse(text), threat) for model in models]
     tasks += [certificate_task(model, CertificateSpec.parse("ibp"), threat) for model in models[:2]]
     found = {}
-    with executor_for(2, cpu, "ray") as actors:
+    with executor_for(2, cpu, text="ray") as actors:
         for executor in (Local(), actors):
             store = Store(Path(type(executor).__name__))
             setting = EvalSetting(data, 10, cpu, executor)
