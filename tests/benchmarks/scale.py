@@ -25,9 +25,9 @@ from torch import nn
 
 from rstbench.attacks import AttackSpec
 from rstbench.data import Images, load
+from rstbench.evaluation.circumstances import versions
 from rstbench.evaluation.evaluate import EvalSetting, run_tasks
 from rstbench.evaluation.executors import Executor, Local
-from rstbench.evaluation.circumstances import versions
 from rstbench.evaluation.shard import Answer, Shard
 from rstbench.evaluation.task import Task
 from rstbench.evaluation.workers import executor_for
