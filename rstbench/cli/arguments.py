@@ -157,6 +157,8 @@ def _common(add: Add, *, out_required: bool = False) -> None:
     """Add the options of all verbs that compute."""
     workers = "processes at once: a number, or auto (default): one a core on small networks, if it pays"
     add("--workers", default="auto", metavar="N|auto", help=workers)
+    engines = "where: in processes of this machine (default), or by Ray, here or in the cluster at ADDRESS"
+    add("--executor", default="local", metavar="local|ray[:ADDRESS]", help=engines)
     add("--out", metavar="DIR", required=out_required, help="where everything is written")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     _data_root(add)

@@ -81,6 +81,7 @@ def options_of(args: argparse.Namespace, name: str) -> Options:
         download=args.download,
         workers=pick_workers(args.workers),
         crafting=getattr(args, "crafting", FAST),
+        executor=args.executor,
         timeout=pick_timeout(getattr(args, "shard_timeout", None)),
         only=tuple(getattr(args, "only", None) or ()),
         shards=Shards.parse(args.shards) if getattr(args, "shards", None) else ALL_SHARDS,

@@ -14,7 +14,7 @@ from ..evidence import run_log
 from ..evidence.part import ALL_SHARDS, Shards
 from ..evidence.shard_reports import PROGRESS_FOLDER, clear_reports, watching
 from ..evidence.store import Store
-from ..evidence.trial import EXACT, FAST, Trial, TrialResult
+from ..evidence.trial import EXACT, FAST, Trial
 from ..models.wrapper import EvalModel
 from ..progress import Progress, Silent
 from .copies import CopyPlanner, CopySetting
@@ -28,6 +28,9 @@ OnAnswer = Callable[[Shard, Answer], None]
 IsKept = Callable[[Trial, int], bool]
 # Estimated seconds of tasks that come first where several run at once, and whose copies are not timed.
 SHORT = 3.0
+CLEAN_WORTH = 60.0  # of judging clean images, from which the models are sent to others
+MOST_OPEN = 10_000  # questions of which is remembered what is stored
+MOST_SPANS = 128  # of images that are held beside the data
 
 
 @dataclass(frozen=True)
@@ -75,27 +78,29 @@ def run_tasks(
     on_answer: Sequence[OnAnswer] = (),
     is_kept: IsKept = lambda trial, start: True,
     update: Callable[[], None] = lambda: None,
+    returned: int | None = None,
 ) -> list[ModelFault]:
     """Run what the store does not hold yet, write each shard as it is done, and return what failed.
 
     A model that fails on clean images is attacked no more. Each of `on_answer` is called with every answer
     before it is stored, `update` after, and each second while workers work; a shard of which `is_kept` is
-    false is run again.
+    false is run again. returned: answers hold the crafted ones of so many first images, by default all.
     """
     clear_reports(store.root)
     executor, planner = setting.executor, CopyPlanner(setting.device)
     here = executor if setting.timeout else Local()  # nothing can be ended that runs in this process
-    evaluation = _Evaluation(setting, store, progress or Silent(), on_answer, is_kept, planner, update)
-    # Clean images take no time, and tell which models are attacked no more.
-    for task in (task for task in tasks if task.is_clean):
-        evaluation.run([task], task.name, here)
-    others = [task for task in tasks if not task.is_clean]
-    for threads, group in _by_threads(others, setting).items():
+    progress = progress or Silent()
+    evaluation = _Evaluation(setting, store, progress, on_answer, is_kept, planner, update, returned)
+    # Clean images tell which models are attacked no more.
+    clean, others = ([task for task in tasks if task.is_clean == wanted] for wanted in (True, False))
+    groups = [(*item, own) for own in (clean, others) for item in _by_threads(own, setting).items()]
+    for threads, group, own in groups:
         seconds = [evaluation.estimate(task) for task in group]
         width = at_once(executor, threads, sum(seconds))
-        if width == 1:
+        if width == 1 or (own is clean and sum(seconds) < CLEAN_WORTH):
             for task in group:
-                evaluation.run([task], task.name, executor if executor.width == 1 else here)
+                alone = executor.width > 1 or own is clean
+                evaluation.run([task], task.name, here if alone else executor)
             continue
         # Short ones first, for there is something to look at then; the longest after them, so that no worker
         # waits long for the last.
@@ -125,7 +130,7 @@ def _load(task: Task, setting: EvalSetting) -> float:
 
 @dataclass
 class _Evaluation:
-    """A run over tasks. broken: digests of models that failed on clean images."""
+    """A run over tasks. broken: digests of models that failed on clean images; spans: images by place."""
 
     setting: EvalSetting
     store: Store
@@ -134,8 +139,11 @@ class _Evaluation:
     is_kept: IsKept
     planner: CopyPlanner
     update: Callable[[], None]
+    returned: int | None
     faults: list[ModelFault] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    spans: dict[tuple[int, int], Images] = field(default_factory=dict)
+    stored: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def estimate(self, task: Task) -> float:
         """Return about how many seconds what is missing of a task takes."""
@@ -166,9 +174,7 @@ class _Evaluation:
                     if open_tasks[index].crafting == FAST and index not in copies:
                         copies[index] = self._copies(open_tasks[index], gap)
                     left = replace(gap, missing=missing)
-                    shard = _shard(open_tasks[index], setting, left, copies.get(index))
-                    folder = self.store.root / PROGRESS_FOLDER
-                    shard = replace(shard, progress_folder=folder, rows=rows.get(index, 0))
+                    shard = self._shard(open_tasks[index], left, copies.get(index), rows.get(index, 0))
                     task_of[id(shard)] = index
                     yield shard
 
@@ -202,6 +208,32 @@ class _Evaluation:
             if warning := accuracy.normalisation_warning():
                 self.progress.note(f"{task.source.info.name}: {warning}")
 
+    def _shard(self, task: Task, gap: Gap, copies: CopySetting | None, rows: int) -> Shard:
+        setting, start = self.setting, gap.start
+        return Shard(
+            task.source,
+            tuple(target for target, _ in gap.missing),
+            tuple(trial for _, trial in gap.missing),
+            task.attack.attack if task.attack else None,
+            task.threat,
+            self._images(start, gap.length),
+            start,
+            setting.device,
+            _threads(task, setting),
+            copies,
+            self.store.root / PROGRESS_FOLDER,
+            task.certificate.certificate if task.certificate else None,
+            rows,
+            None if self.returned is None else max(0, self.returned - start),
+        )
+
+    def _images(self, start: int, length: int) -> Images:
+        """Return some images: the same object for all questions, for it is sent to workers once."""
+        if (start, length) not in self.spans:
+            self.spans = self.spans if len(self.spans) < MOST_SPANS else {}
+            self.spans[start, length] = self.setting.data.take(torch.arange(start, start + length))
+        return self.spans[start, length]
+
     def _copies(self, task: Task, gap: Gap) -> CopySetting:
         """Return how the source of a fast task is copied: as in the shards that are stored."""
         stored = (self.store.read(trial.key) for trial in task.trials(self.setting.data, self.setting.batch))
@@ -227,8 +259,16 @@ class _Evaluation:
         for trial in (trial for trial in shard.trials if trial.key in answer.results):
             result = answer.results[trial.key]
             involved = {trial.source: infos[trial.source], trial.target: infos[trial.target]}
-            if not _holds(self.store.read(trial.key), result.start, len(result.bits)):
+            if self._stored(trial.key).get(result.start, 0) < len(result.bits):
                 self.store.add(trial, result, involved, self.setting.data.name)
+                self.stored[trial.key][result.start] = len(result.bits)
+
+    def _stored(self, key: str) -> dict[int, int]:
+        """Return what `_answered` does, read once while a question is open."""
+        if key not in self.stored:
+            self.stored = self.stored if len(self.stored) < MOST_OPEN else {}
+            self.stored[key] = _answered(self.store, key)
+        return self.stored[key]
 
 
 @dataclass(frozen=True)
@@ -243,33 +283,18 @@ class Gap:
 def gaps(task: Task, setting: EvalSetting, store: Store, is_kept: IsKept) -> Iterator[Gap]:
     """Yield the spans of images without a stored answer by every judge, or whose images are not kept."""
     trials = task.trials(setting.data, setting.batch)
-    stored = {trial.key: store.read(trial.key) for trial in trials}
+    answered = {trial.key: _answered(store, trial.key) for trial in trials}
     for start, length in setting.spans():
         missing = tuple(
             (target, trial)
             for target, trial in zip(task.targets, trials, strict=True)
-            if not _holds(stored[trial.key], start, length) or not is_kept(trial, start)
+            if answered[trial.key].get(start, 0) < length or not is_kept(trial, start)
         )
         if missing:
             yield Gap(start, length, missing)
 
 
-def _shard(task: Task, setting: EvalSetting, gap: Gap, copies: CopySetting | None) -> Shard:
-    return Shard(
-        task.source,
-        tuple(target for target, _ in gap.missing),
-        tuple(trial for _, trial in gap.missing),
-        task.attack.attack if task.attack else None,
-        task.threat,
-        setting.data.take(torch.arange(gap.start, gap.start + gap.length)),
-        gap.start,
-        setting.device,
-        _threads(task, setting),
-        copies,
-        certificate=task.certificate.certificate if task.certificate else None,
-    )
-
-
-def _holds(record: TrialResult | None, start: int, length: int) -> bool:
-    shards = record.shards if record else ()
-    return any(shard.start == start and len(shard.bits) >= length for shard in shards)
+def _answered(store: Store, key: str) -> dict[int, int]:
+    """Return how many images from each first one have an answer."""
+    record = store.read(key)
+    return {shard.start: len(shard.bits) for shard in record.shards} if record else {}

@@ -36,8 +36,9 @@ Answers = Iterator[tuple[Task, Answer | ModelFault]]
 class Executor(Protocol):
     """Run a function over tasks, `width` at a time at most.
 
-    worth: estimated seconds of work from which it is worth more than this process alone. As a context it
-    keeps what it has started from one `map` to the next.
+    worth: estimated seconds of work from which it is worth more than this process alone; cores: those that
+    its tasks share, of which each takes its threads. As a context it keeps what it has started from one `map`
+    to the next.
     """
 
     @property
@@ -45,6 +46,9 @@ class Executor(Protocol):
 
     @property
     def worth(self) -> float: ...
+
+    @property
+    def cores(self) -> int: ...
 
     def __enter__(self) -> Executor: ...
 
@@ -65,8 +69,8 @@ class Executor(Protocol):
         Tasks are taken as they are needed; a None among them says that the next one waits for the answer to
         an earlier one. The object yielded is the very one that was taken, not a copy. A task whose attribute
         `portable` is false runs in this process. A worker that dies is `WorkerDied`, yielded with its task,
-        or raised without `retry`. Making networks writes `job.path` and reads the data folder, so workers
-        share a file system with this process.
+        or raised without `retry`. A task with an attribute `folder` writes there, and runs only where that is
+        the folder of this process.
 
         at_once: how many run at a time, by default `width`; retry: whether a task whose process was killed is
         run once more, alone, so that its fault is no other's; idle: called each second in which this process
@@ -75,12 +79,18 @@ class Executor(Protocol):
         """
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Local:
     """Run one task after another, in this process."""
 
     width: int = 1
     worth: float = 0.0
+    cores: int = field(default_factory=cores)
 
     def __enter__(self) -> Local:
         return self
@@ -120,6 +130,7 @@ class Processes:
 
     width: int
     worth: float = 0.0
+    cores: int = field(default_factory=cores)
     _pool: ProcessPoolExecutor | None = field(default=None, init=False, repr=False, compare=False)
     _timed: TimedWorkers | None = field(default=None, init=False, repr=False, compare=False)
     _parcels: Parcels | None = field(default=None, init=False, repr=False, compare=False)

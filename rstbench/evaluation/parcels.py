@@ -6,6 +6,7 @@ import io
 import pickle
 import tempfile
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,15 +33,20 @@ class _Again(NamedTuple):
 
 
 class Parcels:
-    """Pack tasks; the models in them go into files of a temporary folder, which `close` removes."""
+    """Pack tasks; the models in them go into files of a temporary folder, which `close` removes.
+
+    Another place for them is a subclass with a `stored` of its own.
+    """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="rstbench-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         # By id; the model is held so that its id is not another's meanwhile.
-        self._tokens: dict[int, tuple[EvalModel, _File | _Again]] = {}
+        self._tokens: dict[int, tuple[EvalModel, Any]] = {}
 
     @property
     def folder(self) -> str:
+        """Where the models lie, which exists from now on."""
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="rstbench-")
         return self._folder.name
 
     def pack(self, task: object) -> bytes:
@@ -49,21 +55,28 @@ class Parcels:
         _Packer(buffer, self).dump(task)
         return buffer.getvalue()
 
-    def token(self, model: EvalModel) -> _File | _Again:
-        """Return what stands for a model in a task."""
-        if id(model) not in self._tokens:
-            self._tokens[id(model)] = model, self._new_token(model)
-        return self._tokens[id(model)][1]
+    def token(self, value: object) -> Any:
+        """Return what stands for a model in a task, None for anything else."""
+        if not isinstance(value, EvalModel):
+            return None
+        if id(value) not in self._tokens:
+            self._tokens[id(value)] = value, self._new_token(value)
+        return self._tokens[id(value)][1]
+
+    def stored(self, model: EvalModel) -> Any:
+        """Put a model where others find it, and return its token."""
+        path = Path(self.folder) / f"{len(self._tokens)}.pickle"
+        path.write_bytes(pickle.dumps(model))
+        return _File(str(path))
 
     def close(self) -> None:
         self._tokens.clear()
-        self._folder.cleanup()
+        if self._folder:
+            self._folder.cleanup()
 
-    def _new_token(self, model: EvalModel) -> _File | _Again:
+    def _new_token(self, model: EvalModel) -> Any:
         if uses_only_libraries(model.module):
-            path = Path(self.folder) / f"{len(self._tokens)}.pickle"
-            path.write_bytes(pickle.dumps(model))
-            return _File(str(path))
+            return self.stored(model)
         if not model.origin or not model.resumable:
             raise pickle.PicklingError(f"{model.info.name} is of code that only this process has")
         return _Again(model.origin, model.info, model.digest)
@@ -75,20 +88,26 @@ class _Packer(pickle.Pickler):
         self._parcels = parcels
 
     def persistent_id(self, value: Any) -> Any:
-        return self._parcels.token(value) if isinstance(value, EvalModel) else None
+        return self._parcels.token(value)
 
 
-def unpack(packed: bytes) -> Any:
-    """Return a task that `pack` packed. Raises where a model is not the one it was."""
-    return _Unpacker(io.BytesIO(packed)).load()
+def unpack(packed: bytes, load: Callable[[Any], Any] | None = None) -> Any:
+    """Return a task that `pack` packed; load: what makes of a token what it stands for. Raises where a model
+    is not the one it was."""
+    return _Unpacker(io.BytesIO(packed), load or load_token).load()
 
 
 class _Unpacker(pickle.Unpickler):
-    def persistent_load(self, token: _File | _Again) -> EvalModel:
-        return _load(token)
+    def __init__(self, buffer: io.BytesIO, load: Callable[[Any], Any]) -> None:
+        super().__init__(buffer)
+        self._load = load
+
+    def persistent_load(self, token: Any) -> Any:
+        return self._load(token)
 
 
-def _load(token: _File | _Again) -> EvalModel:
+def load_token(token: _File | _Again) -> EvalModel:
+    """Return the model of a token, one of the last few from memory. Raises where it is another one."""
     key = token.path if isinstance(token, _File) else token.digest
     if key not in _kept:
         _kept[key] = _loaded(token)

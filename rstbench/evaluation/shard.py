@@ -37,7 +37,8 @@ class Shard:
     clean images. threads: those of torch, 0 for what the process has; copies: how the source is copied for
     fast crafting, None for exact; progress_folder: where the shard tells how far it is; certificate: what the
     source, the only target, is asked instead of an attack; rows: how many images pass through the source at
-    once, 0 for all as long as there is memory.
+    once, 0 for all as long as there is memory; returned: how many of its first crafted images the answer
+    holds, None for all.
     """
 
     source: EvalModel
@@ -53,6 +54,7 @@ class Shard:
     progress_folder: Path | None = None
     certificate: Certificate | None = None
     rows: int = 0
+    returned: int | None = None
 
     @property
     def name(self) -> str:
@@ -139,7 +141,8 @@ def _run(shard: Shard) -> Answer:
             **measured,
         )
     faults = {t.key: frozen.faults[t.target] for t in shard.trials if t.target in frozen.faults}
-    return Answer(results, adv.cpu(), predicted, faults, right_under, rows if rows < len(x) else 0)
+    images = adv[: shard.returned].cpu().clone()  # a view would be sent with all that it is a part of
+    return Answer(results, images, predicted, faults, right_under, rows if rows < len(x) else 0)
 
 
 def _certify(shard: Shard, certificate: Certificate) -> Answer:

@@ -7,7 +7,6 @@ workers gives the same bits.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -15,8 +14,9 @@ import torch
 from torch import nn
 
 from ..errors import BadRequest
-from .executors import Executor, Local, Processes
+from .executors import Executor, Local, Processes, cores
 
+LOCAL, RAY = "local", "ray"
 AUTO = 0  # workers: as many as the cores serve, where the work is long enough for them to start
 SMALL = 5e9  # weights times pixels up to which one thread serves a network best
 MOST_THREADS = 4  # of one task on a larger network
@@ -47,20 +47,28 @@ def pick_timeout(text: str | None) -> float:
     return seconds
 
 
-def executor_for(workers: int, device: torch.device, timeout: float = 0.0) -> Executor:
+def executor_for(workers: int, device: torch.device, timeout: float = 0.0, text: str = LOCAL) -> Executor:
     """Return what runs so many tasks at a time; AUTO: one on a GPU, as many as there are cores elsewhere.
 
-    timeout: seconds that a task may take, 0 for any; with one they are run by processes, which can be ended.
+    timeout: seconds that a task may take, 0 for any; with one they are run by processes, which can be ended;
+    text: `local`, `ray` for actors on this machine, or `ray:ADDRESS` for those of a cluster; of these AUTO is
+    one for each GPU, or for each core. Raises BadRequest.
     """
+    engine, colon, address = text.partition(":")
+    if engine == RAY and bool(colon) == bool(address):
+        from .ray_executor import ray_actors
+
+        if timeout:
+            raise BadRequest(
+                "--shard-timeout ends processes of this machine; it does not go with --executor ray"
+            )
+        return ray_actors(address, workers, device)
+    if text != LOCAL:
+        raise BadRequest(f"--executor reads local, ray or ray:ADDRESS, got {text!r}")
     auto = workers == AUTO
     if auto:
         workers = 1 if device.type == "cuda" else cores()
     return Processes(workers, WORTH if auto else 0.0) if workers > 1 or timeout else Local()
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_of(modules: Iterable[nn.Module], pixels: int) -> float:
@@ -85,7 +93,7 @@ def at_once(executor: Executor, threads: int, seconds: float) -> int:
     """Return how many tasks of so many threads (0: their own) and estimated seconds in all run at once."""
     if executor.width == 1 or seconds < executor.worth:
         return 1
-    return max(1, min(executor.width, cores() // max(1, threads)))
+    return max(1, min(executor.width, executor.cores // max(1, threads)))
 
 
 @contextmanager

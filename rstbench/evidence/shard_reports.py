@@ -41,9 +41,9 @@ def reporting(
     """Keep the last report of the shard that is attacked within the block in a file, which then goes.
 
     folder: `.progress` of the run, None to write nothing; key: of the shard's first trial. A file that cannot
-    be written is done without.
+    be written is done without, as on a machine that has not the folder of the run.
     """
-    if folder is None:
+    if folder is None or not folder.parent.is_dir():
         yield
         return
     began, path = clock(), folder / f"{key[:16]}-{start}.json"

@@ -208,10 +208,15 @@ def _line(value: Any) -> bytes:
 
 def _cut_torn_line(path: Path) -> bool:
     """Cut what a killed process left of its last line; True where a complete first line remains."""
-    if not path.exists():
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return False
+            file.seek(-1, os.SEEK_END)
+            if file.read() == b"\n":
+                return True
+    except FileNotFoundError:
         return False
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        os.truncate(path, complete)
+    complete = path.read_bytes().rfind(b"\n") + 1
+    os.truncate(path, complete)
     return complete > 0

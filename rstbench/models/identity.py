@@ -36,9 +36,7 @@ def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = 
     digest is random, so that no stored answer is taken for this model's.
     """
     text, reader = repr(module), _ContentDigest()
-    digest = hashlib.sha256(f"{text}|{made_by}".encode())
-    for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
-        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode() + tensor_bytes(tensor))
+    digest = _tensor_digest(module, f"{text}|{made_by}")
     for name, part in module.named_modules():
         code = getattr(part, "code", "")  # first, for TorchScript adds an attribute when it is asked
         settings = f"|{name}|{settings_text(part)}|{code}"
@@ -55,9 +53,24 @@ def module_digest(module: nn.Module, files: Iterable[Path] = (), made_by: str = 
     return digest.hexdigest(), reader.readable
 
 
+def readable_digest(module: nn.Module) -> str:
+    """Return the digest of what can be read of a module alike in every process: of all that defines it, else
+    of its parameters and buffers."""
+    digest, readable = module_digest(module)
+    return digest if readable else _tensor_digest(module, "tensors only").hexdigest()
+
+
 def switch_digest(members: Sequence[str], weights: Sequence[float]) -> str:
     """Return the sha256 of a switch: of its members' digests, in their order, and their probabilities."""
     return hashlib.sha256(repr(("switch", tuple(members), weights)).encode()).hexdigest()
+
+
+def _tensor_digest(module: nn.Module, text: str) -> hashlib._Hash:
+    """Return the digest of a text and of all parameters, buffers and tensors that are attributes."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
+        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode() + tensor_bytes(tensor))
+    return digest
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

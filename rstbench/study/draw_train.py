@@ -89,7 +89,7 @@ def _make(jobs: Sequence[Job], options: Options, progress: Progress) -> Made:
     for job in jobs:
         builder.check(job)
     builder.report_images()
-    with Store(out).lock(), executor_for(options.workers, builder.device) as executor:
+    with executor_for(options.workers, builder.device, text=options.executor) as executor, Store(out).lock():
         run_log.begin(out, [job.path for job in jobs])
         result = BuildResult(lambda fault: run_log.add(out, "fault", fault), several=len(jobs) > 1)
         built = make_all(jobs, builder, executor, result)

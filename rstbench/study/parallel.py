@@ -98,6 +98,11 @@ class _Making:
     job: Job
     threads: int
 
+    @property
+    def folder(self) -> Path:
+        """Return where its file is written."""
+        return self.job.path.parent
+
 
 def _blocked(job: Job, result: BuildResult) -> bool:
     """Return whether what a job begins from has failed, and record the fault as the job's own."""

@@ -18,9 +18,9 @@ from ..evaluation.adversarials import AdversarialWriter, ExampleWriter
 from ..evaluation.batch import pick_batch, whole_shards
 from ..evaluation.crafting import pick_crafting, settle
 from ..evaluation.evaluate import EvalSetting, pick_device, run_tasks
-from ..evaluation.workers import executor_for
+from ..evaluation.workers import LOCAL, executor_for
 from ..evidence import run_log
-from ..evidence.examples import Examples
+from ..evidence.examples import COUNT, Examples
 from ..evidence.manifest import MANIFEST_FILE
 from ..evidence.part import ALL_SHARDS, Shards
 from ..evidence.store import Store
@@ -58,6 +58,7 @@ class Options:
     workers: int = 1  # networks made, and shards attacked, at once; `workers.AUTO`: as it pays
     report: bool = True  # figures and a page beside the tables
     crafting: str = FAST  # or exact
+    executor: str = LOCAL  # or ray, ray:ADDRESS (see `workers.executor_for`)
     timeout: float = 0.0  # seconds that a shard may take; 0 for any
     only: tuple[str, ...] = ()  # names of models, all by default (see `part.part_of`)
     shards: Shards = ALL_SHARDS  # of each question
@@ -99,7 +100,7 @@ def run_study(
         certificate.check(threat)
     builder.report_images(setting.data.first(images))
     store = Store(options.out)
-    with store.lock(), setting.executor:
+    with setting.executor, store.lock():
         refuse_other_kind(options.out, rows=True)
         Examples.read(options.out)  # a damaged file is found before any work
         store.pack()
@@ -175,6 +176,7 @@ class _Run:
             on_answer=[writer.on_answer for writer in (adversarials, examples) if writer],
             is_kept=is_kept,
             update=self.live.update,
+            returned=None if adversarials else COUNT,
         )
         if last:
             if faults:
@@ -214,8 +216,8 @@ def evaluation_setting(study: Study, options: Options) -> tuple[EvalSetting, int
         raise BadRequest(f"{data.name} has {len(data)} images, {wanted} are asked for")
     batch = pick_batch(options.batch, device.type)
     complete = whole_shards(options.limit or wanted, batch, len(data))
-    executor = executor_for(options.workers, device, options.timeout)
     crafting = pick_crafting(options.crafting)
+    executor = executor_for(options.workers, device, options.timeout, options.executor)
     if options.shards.count > (count := -(-complete // batch)):
         raise BadRequest(
             f"--shards {options.shards}: {complete} images are {count} shards of {batch}, too few for all "

@@ -59,14 +59,14 @@ def run_transfer(
         for model in participants.asked
     ]
     store = Store(options.out)
-    with store.lock(), setting.executor:
+    with setting.executor, store.lock():
         refuse_other_kind(options.out, rows=False)
         store.pack()  # a damaged one is found before any work
         tasks = settle(tasks, setting, store)
         run_log.begin(options.out, [])
         make_manifest(study, setting, images, [participants], tasks, part, rows=False).save(options.out)
         run_log.begin_asking(options.out, trials_of(tasks, setting))
-        faults = run_tasks(tasks, setting, store, progress)
+        faults = run_tasks(tasks, setting, store, progress, returned=0)
         tables, _ = write_outcome(options, progress)
     return Outcome(tables, faults)
 
