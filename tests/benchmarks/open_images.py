@@ -15,6 +15,7 @@ import csv
 import json
 import os
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -60,34 +61,29 @@ def answer(
 
 
 def run(args: argparse.Namespace, table: Path) -> None:
-    """Add the answers that are missing, the shortest certificate first."""
+    """Add the answers that are missing, one certificate after the other, the models in turn."""
     evidence = Evidence.read(args.folder)
     rows = [row for row in evidence.manifest.rows if row.threat == str(args.threat) and row.seed == args.seed]
     named = {evidence.info(row.model).name: row for row in rows}
     images = load(evidence.manifest.run["data"], *([args.data_root] if args.data_root else []))
-    for certificate in args.certificate or CERTIFICATES:
-        for name in args.model:
-            info, module = evidence.info(named[name].model), None
-            for index in open_images(evidence, named[name], args.images):
-                key = {
-                    "model": name,
-                    "seed": args.seed,
-                    "threat": str(args.threat),
-                    "certificate": certificate,
-                    "image": index,
-                }
-                if key in [{part: line[part] for part in key} for line in read(table)]:
-                    continue
-                module = (
-                    module
-                    or load_reference(reference_of(evidence.manifest, info, args.seed, args.folder)).module
-                )
-                line = key | {"remaining": info.remaining, "weights": info.kept_weights}
-                line |= answer(certificate, module, images, index, args.threat)
-                line |= {"processor": processor(), "torch": torch.__version__}
-                with table.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                print(certificate, name, index, line["verdict"], line["seconds"], flush=True)
+    asked = [
+        (place, name, index)
+        for name in args.model
+        for place, index in enumerate(open_images(evidence, named[name], args.images))
+    ]
+    for certificate, (_, name, index) in product(args.certificate or CERTIFICATES, sorted(asked)):
+        key = {"model": name, "seed": args.seed, "threat": str(args.threat)}
+        key |= {"certificate": certificate, "image": index}
+        if key in [{part: line[part] for part in key} for line in read(table)]:
+            continue
+        info = evidence.info(named[name].model)
+        module = load_reference(reference_of(evidence.manifest, info, args.seed, args.folder)).module
+        line = key | {"remaining": info.remaining, "weights": info.kept_weights}
+        line |= answer(certificate, module, images, index, args.threat)
+        line |= {"processor": processor(), "torch": torch.__version__}
+        with table.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(certificate, name, index, line["verdict"], line["seconds"], flush=True)
 
 
 def read(table: Path) -> list[dict[str, object]]:
