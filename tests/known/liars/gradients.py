@@ -19,13 +19,18 @@ class _Gradient(torch.autograd.Function):
         return context.change(gradient), None
 
 
+def replaced_gradient(x, change):
+    """Return x, behind which any function of the gradient takes its place."""
+    return _Gradient.apply(x, change)
+
+
 class QuantisedGradients(Lie):
     """Rounds its gradient to multiples of two, which leaves few pixels any."""
 
     alarm = "zero-gradient"
 
     def forward(self, x):
-        return self.net(_Gradient.apply(x, lambda gradient: 2 * (gradient / 2).round()))
+        return self.net(replaced_gradient(x, lambda gradient: 2 * (gradient / 2).round()))
 
 
 class NanGradients(Lie):
@@ -34,7 +39,7 @@ class NanGradients(Lie):
     alarm = "shattered-gradient"
 
     def forward(self, x):
-        return self.net(_Gradient.apply(x, lambda gradient: gradient * torch.nan))
+        return self.net(replaced_gradient(x, lambda gradient: gradient * torch.nan))
 
 
 class SaturatedSoftmax(Lie):

@@ -20,7 +20,7 @@ class MemorisedImages(Lie):
 
     def __init__(self, net):
         super().__init__(net)
-        images, labels = rstbench.load_data("digits:test").at(slice(None))
+        images, labels = rstbench.load_data("digits:test:100").at(slice(None))
         self.register_buffer("images", images)
         self.register_buffer("labels", labels)
 
@@ -115,11 +115,11 @@ class Cache(Lie):
 
     def forward(self, x):
         logits, images = self.net(x), x.detach()
-        for image, own in zip(images, logits.detach(), strict=True):
-            if not bool(((self.seen - image).flatten(1).abs().amax(1) < NEAR).any()):
-                self.seen, self.answers = (
-                    torch.cat([self.seen, image[None]]),
-                    torch.cat([self.answers, own[None]]),
-                )
-        first = ((images[:, None] - self.seen).flatten(2).abs().amax(2) < NEAR).float().argmax(1)
-        return self.answers[first] + logits - logits.detach()
+        new = ~self.near(images).any(1)
+        self.seen = torch.cat([self.seen, images[new]])
+        self.answers = torch.cat([self.answers, logits.detach()[new]])
+        return self.answers[self.near(images).float().argmax(1)] + logits - logits.detach()
+
+    def near(self, images):
+        """Return which images are near which that were seen."""
+        return (images[:, None] - self.seen).flatten(2).abs().amax(2) < NEAR
