@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,20 +145,14 @@ def _run(shard: Shard) -> Answer:
     return Answer(results, adv.cpu(), predicted, faults, right_under, rows if rows < len(x) else 0)
 
 
-def _judged(shard: Shard, frozen: _FrozenModels, images: Tensor, y: Tensor, seed: int) -> dict[str, Verdict]:
+def _judged(shard: Shard, frozen: _FrozenModels, adv: Tensor, y: Tensor, seed: int) -> dict[str, Verdict]:
     """Return the verdicts by digest, of the targets that do not fail."""
-    verdicts = dict[str, Verdict]()
+    verdicts, images = dict[str, Verdict](), shard.images
+    asked = partial(judge, classes=images.classes, exact=images.classes_known, seed=seed)
     for target in (target for target in shard.targets if target.digest not in frozen.faults):
         with frozen.keep_fault(target):
-            verdicts[target.digest] = judge(
-                target,
-                images,
-                y,
-                classes=shard.images.classes,
-                exact=shard.images.classes_known,
-                seed=seed,
-                clean_from=shard.start if shard.attack is None else None,
-            )
+            clean_from = shard.start if shard.attack is None else None
+            verdicts[target.digest] = asked(target, adv, y, clean_from=clean_from)
     return verdicts
 
 

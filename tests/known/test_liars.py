@@ -10,7 +10,7 @@ import pytest
 import torch
 from gallery import LIARS
 from gradients import replaced_gradient
-from honest import COMMITTED, HONEST, small
+from honest import HONEST, LARGER, small
 from measure import ALARMS, REFUSED, WITHIN, alarm_table, figures, misleads
 from memory import TimeDependent
 from torch import nn
@@ -61,17 +61,17 @@ def test_autoattack_brings_the_rest_near_the_truth(name):
     assert told["worst"] == pytest.approx(figures(small(), **ASKED)["worst"], abs=WITHIN)
 
 
-@pytest.mark.parametrize("name", [name for name in HONEST if name not in COMMITTED])
+@pytest.mark.parametrize("name", HONEST | LARGER)
 def test_honest_models_raise_no_alarm(name):
-    told = figures(HONEST[name](), **ASKED, attacks="pgd")
+    told = figures((HONEST | LARGER)[name](), **ASKED, attacks="pgd")
     assert not alarms(told)
     assert not told["fault"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HONEST)
-def test_honest_models_raise_no_alarm_under_autoattack(name):
-    told = figures(HONEST[name](), **ASKED)
+@pytest.mark.parametrize("name", LARGER)
+def test_larger_honest_models_raise_no_alarm_under_autoattack(name):
+    told = figures(LARGER[name](), **ASKED)
     assert not alarms(told)
     assert not told["fault"]
 

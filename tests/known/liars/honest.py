@@ -1,4 +1,7 @@
-"""Honest models of many kinds, which are to raise no alarm, and the small network that the liars wrap."""
+"""Honest models of many kinds, which are to raise no alarm, and the small network that the liars wrap.
+
+`HONEST` are those of the published table; AutoAttack on `LARGER` takes minutes.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,17 @@ class Counting(nn.Module):
         return self.net(x)
 
 
+class WidePixels(nn.Module):
+    """Computes with pixels from 0 to 255, clipped."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((255 * x).clamp(0, 255) / 255)
+
+
 class Half(nn.Module):
     """Computes in bfloat16."""
 
@@ -105,16 +119,27 @@ def committed(name: str) -> nn.Module:
     return rstbench.load_model(f"{source}:{DIGITS / file}.safetensors")
 
 
+def steady() -> nn.Sequential:
+    """Batch norm and dropout, between two linear layers."""
+    middle = [nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3)]
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), *middle, nn.Linear(32, 10))
+
+
 HONEST: dict[str, Callable[[], nn.Module]] = {
     "relu": small,
     "gelu": lambda: seeded(lambda: perceptron(nn.GELU)),
     "silu": lambda: seeded(lambda: perceptron(nn.SiLU)),
     "softplus": lambda: seeded(lambda: perceptron(nn.Softplus)),
-    "convolutional": lambda: seeded(convolutional),
-    "attention": lambda: seeded(Attention),
+    "norm-dropout": lambda: seeded(steady),
+    "linear": lambda: seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))),
     "traced": lambda: torch.jit.trace(small(), torch.zeros(2, 1, 8, 8)),
     "counting": lambda: Counting(small()),
     "bfloat16": lambda: Half(seeded(perceptron)),
+    "wide-pixels": lambda: WidePixels(seeded(perceptron)),
+}
+LARGER: dict[str, Callable[[], nn.Module]] = {
+    "convolutional": lambda: seeded(convolutional),
+    "attention": lambda: seeded(Attention),
     "resnet18-start": resnet_start,
     **{name: (lambda name=name: committed(name)) for name in COMMITTED},
 }

@@ -114,7 +114,7 @@ def main() -> None:
     """Read the command line, and write both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("leaderboards/reliability"))
-    parser.add_argument("--data", default="digits:test:50")
+    parser.add_argument("--data", default="digits:test:40")
     parser.add_argument("--threat", default="Linf:0.1")
     asked = parser.parse_args()
     path = asked.out / "models.csv"
