@@ -56,9 +56,9 @@ def test_lies_that_change_nothing(name, truth):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, kind in LIARS.items() if not kind.alarm])
-def test_autoattack_brings_the_rest_near_the_truth(name):
-    told = figures(LIARS[name](small()), **ASKED)
-    assert told["worst"] == pytest.approx(figures(small(), **ASKED)["worst"], abs=WITHIN)
+def test_autoattack_brings_the_rest_near_the_truth_or_flags_it(name):
+    told, truth = figures(LIARS[name](small()), **ASKED), figures(small(), **ASKED)["worst"]
+    assert told["worst"] == pytest.approx(truth, abs=WITHIN) or alarms(told)
 
 
 @pytest.mark.parametrize("name", HONEST | LARGER)

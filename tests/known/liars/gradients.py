@@ -130,6 +130,13 @@ class FewLevels(Lie):
         return self.net((8 * x).round() / 8)
 
 
+class ClippedPixels(Lie):
+    """Clips pixels to their range, at whose ends its gradient vanishes: black and white pixels stay."""
+
+    def forward(self, x):
+        return self.net((255 * x).clamp(0, 255) / 255)
+
+
 class Detached(Lie):
     """Lets no gradient through."""
 

@@ -61,14 +61,14 @@ class Counting(nn.Module):
 
 
 class WidePixels(nn.Module):
-    """Computes with pixels from 0 to 255, clipped."""
+    """Computes with pixels from 0 to 255."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net((255 * x).clamp(0, 255) / 255)
+        return self.net((255 * x - 127) / 128)
 
 
 class Half(nn.Module):
