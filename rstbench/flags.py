@@ -183,10 +183,20 @@ SELECTED_ON_TEST = _builtin(
     "The epoch that was kept, or the weights of the switch, were selected on test images, as in the "
     "paper. The figure is too optimistic.",
 )
+SHATTERED_GRADIENT = _doubting(
+    "shattered-gradient",
+    "The gradients are no numbers, or other than the slopes that finite differences of the logits show. "
+    "Attacks that follow them are led astray.",
+)
 SQUARE_BEATS_GRADIENT = _doubting(
     "square-beats-gradient",
     "Square, which uses no gradients, broke images that the gradient attacks before it did not. The "
     "gradients may be masked.",
+)
+STATEFUL = _doubting(
+    "stateful",
+    "The model answers the same images otherwise before the attack, after it, or as it came. It goes by what "
+    "it was asked before, or by the time.",
 )
 TRANSFER_BEATS_WHITE_BOX = _doubting(
     "transfer-beats-white-box",

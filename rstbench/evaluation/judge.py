@@ -17,6 +17,7 @@ from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.normalise import clearly_better, right_under
 from ..models.wrapper import EvalModel
 from .memory import halving, is_out_of_memory, passed
+from .slopes import has_shattered_gradient
 
 REPEAT_TOLERANCE = 1e-4  # of the logits' norm: by more, two runs on one image tell a random output
 # An image alone and in its batch may differ by this much of it: kernels for other sizes round otherwise.
@@ -83,10 +84,13 @@ def _judge(
     if not bool(finite.all()):
         raise ModelFault(f"{target.info.name} gives non-finite logits on clean images")
     raised = set()
-    if _relative_distance(logits_of(x), logits) > REPEAT_TOLERANCE:
+    if relative_distance(logits_of(x), logits) > REPEAT_TOLERANCE:
         raised.add(flags.RANDOM_OUTPUT.name)
-    elif not alone or _depends_on_batch(target, logits, alone):
-        raised.add(flags.BATCH_DEPENDENT.name)
+    else:
+        if not alone or _depends_on_batch(target, logits, alone):
+            raised.add(flags.BATCH_DEPENDENT.name)
+        if has_shattered_gradient(target.module, x, coarse=is_coarse(target, x)):
+            raised.add(flags.SHATTERED_GRADIENT.name)
     if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < SUMS_TO_ONE:
         raised.add(flags.PROBABILITIES_NOT_LOGITS.name)
     right = {}
@@ -121,13 +125,22 @@ def _logits_apart(
 
 def _depends_on_batch(target: EvalModel, logits: Tensor, alone: list[tuple[Tensor, Tensor]]) -> bool:
     """Return whether images get other logits alone, or in another order, than in their batch."""
+    tolerance = batch_tolerance(target, logits)
+    return any(relative_distance(other, logits[indices]) > tolerance for indices, other in alone)
+
+
+def batch_tolerance(target: EvalModel, x: Tensor) -> float:
+    """Return by how much logits may differ that kernels for other sizes compute, of their norm."""
+    return BATCH_TOLERANCE_COARSE if is_coarse(target, x) else BATCH_TOLERANCE
+
+
+def is_coarse(target: EvalModel, x: Tensor) -> bool:
+    """Return whether a model rounds much where x lies: on a GPU, or in half precision."""
     halves = (torch.half, torch.bfloat16)
-    coarse = logits.is_cuda or any(weight.dtype in halves for weight in target.module.parameters())
-    tolerance = BATCH_TOLERANCE_COARSE if coarse else BATCH_TOLERANCE
-    return any(_relative_distance(other, logits[indices]) > tolerance for indices, other in alone)
+    return x.is_cuda or any(weight.dtype in halves for weight in target.module.parameters())
 
 
-def _relative_distance(other: Tensor, logits: Tensor) -> float:
+def relative_distance(other: Tensor, logits: Tensor) -> float:
     """Return the largest distance of two answers to one image, relative to the norm of its logits."""
     return float(((other - logits).norm(dim=1) / logits.norm(dim=1).clamp_min(1e-12)).max())
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from .copies import CopySetting
 from .counting import PassCounter
 from .judge import Verdict, fx_output_held, judge, predict, seeded, why_no_gradient
 from .memory import halving
+from .watch import Watch
 from .workers import torch_threads
 
 
@@ -60,6 +62,11 @@ class Shard:
     def name(self) -> str:
         return f"{self.source.info.name}, {self.trials[0].attack}"
 
+    @property
+    def is_watched(self) -> bool:
+        """Return whether the model is watched: in the first shard of an attack on itself."""
+        return self.start == 0 and any(trial.source == trial.target for trial in self.trials)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -93,27 +100,21 @@ def run(shard: Shard) -> Answer:
 def _run(shard: Shard) -> Answer:
     began = time.perf_counter()
     x, y = (part.to(shard.device) for part in shard.images.at(slice(None)))
-    seed, verdicts = crafting_seed(shard.trials[0], shard.start), dict[str, Verdict]()
-    counter, rows = PassCounter(), len(x)
+    seed, counter, rows = crafting_seed(shard.trials[0], shard.start), PassCounter(), len(x)
+    watch: Watch | None = None
     with _FrozenModels(shard) as frozen:
         frozen.raise_fault(shard.source)
         crafted = Crafted(x)
         if shard.attack is not None and shard.threat is not None:
+            if shard.is_watched:
+                watch = Watch(shard.source, x, shard.images.classes, seed)
             name, key = f"{shard.name} {shard.threat}", shard.trials[0].key
             with reporting(shard.progress_folder, key, name, shard.start, len(x)):
                 crafted, counter, rows = _craft(shard, shard.attack, shard.threat, x, y, seed)
         adv = crafted.images.detach()
-        for target in (target for target in shard.targets if target.digest not in frozen.faults):
-            with frozen.keep_fault(target):
-                verdicts[target.digest] = judge(
-                    target,
-                    adv,
-                    y,
-                    classes=shard.images.classes,
-                    exact=shard.images.classes_known,
-                    seed=seed,
-                    clean_from=shard.start if shard.attack is None else None,
-                )
+        verdicts = _judged(shard, frozen, adv, y, seed)
+        if watch:
+            watch.look(adv)
     frozen.raise_fault(shard.source, *(shard.targets if len(shard.targets) == 1 else ()))
     measured: dict[str, Any] = {
         "forwards": counter.forwards,
@@ -121,6 +122,7 @@ def _run(shard: Shard) -> Answer:
         "copy": shard.copies.as_plain() if shard.copies else {},
         **_circumstances(shard, began),
     }
+    doubts = watch.doubts() if watch else set()
     results, predicted = dict[str, ShardResult](), None
     right_under: Mapping[str, Tensor] = {}
     for target, trial in zip(shard.targets, shard.trials, strict=True):
@@ -131,6 +133,7 @@ def _run(shard: Shard) -> Answer:
             predicted, right_under = verdict.predicted.cpu(), verdict.right_under
         stages = {name: as_bits(broken) for name, broken in crafted.stages.items()} if own else {}
         flags = {*verdict.flags, *(crafted.flags if own or shard.source.members else ())}
+        flags |= doubts if own else set()
         passed = {"crafting": rows, "judging": verdict.rows}
         results[trial.key] = ShardResult(
             shard.start,
@@ -143,6 +146,17 @@ def _run(shard: Shard) -> Answer:
     faults = {t.key: frozen.faults[t.target] for t in shard.trials if t.target in frozen.faults}
     images = adv[: shard.returned].cpu().clone()  # a view would be sent with all that it is a part of
     return Answer(results, images, predicted, faults, right_under, rows if rows < len(x) else 0)
+
+
+def _judged(shard: Shard, frozen: _FrozenModels, adv: Tensor, y: Tensor, seed: int) -> dict[str, Verdict]:
+    """Return the verdicts by digest, of the targets that do not fail."""
+    verdicts, images = dict[str, Verdict](), shard.images
+    asked = partial(judge, classes=images.classes, exact=images.classes_known, seed=seed)
+    for target in (target for target in shard.targets if target.digest not in frozen.faults):
+        with frozen.keep_fault(target):
+            clean_from = shard.start if shard.attack is None else None
+            verdicts[target.digest] = asked(target, adv, y, clean_from=clean_from)
+    return verdicts
 
 
 def _certify(shard: Shard, certificate: Certificate) -> Answer:
