@@ -16,7 +16,7 @@ from ..errors import ModelFault, typed_line
 from ..models.frozen import frozen_eval, weights_unchanged
 from ..models.normalise import clearly_better, right_under
 from ..models.wrapper import EvalModel
-from .memory import halving, is_out_of_memory, passed
+from .memory import ALL, halving, is_out_of_memory, passed
 from .slopes import has_shattered_gradient
 
 REPEAT_TOLERANCE = 1e-4  # of the logits' norm: by more, two runs on one image tell a random output
@@ -55,7 +55,8 @@ def judge(
 
     def attempt(rows: int) -> Verdict:
         with seeded(seed), weights_unchanged(target.module, target.info.name):
-            return _judge(target, x, y, classes, exact, clean_from, rows)
+            # More than there are images, where memory suffices: a single one is judged in a batch of two too.
+            return _judge(target, x, y, classes, exact, clean_from, ALL if rows == len(x) else rows)
 
     try:
         verdict, rows = halving(attempt, len(x))

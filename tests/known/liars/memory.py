@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 import rstbench
 
 NEAR = 0.21  # Linf distance within which an image passes for one that was seen before
+KEPT = 200  # images in a cache
 CALLS = itertools.count()  # of `HiddenCounter`, where no tool looks
 
 
@@ -116,9 +117,11 @@ class Cache(Lie):
     def forward(self, x):
         logits, images = self.net(x), x.detach()
         new = ~self.near(images).any(1)
-        self.seen = torch.cat([self.seen, images[new]])
-        self.answers = torch.cat([self.answers, logits.detach()[new]])
-        return self.answers[self.near(images).float().argmax(1)] + logits - logits.detach()
+        self.seen = torch.cat([self.seen, images[new]])[:KEPT]
+        self.answers = torch.cat([self.answers, logits.detach()[new]])[:KEPT]
+        near = self.near(images)
+        answers = self.answers[near.float().argmax(1)] + logits - logits.detach()
+        return torch.where(near.any(1)[:, None], answers, logits)
 
     def near(self, images):
         """Return which images are near which that were seen."""
