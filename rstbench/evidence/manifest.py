@@ -132,7 +132,10 @@ class Manifest:
             raise BadFile(f"no {MANIFEST_FILE} in {root}; name a folder that `evaluate` wrote") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise BadFile(f"{path} is not what `evaluate` writes: {reason}") from error
+            raise BadFile(
+                f"{path} is not what `evaluate` writes: {reason}; delete it, and run the command that "
+                f"made the folder again"
+            ) from error
 
     def check(self) -> None:
         """Raise ValueError where it names models that it does not describe, or no number of images."""

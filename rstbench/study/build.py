@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data import Images, load, training_images
-from ..errors import BadRequest, ModelFault, typed_line
+from ..errors import BadFile, BadRequest, ModelFault, typed_line
 from ..evaluation.memory import is_out_of_memory
 from ..evaluation.workers import load_of, seconds_for, threads_for
 from ..evidence.costs import COSTS_FILE
@@ -122,7 +122,10 @@ class Builder:
         """
         start = self._starting_point(job)
         if job.path.exists():
-            network = Ticket.load(job.path) if job.remaining else Checkpoint.load(job.path)
+            try:
+                network: Network = (Ticket if job.remaining else Checkpoint).load(job.path)
+            except BadFile as error:
+                raise BadFile(f"{error}; delete it, and the same command makes it again") from error
             _refuse_other(network, start, job.path)
             return network
         resumed = resume_path(job.path).exists()
@@ -138,10 +141,9 @@ class Builder:
         try:
             return (self._draw if job.remaining else self._train)(job, start)
         except Exception as error:
-            if is_out_of_memory(error):
-                why = f"there is no memory to learn it, try a smaller batch: {typed_line(error)}"
-                raise ModelFault(why) from error
-            raise
+            if not is_out_of_memory(error):
+                raise
+            raise ModelFault(f"no memory to learn it, try a smaller batch: {typed_line(error)}") from error
 
     def _search(self, job: Job, start: StartingPoint, on_epoch: EpochCallback) -> Search:
         recipe = start.recipe
@@ -243,8 +245,7 @@ def write_history(folder: Path, networks: Sequence[tuple[str, Network]]) -> None
 
 def _from_model(job: Job, images: Images) -> StartingPoint:
     """Begin from trained weights: of a checkpoint of this tool, or of a model whose state dict fits."""
-    source, _, file = job.start.partition(":")
-    recipe = job.recipe
+    (source, _, file), recipe = job.start.partition(":"), job.recipe
     if recipe.scale:
         raise BadRequest("scale is for random weights; trained ones are taken as they are")
     if not job.options.store_weights:
@@ -260,9 +261,8 @@ def _from_model(job: Job, images: Images) -> StartingPoint:
         try:
             build(spec).load_state_dict(state)
         except RuntimeError as error:
-            raise BadRequest(
-                f"{job.start} has not the weights of {spec}: {str(error).splitlines()[1].strip()[:200]}"
-            ) from error
+            why = str(error).splitlines()[1].strip()[:200]
+            raise BadRequest(f"{job.start} has not the weights of {spec}: {why}") from error
     names = prunable(build(spec))
     weights = {name: state[name].detach().cpu().float() for name in names}
     other_state = {name: tensor.detach().cpu() for name, tensor in state.items() if name not in names}

@@ -147,6 +147,7 @@ def ended(pid, seconds):
 def become(request):
     """Be a process of its own, in its own folder, that writes to files."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     tempfile.tempdir = None  # read again from the environment

@@ -180,5 +180,5 @@ def test_a_network_that_memory_does_not_suffice_for_is_a_fault(cli, monkeypatch,
     few = ["--network", "conv2", "--width", "0.1", "--data", "digits:train:128", "--epochs", "1", "--quiet"]
     done = cli("train", *few, "--out", tmp_path / "c")
     assert done.returncode == 1
-    assert "rstbench: conv2: there is no memory to learn it, try a smaller batch: RuntimeError" in done.stderr
+    assert "rstbench: conv2: no memory to learn it, try a smaller batch: RuntimeError" in done.stderr
     assert len(done.stderr.splitlines()) == 1
