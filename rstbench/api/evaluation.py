@@ -136,6 +136,8 @@ def run_evaluation(
         raise BadRequest("no models to evaluate")
     specs = map(AttackSpec.parse, [attacks] if isinstance(attacks, str) else attacks)
     study_attacks = tuple(dict.fromkeys(StudyAttack(spec) for spec in specs))
+    if not study_attacks:
+        raise BadRequest("no attack to run: attacks names at least one, such as 'pgd'")
     study = Study("adhoc", DataReference.parse(data), (Threat.parse(threat),), study_attacks, seeds=(seed,))
     study = replace(study, certificates=tuple(dict.fromkeys(map(CertificateSpec.parse, certificates))))
     with ExitStack() as stack:

@@ -81,6 +81,11 @@ def read_network(module: nn.Module, shape: Sequence[int]) -> Network:
     halves = {p.dtype for p in module.state_dict().values() if p.is_floating_point() and p.itemsize < 4}
     if halves:
         raise BadRequest(f"certificates bound float32 networks, this one holds {halves.pop()}")
+    hooked = [name for name, part in module.named_modules() if part._forward_hooks or part._forward_pre_hooks]
+    if hooked:
+        raise BadRequest(
+            f"no certificate for a network with hooks, as on {hooked[0] or 'the whole'}: they compute"
+        )
     try:
         exact = baked(copy.deepcopy(module)).requires_grad_(False).double().eval()
         traced = torch.fx.symbolic_trace(nn.Sequential(exact))

@@ -25,6 +25,7 @@ from ..evaluation.shard import Shard, as_bits, run
 from ..evidence.trial import CERTIFICATE, CLEAN, FAST, ShardResult, TrialResult
 from ..models.frozen import frozen_eval
 from ..models.wrapper import EvalModel, load_reference, wrap_switch
+from ..reports.certified import contradictions
 from ..reports.csv_io import as_csv
 from ..reports.lookup import Evidence
 from ..reports.model_references import made_by_study
@@ -41,7 +42,8 @@ class Check:
     """What was repeated, and what came.
 
     what: in words; images: how many; differing: the indices of those with another answer than the stored one;
-    problem: why it does not hold, or could not be repeated; repeated: whether it could.
+    problem: why it does not hold, or could not be repeated; repeated: whether it could; exact: whether no
+    image may have another answer, for none hangs on rounding.
     """
 
     what: str
@@ -49,10 +51,12 @@ class Check:
     differing: tuple[int, ...] = ()
     problem: str = ""
     repeated: bool = True
+    exact: bool = False
 
     @property
     def holds(self) -> bool:
-        return self.repeated and not self.problem and len(self.differing) <= max(1, self.images // ROUNDING)
+        allowed = 0 if self.exact else max(1, self.images // ROUNDING)
+        return self.repeated and not self.problem and len(self.differing) <= allowed
 
     def line(self) -> str:
         """Return `holds: rst-0.2, pgd Linf:0.1, images 0-99: all 100 the same`."""
@@ -83,6 +87,8 @@ def verify(root: Path, data_root: Path, device: torch.device, sample: int, seed:
         same = frame is not None and (root / f"{BOARD}.csv").read_bytes() == as_csv(frame)
         problem = "" if same else f"it does not; rstbench report {root} makes it anew"
         yield Check(f"{BOARD}.csv follows from the evidence", problem=problem)
+    for line in contradictions(evidence):
+        yield Check("no image is certified and broken", problem=line)
     images = _images(evidence, data_root)
     models, missing = _models(evidence, root, images)
     yield from missing
@@ -205,7 +211,10 @@ def _asked_again(
         answer = run(shard)
     except (BadRequest, BadFile, ModelFault) as error:
         return Check(what, problem=str(error))
-    return _compared(what, stored, answer.results[trial.key].bits)
+    compared = _compared(what, stored, answer.results[trial.key].bits)
+    if certificate and compared.differing and hasattr(certificate, "seconds"):
+        return replace(compared, problem="its solver had other time than then", repeated=False)
+    return replace(compared, exact=certificate is not None)
 
 
 def _compared(what: str, stored: ShardResult, bits: str) -> Check:

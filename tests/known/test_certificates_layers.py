@@ -171,3 +171,12 @@ def test_networks_of_this_package_are_known(generator):
         x = torch.rand(3, 1, 32, 32, generator=generator)
         values = read_network(net, x.shape[1:]).values(x)
         assert torch.allclose(values[-1].float(), net(x), rtol=1e-3, atol=1e-4), name
+
+
+def test_hooks_are_refused_for_they_compute_what_is_not_read():
+    """Zero on the clean images, the hook changes the class elsewhere: nothing may be proved."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    net[1].register_forward_hook(lambda part, x, out: out + (x[0] != 0.5).any(1, keepdim=True) * 100)
+    x, y = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(BadRequest, match="network with hooks, as on 1"):
+        Crown()(net, x, y, Threat.parse("Linf:0.1"))

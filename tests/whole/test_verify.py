@@ -70,6 +70,43 @@ def bend(out, kind, attack):
             path.write_text("".join(json.dumps(line) + "\n" for line in (header, *shards)))
 
 
+def forge(out, certificate, is_broken):
+    """Say of one image that it is proved: one that pgd breaks, or one that it does not."""
+    lines = {
+        path: list(map(json.loads, path.read_text().splitlines())) for path in out.glob("results/*.jsonl")
+    }
+    for path, (header, *shards) in lines.items():
+        trial = header["trial"]
+        if trial["attack"] != certificate or trial["target"] != trial["source"]:
+            continue
+        own = {"source": trial["source"], "target": trial["target"], "attack": "pgd:steps=3"}
+        (attacked,) = [others for head, *others in lines.values() if own.items() <= head["trial"].items()]
+        for shard, attack in zip(shards, attacked, strict=True):
+            pairs = zip(shard["bits"], attack["bits"], strict=True)
+            chosen = [
+                i for i, (proof, stands) in enumerate(pairs) if proof == "0" and (stands == "0") == is_broken
+            ]
+            if chosen:
+                shard["bits"] = shard["bits"][: chosen[0]] + "1" + shard["bits"][chosen[0] + 1 :]
+                path.write_text("".join(json.dumps(line) + "\n" for line in (header, *shards)))
+                return
+    raise AssertionError("no such image")
+
+
+def test_a_single_forged_proof_does_not_hold(copied, cli):
+    forge(copied, "crown", is_broken=False)
+    done = cli("verify", copied, "--sample", "100")
+    assert done.returncode == 1
+    assert any("crown" in line for line in done.stdout.splitlines() if line.startswith("does not hold"))
+
+
+def test_a_proof_of_a_broken_image_is_a_contradiction(copied, cli):
+    forge(copied, "crown", is_broken=True)
+    done = cli("verify", copied, "--sample", "1")
+    assert done.returncode == 1
+    assert "does not hold: no image is certified and broken" in done.stdout
+
+
 @pytest.mark.parametrize(("kind", "attack"), [("attack", "pgd:steps=3"), ("certificate", "ibp")])
 def test_evidence_that_was_bent(copied, cli, kind, attack):
     bend(copied, kind, attack)

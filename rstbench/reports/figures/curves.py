@@ -61,8 +61,8 @@ def _panel(axes: Axes, part: pd.DataFrame, attack: str) -> None:
         ends.append((x[-1], y[-1], name, colour))
     radii = sorted({x for xs, _ in curves.values() for x in xs})
     axes.set_xlim(0, radii[-1] * 1.05)
-    threats = sorted(map(Threat.parse, part["threat"].unique()), key=lambda threat: threat.eps)
-    axes.set_xticks(radii, ["0", *(threat.eps_text for threat in threats)])
+    names = {float(threat.eps): threat.eps_text for threat in map(Threat.parse, part["threat"].unique())}
+    axes.set_xticks(radii, [names.get(radius, "0") for radius in radii])
     axes.grid(visible=True, axis="x", color=GRID)
     axes.set_xlabel("radius")
     values = [value for _, ys in curves.values() for value in ys]
