@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -56,6 +57,8 @@ class ModelInfo:
         Raises ValueError or TypeError."""
         known = {f.name for f in fields(cls)}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        # A model of another package may say NaN for what it does not know.
+        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         check_fields(cls, values)
         info = cls(**{key: value for key, value in values.items() if key in known})
         if info.members and len(info.members) != len(info.weights):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def _text(value: Any) -> str:
 
 def _eps(value: Any, path: Path) -> str:
     """Return '8/255' as it is, and 0.03137…, which RobustBench's `update_json` writes, as '8/255'."""
-    if value in MISSING:
+    if value in MISSING or (isinstance(value, float) and not math.isfinite(value)):
         raise BadFile(f"{path} says no eps")
     if isinstance(value, float) and abs(value * 255 - round(value * 255)) < 1e-6:
         return f"{round(value * 255)}/255"

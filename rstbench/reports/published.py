@@ -25,6 +25,7 @@ COLUMNS = [
     "model", "kind", "method", "network", "data", "threat", "remaining", "sparsity", "kept_weights", "clean",
     "attack", "robust", "source", "url", "page", "read", "protocol", "digitised_error", "note",
 ]  # fmt: skip
+MOST_DIGITS = 18  # of a whole number, which tables hold in 64 bits
 REQUIRED = ("model", "data", "threat", "attack", "robust", "source")
 FRACTIONS = ("remaining", "sparsity", "clean", "robust", "digitised_error")
 TRANSFER = [
@@ -151,6 +152,6 @@ def _fraction(text: str, name: str, line: int, path: Path) -> float:
 
 
 def _integer(text: str, line: int, path: Path) -> int | None:
-    if text and not (text.isascii() and text.isdigit()):
-        raise BadFile(f"{path}, line {line}: kept_weights is a whole number, got {text!r}")
+    if text and not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
+        raise BadFile(f"{path}, line {line}: kept_weights is a whole number, got {text[:80]!r}")
     return int(text) if text else None

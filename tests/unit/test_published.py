@@ -233,3 +233,12 @@ def test_nothing_with_autoattack_makes_no_entry(tmp_path):
     with pytest.raises(BadRequest, match="asked autoattack"):
         write_entries(asked(), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changed", [{"eps": float("inf")}, {"kept_weights": "9" * 5000}])
+def test_numbers_beyond_all_bounds_are_refused(tmp_path, changed):
+    path = tmp_path / "cifar10" / "Linf" / "Huge.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(ENTRY | {"autoattack_acc": "50", "clean_acc": "80"} | changed))
+    with pytest.raises(BadFile):
+        read(path)

@@ -21,7 +21,7 @@ class Slow(nn.Module):
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
     def forward(self, x):
-        while x.requires_grad and Path(__file__).with_name("wait").exists():
+        while x.requires_grad and len(x) == 10 and Path(__file__).with_name("wait").exists():
             time.sleep(0.05)
         return self.net(x)
 
