@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-RATIOS = ("0.05", "0.1", "0.2", "0.4")
-MATRIX = ("0.05", "0.1", "0.15", "0.2", "0.3", "0.4", "0.6", "0.8")
-
 
 @dataclass(frozen=True)
 class Plan:
     """What is measured. batch, most: images of each side of the attacks, which double until there are so many
-    or no time is left; images: of the transfers and the last part."""
+    or no time is left; images: of the transfers and the last part; ratios: of the tickets that learn; matrix:
+    of the random masks that are transferred between."""
 
     device: str
     network: Sequence[str]
@@ -21,6 +19,8 @@ class Plan:
     test: str
     threat: str
     strong: str
+    ratios: Sequence[str]
+    matrix: Sequence[str]
     batch: int
     most: int
     images: int
@@ -44,6 +44,8 @@ CUDA = Plan(
     test="cifar10:test",
     threat="Linf:8/255",
     strong="autoattack",
+    ratios=("0.05", "0.1", "0.2", "0.4"),
+    matrix=("0.05", "0.1", "0.15", "0.2", "0.3", "0.4", "0.6", "0.8"),
     batch=128,
     most=8192,
     images=1000,
@@ -57,6 +59,8 @@ DRY = Plan(
     test="digits:test",
     threat="Linf:0.1",
     strong="autoattack:attacks=apgd-ce,iterations=2",
+    ratios=("0.2", "0.4"),
+    matrix=("0.2", "0.4"),
     batch=20,
     most=20,
     images=20,

@@ -30,7 +30,7 @@ from compared import compare, markdown  # noqa: E402
 from machine import processor  # noqa: E402
 from passes import measure  # noqa: E402
 from pieces import join  # noqa: E402
-from plans import CUDA, DRY, MATRIX, RATIOS, Plan  # noqa: E402
+from plans import CUDA, DRY, Plan  # noqa: E402
 
 from rstbench.cli.commands import main as rstbench  # noqa: E402
 from rstbench.data import load  # noqa: E402
@@ -171,17 +171,17 @@ def step(run: Run) -> str:
 
 
 def matrix(run: Run) -> str:
-    """The transfer matrix of eight random masks of one network."""
+    """The transfer matrix of random masks of one network."""
     plan, folder = run.plan, run.out / "matrix"
-    files = [folder / f"{plan.network[1]}-{ratio}.safetensors" for ratio in MATRIX]
+    files = [folder / f"{plan.network[1]}-{ratio}.safetensors" for ratio in plan.matrix]
     if not all(file.exists() for file in files):
-        masks = ("--method", "random", "--remaining", ",".join(MATRIX), "--threat", plan.threat)
+        masks = ("--method", "random", "--remaining", ",".join(plan.matrix), "--threat", plan.threat)
         run.rstbench("draw", *plan.network, *plan.brief[:2], *masks, "--out", folder)
     tickets = [f"ticket:{file}" for file in files]
     began = time.monotonic()
     run.rstbench(
         *("transfer", *tickets, "--data", plan.test, "--threat", plan.threat, "--limit", plan.images),
-        *("--batch-size", plan.batch, "--workers", 1, "--out", run.out / "transfer-of-eight"),
+        *("--batch-size", plan.batch, "--workers", 1, "--out", run.out / "transfer-of-masks"),
     )
     return f"{len(files)} tickets, {plan.images} images in {time.monotonic() - began:.1f} s"
 
@@ -189,7 +189,7 @@ def matrix(run: Run) -> str:
 def learning(run: Run) -> str:
     """Draw the tickets and train the dense network, in the order in which they are wanted."""
     plan, folder = run.plan, run.out / "networks"
-    for ratio in (*RATIOS[:3], "", *RATIOS[3:]):
+    for ratio in (*plan.ratios[:3], "", *plan.ratios[3:]):
         common = (*plan.network, *plan.learn, "--threat", plan.threat)
         if ratio:
             run.rstbench("draw", *common, "--remaining", ratio, "--out", folder)
@@ -201,7 +201,7 @@ def learning(run: Run) -> str:
 def verdicts(run: Run) -> str:
     """Attack what was drawn, transfer between the tickets, and switch between them."""
     plan, folder = run.plan, run.out / "networks"
-    files = [folder / f"{plan.network[1]}-{ratio}.safetensors" for ratio in RATIOS]
+    files = [folder / f"{plan.network[1]}-{ratio}.safetensors" for ratio in plan.ratios]
     tickets, dense = [file for file in files if file.exists()], folder / f"{plan.network[1]}.safetensors"
     if not tickets:
         return "no ticket is drawn yet"

@@ -29,8 +29,8 @@ def test_every_part_is_done_and_asks_nothing_twice(tmp_path):
     outcomes = dry_run(tmp_path, *PARTS)
     assert outcomes["attacks"] == "done"
     assert outcomes["learning"] == "done"
-    assert outcomes["matrix"].startswith("8 tickets, 20 images")
-    assert outcomes["verdicts"] == "4 tickets, 1 dense"
+    assert outcomes["matrix"].startswith("2 tickets, 20 images")
+    assert outcomes["verdicts"] == "2 tickets, 1 dense"
     passes = pd.read_csv(tmp_path / "passes.csv")
     assert set(passes["form"]) == {"module", "exact", "fast"}
     assert (passes["images_per_second"] > 0).all()
