@@ -7,26 +7,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
-import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.connection import wait as wait_for_end
 from typing import Any, Protocol, TypeVar
 
-import torch
-
-from ..errors import ModelFault, one_line
-from ..limits import max_file_size, set_limit
-from .parcels import Parcels, unpack
+from ..errors import ModelFault
+from ..limits import max_file_size
+from .parcels import Parcels
 from .timed import HELD_HERE, WAKE_SECONDS, TimedWorkers
 from .timed import ExecutorFault as ExecutorFault
 from .timed import WorkerDied as WorkerDied
+from .worker_process import Unreadable, initialize, run_pickled, unpickled
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -201,7 +195,7 @@ class Processes:
                     yield from Local().map(function, [task])
                     continue
                 submitted.append(task)
-                running[self._opened().submit(_run_pickled, function, payload)] = task
+                running[self._opened().submit(run_pickled, function, payload)] = task
                 if len(running) >= most:
                     break
             if not running:
@@ -212,12 +206,12 @@ class Processes:
             for future in done:
                 task = running[future]
                 try:
-                    answer = _unpickled(future.result())
+                    answer = unpickled(future.result())
                 except ModelFault as fault:
                     answer = fault
                 del running[future]
                 submitted[:] = [other for other in submitted if other is not task]
-                if isinstance(answer, _Unreadable):
+                if isinstance(answer, Unreadable):
                     yield from Local().map(function, [task])
                 else:
                     yield task, answer
@@ -232,13 +226,13 @@ class Processes:
     ) -> Answers[Task, Answer]:
         """Yield each task with its answer, or with why it was ended."""
         self._timed = self._timed or TimedWorkers(partial(self._new_pool, 1))
-        run = partial(_run_pickled, function)
+        run = partial(run_pickled, function)
         for task, answer in self._timed.run(run, tasks, self._pickled, at_once, timeout, idle):
-            if isinstance(answer, _Unreadable):
+            if isinstance(answer, Unreadable):
                 why = f"it cannot be loaded again where it could be ended: {answer.reason}"
                 yield task, ExecutorFault(why)
             else:
-                yield task, _unpickled(answer)
+                yield task, unpickled(answer)
 
     def _opened(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -249,7 +243,7 @@ class Processes:
         self._parcels = self._parcels or Parcels()
         spawn = multiprocessing.get_context("spawn")
         given = self._parcels.folder, max_file_size()
-        return ProcessPoolExecutor(width, spawn, _initialize, given)
+        return ProcessPoolExecutor(width, spawn, initialize, given)
 
     def _close(self) -> None:
         """End the processes; work that still runs is waited for."""
@@ -271,40 +265,3 @@ class Processes:
             return self._parcels.pack(task)
         except (Exception, SystemExit):  # of whatever a user's class does when it is pickled
             return None
-
-
-@dataclass(frozen=True)
-class _Unreadable:
-    """The answer of a process that cannot unpickle its task, and why."""
-
-    reason: str
-
-
-def _run_pickled(function: Callable[[Any], Any], payload: bytes) -> bytes | _Unreadable:
-    try:
-        task = unpack(payload)
-    except (Exception, SystemExit) as error:
-        return _Unreadable(one_line(error, 300))
-    # Tensors by value: as torch sends them they need sockets in a temporary folder, which outlives a kill.
-    return pickle.dumps(function(task))
-
-
-def _unpickled(answer: Any) -> Any:
-    """Return what `_run_pickled` made of an answer; a fault as it is."""
-    return pickle.loads(answer) if isinstance(answer, bytes) else answer
-
-
-def _initialize(parcels: str, limit: int) -> None:
-    set_limit(limit)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is handled by the parent
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_with, args=(parent.sentinel, parcels), daemon=True).start()
-    torch.set_num_threads(1)
-
-
-def _exit_with(sentinel: int, parcels: str) -> None:
-    """End with the parent, which removes its folder of models itself unless it was killed."""
-    wait_for_end([sentinel])
-    shutil.rmtree(parcels, ignore_errors=True)
-    os._exit(1)

@@ -284,15 +284,8 @@ def test_a_bomb_is_refused_before_memory_is_taken(name, tmp_path):
 def test_the_option_allows_more_or_less(tmp_path, cli):
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((40, 8, 8), np.uint8), y=np.arange(40) % 10)
     torch.save({"0.weight": torch.zeros(1)}, tmp_path / "w.pt")
-    asked = [
-        "evaluate",
-        "torchvision:resnet18",
-        "--data",
-        "npz:a.npz",
-        "--threat",
-        "Linf:0.1",
-        "--max-file-size",
-    ]
+    asked = ["evaluate", "torchvision:resnet18", "--data", "npz:a.npz", "--threat", "Linf:0.1"]
+    asked += ["--max-file-size"]
     done = cli(*asked, "2kB")
     assert done.returncode == 2
     assert done.stderr == (
