@@ -132,8 +132,22 @@ def test_rescaled_layers_change_no_verdict(certificate, generator):
 def test_a_network_with_hooks_that_change_it_is_found_out():
     net = linear(0)
     net[1].register_forward_hook(lambda module, given, out: out + 1.0)
-    with pytest.raises(ModelFault, match="other logits"):
+    with pytest.raises(BadRequest, match="network with hooks, as on 1"):
         IBP()(net, torch.rand(3, 3, 2, 2), net(torch.rand(3, 3, 2, 2)).argmax(1), Threat.parse("Linf:0.1"))
+
+
+def test_a_network_that_is_traced_as_another_function_is_found_out():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = linear(0)
+
+        def forward(self, x):
+            return self.net(x) + (0.0 if isinstance(x, torch.fx.Proxy) else 1.0 * x.flatten(1)[:, :3])
+
+    net, x = Twice(), torch.rand(3, 3, 2, 2)
+    with pytest.raises(ModelFault, match="other logits"):
+        IBP()(net, x, net(x).argmax(1), Threat.parse("Linf:0.1"))
 
 
 def test_images_that_the_model_gets_wrong_are_not_proved():
