@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -136,13 +137,10 @@ def _run(shard: Shard) -> Answer:
         flags |= doubts if own else set()
         passed = {"crafting": rows, "judging": verdict.rows}
         results[trial.key] = ShardResult(
-            shard.start,
-            as_bits(verdict.predicted == y),
-            stages,
-            tuple(sorted(flags)),
+            shard.start, as_bits(verdict.predicted == y), stages, tuple(sorted(flags)),
             rows={what: count for what, count in passed.items() if count < len(x)},
             **measured,
-        )
+        )  # fmt: skip
     faults = {t.key: frozen.faults[t.target] for t in shard.trials if t.target in frozen.faults}
     images = adv[: shard.returned].cpu().clone()  # a view would be sent with all that it is a part of
     return Answer(results, images, predicted, faults, right_under, rows if rows < len(x) else 0)
@@ -168,11 +166,12 @@ def _certify(shard: Shard, certificate: Certificate) -> Answer:
         proved = _proved(shard, certificate, threat, x, y)
         broken = _broken_by(shard, proved, threat, x, y)
     frozen.raise_fault(source)
+    proof = {"eps": proved.eps_proved, "error": proved.error_bound}
     result = ShardResult(
         shard.start,
         as_bits(proved.proved),
         {COUNTEREXAMPLE: as_bits(broken)} if bool(broken.any()) else {},
-        proof={"eps": proved.eps_proved, "error": proved.error_bound},
+        proof={k: v for k, v in proof.items() if math.isfinite(v)},  # the error is not, where values overflow
         **_circumstances(shard, began),
     )
     return Answer({trial.key: result})

@@ -47,5 +47,5 @@ def is_of(value: Any, hint: Any) -> bool:
     if hint is int:
         return type(value) is int and abs(value) < LARGEST
     if hint is float:
-        return type(value) in (int, float) and abs(value) < LARGEST * 1.0 and math.isfinite(value)
+        return type(value) in (int, float) and math.isfinite(value)
     return value is None if hint is type(None) else isinstance(value, hint)

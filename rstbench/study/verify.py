@@ -22,7 +22,7 @@ from ..evaluation.adversarials import AdversarialWriter
 from ..evaluation.copies import CopyPlanner
 from ..evaluation.judge import predict
 from ..evaluation.shard import Shard, as_bits, run
-from ..evidence.trial import CERTIFICATE, CLEAN, FAST, ShardResult, TrialResult
+from ..evidence.trial import CERTIFICATE, CLEAN, COUNTEREXAMPLE, FAST, ShardResult, TrialResult
 from ..models.frozen import frozen_eval
 from ..models.wrapper import EvalModel, load_reference, wrap_switch
 from ..reports.certified import contradictions
@@ -213,7 +213,15 @@ def _asked_again(
         return Check(what, problem=str(error))
     compared = _compared(what, stored, answer.results[trial.key].bits)
     if certificate and compared.differing and hasattr(certificate, "seconds"):
-        return replace(compared, problem="its solver had other time than then", repeated=False)
+        # What was proved within the time of then may not be now; what is broken now was no proof.
+        broken = answer.results[trial.key].stages.get(COUNTEREXAMPLE, "")
+        if any(proof == found == "1" for proof, found in zip(stored.bits, broken, strict=False)):
+            return replace(compared, problem="a counterexample breaks what is stored as proved")
+        count = len(compared.differing)
+        why = (
+            f"{count} of {compared.images} images got another verdict, perhaps for want of its solver's time"
+        )
+        return replace(compared, problem=why, repeated=False)
     return replace(compared, exact=certificate is not None)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import rstbench
+from rstbench.cli.commands import main
 
 NETS = """
 import torch
@@ -129,3 +130,26 @@ def test_wrong_studies_are_one_line(cli, folder, text, message):
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (folder / "o").exists()
+
+
+@pytest.mark.parametrize("scale", ["1e19", "1e20"])
+def test_huge_weights_leave_evidence_that_reads(tmp_path, monkeypatch, scale):
+    """Bounds of rounding are huge or infinite there; the answer is that nothing is proved."""
+    (tmp_path / "m.py").write_text(
+        "import torch\nfrom torch import nn\ndef net():\n    torch.manual_seed(0)\n"
+        "    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))\n"
+        f"    net[1].weight.data.mul_(1e18)\n    net[3].weight.data.mul_({scale})\n    return net\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    asked = [
+        "--data",
+        "digits:test:10",
+        "--batch-size",
+        "10",
+        "--threat",
+        "Linf:0.05",
+        "--attack",
+        "pgd:steps=1",
+    ]
+    assert main(["evaluate", "file:m.py:net", *asked, "--certify", "crown", "--out", "out"]) == 0
+    assert pd.read_csv("out/leaderboard.csv")["certified"].tolist() == [0.0]
