@@ -47,5 +47,7 @@ def is_of(value: Any, hint: Any) -> bool:
     if hint is int:
         return type(value) is int and abs(value) < LARGEST
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        if type(value) is int:
+            return abs(value) < LARGEST  # a larger one is no float
+        return type(value) is float and math.isfinite(value)
     return value is None if hint is type(None) else isinstance(value, hint)
