@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ..attacks.spec import UNKNOWN_PASSES, changed_options, make_named
+from ..errors import BadRequest
 from ..threat import Threat
 
 if TYPE_CHECKING:
@@ -80,10 +81,17 @@ class CertificateSpec:
         passes = getattr(self.certificate, "passes", None)
         return passes if isinstance(passes, int) and passes > 0 else UNKNOWN_PASSES
 
-    def check(self, threat: Threat) -> None:
-        """Raise BadRequest for a threat that it cannot treat, where it says so by a method of this name."""
-        if check := getattr(self.certificate, "check", None):
-            check(threat)
+    def refusal(self, threat: Threat) -> str:
+        """Return why it cannot treat a threat, '' where it can.
+
+        A certificate says so by a method `check` that raises BadRequest.
+        """
+        try:
+            if check := getattr(self.certificate, "check", None):
+                check(threat)
+        except BadRequest as refused:
+            return str(refused)
+        return ""
 
     def __str__(self) -> str:
         options = ",".join(f"{key}={value}" for key, value in self.options)

@@ -18,7 +18,7 @@ from ..data import Images
 from ..evidence import examples
 from ..evidence.manifest import Manifest
 from ..evidence.store import Store
-from ..evidence.trial import CLEAN, Trial
+from ..evidence.trial import CERTIFICATE, CLEAN, COUNTEREXAMPLE, Trial
 from ..files import short_name, write_whole
 from .shard import Answer, Shard
 
@@ -36,23 +36,41 @@ class AdversarialWriter:
             write_whole(self.part(trial, shard.start), _bytes(answer.images.float()))
 
     def is_kept(self, trial: Trial, start: int) -> bool:
-        """Return whether the images of a shard are still kept."""
-        return trial.attack == CLEAN or self.part(trial, start).exists()
+        """Return whether the images of a shard are still kept, where there are any."""
+        if trial.attack == CLEAN or self.part(trial, start).exists():
+            return True
+        return trial.kind == CERTIFICATE and start not in self._found(trial)
+
+    def _found(self, trial: Trial) -> set[int]:
+        """Return the first image of each shard in which a certificate found a counterexample."""
+        record = Store(self.root).read(trial.key)
+        shards = record.shards if record else ()
+        return {shard.start for shard in shards if shard.stages.get(COUNTEREXAMPLE)}
 
     def collect(self, request: Manifest, data: Images, batch: int) -> list[Path]:
-        """Write one `<model>-<attack>-<threat>-seed<seed>.pt` for each crafting that is complete."""
+        """Write one `<model>-<attack>-<threat>-seed<seed>.pt` for each crafting that is complete.
+
+        Of a certificate that found counterexamples too, with clean images where it found none.
+        """
         written, store = [], Store(self.root)
         for key in request.keys:
             record = store.read(key)
             if record is None or record.trial.attack == CLEAN:
                 continue
             trial = record.trial
-            parts = [self.part(trial, start) for start in range(0, len(data), batch)]
-            if all(part.exists() for part in parts):
+            starts = range(0, len(data), batch)
+            spans = {self.part(trial, start): slice(start, start + batch) for start in starts}
+            there = [part.exists() for part in spans]
+            if any(there) and (all(there) or trial.kind == CERTIFICATE):
                 info = request.models[trial.source]
                 name = f"{info.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
                 path = self.folder / f"{short_name(re.sub(r'[^A-Za-z0-9._-]+', '_', name))}.pt"
-                images = torch.cat([torch.load(part, weights_only=True) for part in parts])
+                images = torch.cat(
+                    [
+                        torch.load(part, weights_only=True) if part.exists() else data.at(span)[0]
+                        for part, span in spans.items()
+                    ]
+                )
                 if path not in written:
                     write_whole(path, _bytes(images[: len(data)]))
                     written.append(path)

@@ -15,9 +15,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..attacks import Attack, Crafted
-from ..certificates import Certificate, Certified
+from ..certificates import Certificate
 from ..data import Images
-from ..errors import BadRequest, ModelFault, typed_line
+from ..errors import ModelFault, typed_line
 from ..evidence.shard_reports import reporting
 from ..evidence.trial import COUNTEREXAMPLE, ShardResult, Trial, crafting_seed
 from ..models.frozen import frozen_eval, weights_unchanged
@@ -26,8 +26,9 @@ from ..threat import Threat
 from .circumstances import device_name, versions
 from .copies import CopySetting
 from .counting import PassCounter
-from .judge import Verdict, fx_output_held, judge, predict, seeded, why_no_gradient
+from .judge import Verdict, fx_output_held, judge, seeded, why_no_gradient
 from .memory import halving
+from .proving import broken_by, counterexamples, prove
 from .watch import Watch
 from .workers import torch_threads
 
@@ -73,10 +74,10 @@ class Shard:
 class Answer:
     """Hold the results of a shard.
 
-    results: by trial key; images: the crafted ones, on the CPU; predicted: the class the source itself sees
-    in each, where it judged them (-1: its logits are not finite); faults: of targets that failed, by trial
-    key; right_under: the source's on clean images (see `Verdict`); rows: how many images passed through the
-    source at once, 0 where all did.
+    results: by trial key; images: the crafted ones, on the CPU, or a certificate's counterexamples (see
+    `counterexamples`); predicted: the class the source itself sees in each, where it judged them (-1: its
+    logits are not finite); faults: of targets that failed, by trial key; right_under: the source's on clean
+    images (see `Verdict`); rows: how many images passed through the source at once, 0 where all did.
     """
 
     results: dict[str, ShardResult] = field(default_factory=dict)
@@ -163,8 +164,8 @@ def _certify(shard: Shard, certificate: Certificate) -> Answer:
     x, y = (part.to(shard.device) for part in shard.images.at(slice(None)))
     threat = Threat.parse(trial.threat)
     with _FrozenModels(shard) as frozen, frozen.keep_fault(source):
-        proved = _proved(shard, certificate, threat, x, y)
-        broken = _broken_by(shard, proved, threat, x, y)
+        proved = prove(source, certificate, x, y, threat, shard.name)
+        broken = broken_by(source, proved, x, y, threat, shard.images)
     frozen.raise_fault(source)
     proof = {"eps": proved.eps_proved, "error": proved.error_bound}
     result = ShardResult(
@@ -174,37 +175,7 @@ def _certify(shard: Shard, certificate: Certificate) -> Answer:
         proof={k: v for k, v in proof.items() if math.isfinite(v)},  # the error is not, where values overflow
         **_circumstances(shard, began),
     )
-    return Answer({trial.key: result})
-
-
-def _proved(shard: Shard, certificate: Certificate, threat: Threat, x: Tensor, y: Tensor) -> Certified:
-    """Run a certificate and check the form of its answer."""
-    try:
-        with weights_unchanged(shard.source.module):
-            proved = certificate(shard.source.module, x.clone(), y.clone(), threat)
-    except ModelFault:
-        raise
-    except BadRequest as refused:
-        raise ModelFault(f"{shard.name}: {refused}") from refused
-    except (Exception, SystemExit) as error:
-        raise ModelFault(f"{shard.name} raised {typed_line(error)}") from error
-    if not isinstance(proved, Certified) or proved.proved.shape != y.shape:
-        raise ModelFault(f"{shard.name}: wanted Certified(proved, …) of {len(y)} images")
-    return proved
-
-
-def _broken_by(shard: Shard, proved: Certified, threat: Threat, x: Tensor, y: Tensor) -> Tensor:
-    """Return which images the exact module gets wrong on the certificate's counterexamples, bool (n,)."""
-    broken = torch.zeros(len(x), dtype=torch.bool)
-    if proved.counterexamples is not None:
-        found = proved.counterexamples.flatten(1).isfinite().all(1)
-        images = proved.counterexamples[found].to(x)
-        if len(images):
-            threat.check(x[found], images)
-            images_of = shard.images
-            logits = predict(shard.source, images, images_of.classes, exact=images_of.classes_known)
-            broken[found.cpu()] = (logits.argmax(1) != y[found]).cpu()
-    return broken
+    return Answer({trial.key: result}, counterexamples(proved, broken, x, shard.returned))
 
 
 def _circumstances(shard: Shard, began: float) -> dict[str, Any]:

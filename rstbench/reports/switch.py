@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..evidence.manifest import Row
 from ..evidence.trial import CLEAN
+from .certified import certified
 from .compare import COLUMNS as COMPARE_COLUMNS
 from .compare import comparison, is_dense, of_architecture
 from .lookup import Evidence
@@ -22,6 +23,7 @@ COLUMNS = [
     "members", "weights", "rung", "attack", "knows_switch", "threat", "data", "seed", "images", "clean",
     "robust", "robust_low", "robust_high", "lower_bound", "upper_bound",
 ]  # fmt: skip
+CERTIFIED = "certified"
 BY_SWITCH = ["members", "weights", "threat", "seed"]  # columns that tell the lines of one switch from others
 QUERIES = (1, 2, 5, 10, 100)
 QUERY_COLUMNS = [
@@ -30,10 +32,15 @@ QUERY_COLUMNS = [
 
 
 def switch(evidence: Evidence) -> pd.DataFrame:
-    """Return one line an attacker of each switch, and one for each of its baselines."""
+    """Return one line an attacker of each switch, and one for each of its baselines.
+
+    The column `certified` is there only where certificates were asked: what holds whatever the attacker.
+    """
     lines: list[dict[str, Any]] = []
-    for row, bits in switches(evidence):
+    found = list(switches(evidence))
+    for row, bits in found:
         lower, upper = bounds(bits.errors, bits.weights)
+        proved = certified(evidence, row)
         for result in bits.attackers():
             line = {
                 "rung": result.level,
@@ -41,12 +48,14 @@ def switch(evidence: Evidence) -> pd.DataFrame:
                 "knows_switch": str(result.knows_switch).lower(),
                 "lower_bound": short(lower),
                 "upper_bound": short(upper),
+                CERTIFIED: None if proved is None else mean(proved),
             }
             lines.append(line | _figures(evidence, row, bits, bits.clean, result.robust()))
         for baseline in baselines(evidence, row, bits):
             line = {"rung": f"{baseline.role} {baseline.name}".rstrip(), "attack": "", "knows_switch": ""}
             lines.append(line | _figures(evidence, row, bits, baseline.clean, baseline.robust))
-    return pd.DataFrame(lines, columns=COLUMNS)
+    asked = any(row.certificates for row, _ in found)
+    return pd.DataFrame(lines, columns=[*COLUMNS, CERTIFIED] if asked else COLUMNS)
 
 
 def _figures(
@@ -142,8 +151,8 @@ def switch_text(frame: pd.DataFrame) -> Iterator[str]:
         lower, upper = (100 * part.iloc[0][bound] for bound in ("lower_bound", "upper_bound"))
         unequal = "" if len(set(weights.split("+"))) == 1 else f" with weights {weights}"
         yield (
-            f"switch of {members}{unequal} at {threat}, seed {seed}: expected accuracy between "
-            f"{lower:.1f}% and {upper:.1f}%"
+            f"switch of {members}{unequal} at {threat}, seed {seed}: the members' errors on all crafted "
+            f"sets allow {lower:.1f}% to {upper:.1f}%{_certified_text(part)}"
         )
         width = max(len(attack) for attack in part["attack"])
         for _, row in part.iterrows():
@@ -152,6 +161,11 @@ def switch_text(frame: pd.DataFrame) -> Iterator[str]:
             note = _note(row) if row["knows_switch"] else baseline
             figures = f"{robust:5.1f}%  ({low:.1f}-{high:.1f})"
             yield f"  {name:<11}  {row['attack']:<{width}}  {figures}  {note}".rstrip()
+
+
+def _certified_text(part: pd.DataFrame) -> str:
+    proved = part.iloc[0].get(CERTIFIED)
+    return "" if proved is None or pd.isna(proved) else f"; certified under any attacker {100 * proved:.1f}%"
 
 
 def _note(row: pd.Series) -> str:

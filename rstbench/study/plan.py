@@ -63,8 +63,9 @@ class Study:
     """What one leaderboard is made of.
 
     images: how many of `data` are attacked, 0 for all; switch_weights: 'equal', 'best' or both; certificates:
-    what is proved of every model at every threat; curve: those threats, of one norm, whose answers tell about
-    one another; left_out: a line on each model that the environment names, and does not name here.
+    what is proved of every model at the threats that each can treat; curve: those threats, of one norm, whose
+    answers tell about one another; left_out: a line on each model that the environment names, and does not
+    name here.
     """
 
     name: str
@@ -86,6 +87,10 @@ class Study:
     def attacks_at(self, threat: Threat) -> tuple[AttackSpec, ...]:
         """Return the attacks at one threat, in the study's order."""
         return tuple(item.attack for item in self.attacks if item.threat in (None, threat))
+
+    def certificates_at(self, threat: Threat) -> tuple[CertificateSpec, ...]:
+        """Return the certificates that can treat one threat, in the study's order."""
+        return tuple(certificate for certificate in self.certificates if not certificate.refusal(threat))
 
     def as_toml(self) -> dict[str, Any]:
         """Return the study as plain values, every setting resolved."""

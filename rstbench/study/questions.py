@@ -54,6 +54,20 @@ def note_on_added_attacks(study: Study, participants: Participants) -> str:
     return f"AutoAttack sees only the mean prediction of a switch; also running: {names}" if added else ""
 
 
+def notes_on_certificates(study: Study) -> list[str]:
+    """Return a note for each threat that a certificate cannot treat.
+
+    Raises BadRequest where it can treat none of them.
+    """
+    notes = []
+    for certificate in study.certificates:
+        refusals = [refusal for threat in study.threats if (refusal := certificate.refusal(threat))]
+        if len(refusals) == len(study.threats):
+            raise BadRequest(refusals[0])
+        notes += [f"{refusal}: not asked there" for refusal in refusals]
+    return notes
+
+
 def tasks_of(study: Study, participants: Participants) -> list[Task]:
     """Return all tasks under one seed about the models that are asked, cheap ones first."""
     seed, judges_of = participants.seed, participants.judges_of
@@ -77,7 +91,7 @@ def tasks_of(study: Study, participants: Participants) -> list[Task]:
     tasks += [
         certificate_task(model, certificate, threat)
         for threat in study.threats
-        for certificate in study.certificates
+        for certificate in study.certificates_at(threat)
         for model in (*single, *unlisted)  # of a switch each member is asked
     ]
     asked = [task for task in tasks if task.source.digest not in participants.others]
@@ -131,7 +145,7 @@ def make_manifest(
             if study.attacks_at(threat)
             for model in participants.asked
             for attacks in [tuple(map(str, attacks_on(model, study, threat)))]
-            for certificates in [tuple(map(str, study.certificates))]
+            for certificates in [tuple(map(str, study.certificates_at(threat)))]
             if rows
         ),
         groups=tuple(dict.fromkeys(tuple(m.digest for m in group) for p in by_seed for group in p.groups)),

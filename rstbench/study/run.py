@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -40,7 +39,14 @@ from .parallel import BuildResult, make_all, soon_made
 from .part import Part, needed_jobs, part_of
 from .participants import Participants, gather_participants, load_models
 from .plan import Study, StudyAttack, StudyModel
-from .questions import make_manifest, note_on_added_attacks, refuse_other_kind, tasks_of, trials_of
+from .questions import (
+    make_manifest,
+    note_on_added_attacks,
+    notes_on_certificates,
+    refuse_other_kind,
+    tasks_of,
+    trials_of,
+)
 from .switch_weights import fit_weights
 
 
@@ -96,8 +102,8 @@ def run_study(
     builder = Builder(options.root, setting.device, progress)
     for job in {job.name: job for of_seed in reversed(jobs.values()) for job in of_seed}.values():
         _check(job, setting, builder)
-    for certificate, threat in product(study.certificates, study.threats):
-        certificate.check(threat)
+    for note in notes_on_certificates(study):
+        progress.note(note)
     builder.report_images(setting.data.first(images))
     store = Store(options.out)
     with setting.executor, store.lock():

@@ -157,9 +157,9 @@ def _judged_again(
     images: Images,
     device: torch.device,
 ) -> Iterator[Check]:
-    """Judge the adversarial images that were kept."""
+    """Judge the adversarial images that were kept, a certificate's counterexamples among them."""
     kept = AdversarialWriter(root)
-    for record in evidence.records.values():
+    for record in (*evidence.records.values(), *evidence.proofs.values()):
         trial = record.trial
         if trial.attack == CLEAN or trial.target not in models:
             continue
@@ -171,7 +171,8 @@ def _judged_again(
                     crafted = torch.load(path, weights_only=True)
                     x, y = images.at(slice(shard.start, shard.start + len(shard.bits)))
                     Threat.parse(trial.threat).check(x, crafted)
-                    yield _compared(what, shard, _right(models[trial.target], crafted, y, images, device))
+                    right = _right(models[trial.target], crafted, y, images, device)
+                    yield _compared(what, shard, right, _stored_right(record, shard, right))
                 except Exception as error:  # of a damaged file, whatever it raises
                     yield Check(what, problem=f"{path.name}: {one_line(error, 200)}")
 
@@ -211,7 +212,7 @@ def _asked_again(
         answer = run(shard)
     except (BadRequest, BadFile, ModelFault) as error:
         return Check(what, problem=str(error))
-    compared = _compared(what, stored, answer.results[trial.key].bits)
+    compared = _compared(what, stored, answer.results[trial.key].bits, stored.bits)
     if certificate and compared.differing and hasattr(certificate, "seconds"):
         # What was proved within the time of then may not be now; what is broken now was no proof.
         broken = answer.results[trial.key].stages.get(COUNTEREXAMPLE, "")
@@ -225,8 +226,17 @@ def _asked_again(
     return replace(compared, exact=certificate is not None)
 
 
-def _compared(what: str, stored: ShardResult, bits: str) -> Check:
-    pairs = zip(stored.bits, bits, strict=True)
+def _stored_right(record: TrialResult, shard: ShardResult, right: str) -> str:
+    """Return what kept images must give by the evidence: of a certificate's that those are wrong which it
+    found, for the others are clean images."""
+    if record.trial.kind != CERTIFICATE:
+        return shard.bits
+    found = shard.stages.get(COUNTEREXAMPLE, "0" * len(right))
+    return "".join("0" if broken == "1" else bit for broken, bit in zip(found, right, strict=True))
+
+
+def _compared(what: str, stored: ShardResult, bits: str, wanted: str) -> Check:
+    pairs = zip(wanted, bits, strict=True)
     differing = tuple(stored.start + i for i, (one, other) in enumerate(pairs) if one != other)
     return Check(what, len(bits), differing)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 import torch
@@ -95,6 +97,73 @@ def test_from_python_a_switch_is_the_expectation_over_its_members(tmp_path):
     table = rstbench.evaluate(models, certificates="crown", **asked).set_index("model")
     assert table.loc["switch", "certified"] == pytest.approx(table.loc[["a", "b"], "certified"].mean())
     assert (table["certified"] <= table["worst"]).all()
+
+
+def test_a_switch_has_two_sides(cli, folder):
+    switch = "import rstbench\ndef switch():\n    return rstbench.Switch([relu(), other()])\n"
+    other = "def other():\n    torch.manual_seed(1)"
+    nets = NETS.replace("def gelu():\n    torch.manual_seed(0)", other).replace("GELU", "ReLU")
+    (folder / "nets.py").write_text(nets + switch)
+    models = [f"file:nets.py:{name}" for name in ("relu", "other", "switch")]
+    asked = ["evaluate", *models, "--threat", "Linf:1/1000", *COMMON[:-1]]
+    assert cli(*asked).returncode == 0
+    assert "certified" not in pd.read_csv(folder / "runs" / "adhoc" / "switch.csv")
+    done = cli(*asked, "--certify", "crown")
+    assert done.returncode == 0, done.stderr
+    proved = board(folder)["certified"]
+    table = pd.read_csv(folder / "runs" / "adhoc" / "switch.csv").set_index("rung")
+    certified = table.loc["minimum", "certified"]
+    assert certified == pytest.approx(proved[models[:2]].mean()) == proved[models[2]]
+    assert 0 < certified <= table.loc["minimum", "robust"]
+    assert pd.isna(table.loc["mean-member", "certified"])
+    assert f"certified under any attacker {100 * certified:.1f}%" in done.stdout
+    assert f"{certified:.1%} is certified" in (folder / "runs" / "adhoc" / "index.html").read_text()
+
+
+def test_a_norm_that_a_certificate_cannot_treat_is_left_out(cli, folder):
+    threats = ["--threat", "L2:0.01", "--threat", "Linf:0.001"]
+    common = [option for option in COMMON if option != "--quiet"]
+    done = cli("evaluate", "file:nets.py:relu", *threats, *common, "--certify", "milp", "--certify", "crown")
+    assert done.returncode == 0, done.stderr
+    assert "milp proves Linf and L1, whose balls are linear, got L2:0.01: not asked there" in done.stderr
+    assert (board(folder)["certified"] > 0).all()
+
+
+def test_counterexamples_are_kept_and_judged_again(cli, folder):
+    common = ["--threat", "Linf:0.2", *COMMON, "--certify", "milp:seconds=20", "--save-adversarials"]
+    asked = ["evaluate", "file:nets.py:relu", *common, "--attack", "pgd:steps=1"]
+    assert cli(*asked).returncode == 0
+    root = folder / "runs" / "adhoc"
+    (kept,) = (root / "adversarials").glob("*milp*.pt")
+    images = torch.load(kept, weights_only=True)
+    assert images.shape == (20, 1, 8, 8)
+    (file,) = (path for path in (root / "results").iterdir() if '"certificate"' in path.read_text())
+    found = file.read_text()
+    assert cli(*asked).returncode == 0
+    assert file.read_text() == found  # asked once
+    for part in (root / "adversarials" / "parts").iterdir():
+        part.unlink()
+    kept.unlink()
+    assert cli(*asked).returncode == 0
+    assert torch.equal(torch.load(kept, weights_only=True), images)
+    done = cli("verify", root)
+    assert done.returncode == 0, done.stdout
+    assert any("kept images" in line and ", milp" in line for line in done.stdout.splitlines())
+
+
+def test_a_counterexample_refutes_a_proof_that_was_forged(cli, folder):
+    asked = ["evaluate", "file:nets.py:relu", *COMMON, "--threat", "Linf:0.2", "--batch-size", "20"]
+    assert cli(*asked, "--attack", "pgd:steps=1", "--certify", "milp:seconds=20").returncode == 0
+    root = folder / "runs" / "adhoc"
+    (file,) = (path for path in (root / "results").iterdir() if '"certificate"' in path.read_text())
+    header, shard = map(json.loads, file.read_text().splitlines())
+    place = shard["stages"]["counterexample"].index("1")
+    shard["bits"] = shard["bits"][:place] + "1" + shard["bits"][place + 1 :]
+    del shard["stages"]
+    file.write_text(json.dumps(header) + "\n" + json.dumps(shard) + "\n")
+    done = cli("verify", root)
+    assert done.returncode == 1
+    assert "a counterexample breaks what is stored as proved" in done.stdout
 
 
 def test_a_curve_in_a_study(cli, folder):

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..statistics import LEVEL
-from ..switch import BY_SWITCH
+from ..switch import BY_SWITCH, CERTIFIED
 from .style import INK, MUTED, SERIES, SIZE, Drawing, file_name, label, percent_axis, subplots
 
 ROW = 0.24  # inches
@@ -40,10 +40,16 @@ def draw_switch(switch: pd.DataFrame | None) -> Iterator[Drawing]:
             f"The switch of {_listed(members)}{'' if equal else f' with weights {_listed(weights)}'} at "
             f"{threat}, seed {seed}",
             f"Expected accuracy falls from {last['clean']:.1%} on clean images to {last['robust']:.1%} under "
-            f"the worst of all crafted sets; it must lie between {last['lower_bound']:.1%} and "
-            f"{last['upper_bound']:.1%}. Bars are steps down, dots the rungs with their {LEVEL} intervals.",
+            f"the worst of all crafted sets; the members' errors on all of these sets allow "
+            f"{last['lower_bound']:.1%} to {last['upper_bound']:.1%}{_certified(last)}. Bars are steps down, "
+            f"dots the rungs with their {LEVEL} intervals.",
             figure,
         )
+
+
+def _certified(line: pd.Series) -> str:
+    proved = line.get(CERTIFIED)
+    return "" if proved is None or pd.isna(proved) else f", and {proved:.1%} is certified under any attacker"
 
 
 def _listed(joined: str) -> str:
@@ -70,7 +76,8 @@ def _stairs(axes: Axes, attackers: pd.DataFrame) -> None:
     axes.get_yticklabels()[-1].set_fontweight("bold")
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    low = min(float(attackers["robust_low"].min()), float(first["lower_bound"]))
+    bounds = (float(first[name]) for name in ("lower_bound", CERTIFIED) if pd.notna(first.get(name)))
+    low = min(float(attackers["robust_low"].min()), *bounds)
     high = max(float(first[name]) for name in ("clean", "upper_bound"))
     percent_axis(axes, low, max(high, float(attackers["robust_high"].max())), across=True)
 
@@ -89,6 +96,8 @@ def _lines(axes: Axes, attackers: pd.DataFrame, baselines: pd.DataFrame) -> None
         ("lower bound, members' mean", float(first["lower_bound"]), INK, (0, (1, 1.5))),
         ("upper bound", float(first["upper_bound"]), INK, (0, (1, 1.5))),
     ]
+    if pd.notna(proved := first.get(CERTIFIED)):
+        marks.append(("certified", float(proved), INK, "solid"))
     for role, robust in zip(baselines["rung"], baselines["robust"], strict=True):
         kind, _, name = str(role).partition(" ")
         if name:

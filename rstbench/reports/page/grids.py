@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..ratios import without_ratio
-from ..switch import BY_SWITCH
+from ..switch import BY_SWITCH, CERTIFIED
 from ..transfer import groups_of, matrix
 from .template import records
 
@@ -101,12 +101,16 @@ def transfer_grids(transfer: pd.DataFrame | None) -> Iterator[Grid]:
 
 @dataclass(frozen=True)
 class SwitchGrid:
-    """A switch at one threat and seed: its bounds, and its rows of `switch.csv`."""
+    """A switch at one threat and seed: its bounds, and its rows of `switch.csv`.
+
+    certified: its accuracy under any attacker, None where no certificate was asked or one has no answer.
+    """
 
     title: str
     clean: float
     lower: float
     upper: float
+    certified: float | None
     lines: tuple[dict[str, Any], ...]
 
 
@@ -123,6 +127,7 @@ def switch_grids(switch: pd.DataFrame | None) -> Iterator[SwitchGrid]:
             float(first["clean"]),
             float(first["lower_bound"]),
             float(first["upper_bound"]),
+            _number(first.get(CERTIFIED)),
             tuple(lines),
         )
 
