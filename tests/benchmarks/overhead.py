@@ -6,9 +6,8 @@ Both attack the ticket `rst-0.2` of leaderboards/digits on the same images in th
 this process on one thread. Bare is the attack called on the copy that `--crafting exact` attacks, and the
 module's verdict on its images; the evaluation is `rstbench.evaluate`, which also asks the clean images,
 checks each image and the model, stores the evidence and makes the table. Seconds are those of the processor.
-The two run in turn. On a machine whose speed changes within minutes their ratio is noise: `outside` is the share
-of the evaluation's seconds that it spends outside the attack's calls, beside what they take. Prints a CSV line
-a repeat.
+The two run in turn. On a machine whose speed changes within minutes their ratio is noise: `outside` is what
+the evaluation takes outside the attack's calls, as a share of what it takes in them. Prints a line a repeat.
 """
 
 from __future__ import annotations
