@@ -4,9 +4,9 @@
 
 The files are `cifar_cnn_a_adv.model` of alpha-beta-CROWN and `mnist_lenet5_advtrained.pt` of advertorch.
 Eight small models, 200 images in shards of 100, three seeds. Every shard is a line of `--out`/verdicts.jsonl,
-so that a run that was stopped goes on; `--only 0/2` does every second one. At the end `--out`/verdicts.csv
-has a line for each model and seed, with the images on which a way differs from pyautoattack: `7+` stands
-by that way only, `7-` by pyautoattack only. pyautoattack attacks the module, with subnormal numbers flushed
+so that a run that was stopped goes on; `--only 0/2` does every second one, `--model NAME` one
+model's. At the end `--out`/verdicts.csv has a line for each model and seed, with the images on which a way
+differs from pyautoattack: `7+` stands by that way only, `7-` by pyautoattack only. pyautoattack attacks the module, with subnormal numbers flushed
 to zero, exact the copy that `--crafting exact` attacks, fast the fast copy; the module itself judges.
 """
 
@@ -97,7 +97,8 @@ def run(args: argparse.Namespace, table: Path) -> None:
     known = models(files)
     for index, (seed, way, name, shard) in enumerate(product(SEEDS, WAYS, known, range(SHARDS))):
         key = {"model": name, "seed": seed, "shard": shard, "way": way}
-        if index % count != place or key in [{part: line[part] for part in key} for line in read(table)]:
+        asked = index % count == place and (not args.model or name in args.model)
+        if not asked or key in [{part: line[part] for part in key} for line in read(table)]:
             continue
         make, data, threat = known[name]
         images = load(f"{data}:test:{SHARD * SHARDS}", *([args.data_root] if args.data_root else []))
@@ -141,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", action="append", default=[], help="small-cifar=PATH, mnist=PATH")
     parser.add_argument("--only", default="0/1", help="I/N: of N equal parts the one of this number")
+    parser.add_argument("--model", action="append", help="only the model of this name (repeatable)")
     parser.add_argument("--data-root", type=Path, default=os.environ.get("RSTBENCH_DATA"))
     parser.add_argument("--out", type=Path, default=Path("leaderboards/speed"))
     args = parser.parse_args()
