@@ -4,10 +4,11 @@
 
 The files are `cifar_cnn_a_adv.model` of alpha-beta-CROWN and `mnist_lenet5_advtrained.pt` of advertorch.
 Eight small models, 200 images in shards of 100, three seeds. Every shard is a line of `--out`/verdicts.jsonl,
-so that a run that was stopped goes on; `--only 0/2` does every second one, `--model NAME` one
-model's. At the end `--out`/verdicts.csv has a line for each model and seed, with the images on which a way
-differs from pyautoattack: `7+` stands by that way only, `7-` by pyautoattack only. pyautoattack attacks the module, with subnormal numbers flushed
-to zero, exact the copy that `--crafting exact` attacks, fast the fast copy; the module itself judges.
+so that a run that was stopped goes on; `--only 0/2` does every second one, `--model NAME` one model's. At the
+end `--out`/verdicts.csv has a line for each model and seed, with the images on which a way differs from
+pyautoattack: `7+` stands by that way only, `7-` by pyautoattack only. pyautoattack attacks the module, with
+subnormal numbers flushed to zero, exact the copy that `--crafting exact` attacks, fast the fast copy; the
+module itself judges.
 """
 
 from __future__ import annotations
