@@ -44,13 +44,13 @@ def try_parser(parser: Parser, count: int, start: int = 0) -> Outcome:
             parser.make(Random(start))  # what is made once is not watched
             for number in range(start, start + count):
                 attempt(parser.run, parser.make(Random(number)), folder, outcome)
-                _empty(folder)
+                empty(folder)
         finally:
             os.chdir(home)
     return outcome
 
 
-def _empty(folder: Path) -> None:
+def empty(folder: Path) -> None:
     for entry in list(os.scandir(folder)):
         shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
 
