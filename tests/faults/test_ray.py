@@ -76,8 +76,8 @@ class Cluster:
 @pytest.fixture
 def longer(made):
     """The folder, with attacks that take long enough to be struck; `alone` is for an undisturbed run."""
-    text = (made.root / "study.toml").read_text().replace("pgd:steps=2", "pgd:steps=20,restarts=40")
-    (made.root / "study.toml").write_text(text.replace("images = 20", "images = 100"))
+    text = (made.root / "study.toml").read_text().replace("pgd:steps=2", "pgd:steps=20,restarts=10")
+    (made.root / "study.toml").write_text(text.replace("images = 20", "images = 60"))
     for name in ("tickets", "checkpoints"):
         shutil.copytree(made.out / name, made.root / "alone" / name)
     return made
@@ -108,7 +108,7 @@ def wait_until(reached, seconds=300.0):
 def begin(folder, cluster):
     """Start the command, and wait until attacked shards are stored."""
     pid = folder.start(*command(folder, cluster))
-    wait_until(lambda: answered(folder) > 65)  # of which 60 are clean
+    wait_until(lambda: answered(folder) > 40)  # of which 36 are clean
     return pid
 
 
