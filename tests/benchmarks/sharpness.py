@@ -2,11 +2,12 @@
 
 `python tests/benchmarks/sharpness.py --seeds 5`
 
-Each step moves the scores up the loss first, by `radius` times their norm, layer by layer, takes the gradient
-there, on the same adversarial images, and goes back (sharpness-aware minimisation, Foret et al., ICLR 2021, in
-score space as in S2AP, arXiv 2510.18381). Radius 0 is the search as shipped. Network, start, order of images
-and recipe are the same. Every drawing is a line of `--out`/sharpness.csv, so that a run that was stopped goes
-on; prints at the end, for each ratio and radius, the mean paired difference over the seeds beside their spread.
+Each step moves the scores up the loss first, by `radius` times their norm, layer by layer, takes the
+gradient there, on the same adversarial images, and goes back (sharpness-aware minimisation, Foret et
+al., ICLR 2021, in score space as in S2AP, arXiv 2510.18381). Radius 0 is the search as shipped.
+Network, start, order of images and recipe are the same. Every drawing is a line of
+`--out`/sharpness.csv, so that a run that was stopped goes on; prints at the end, for each ratio and
+radius, the mean paired difference over seeds beside the spread.
 """
 
 from __future__ import annotations
