@@ -19,12 +19,16 @@ def has_shattered_gradient(module: nn.Module, x: Tensor, *, coarse: bool) -> boo
     """Return whether gradients at a few of the images x (n, c, h, w) are other than the slopes of the logits.
 
     The slopes are central differences along random directions; where neither leads anywhere, longer ones
-    count. coarse: whether logits are rounded as on a GPU or in half precision. False where the model lets no
-    gradient through, or fails on such images. Source: Athalye et al., ICML 2018 ("shattered gradients").
+    count. Where images have even areas, max pools are tied and ReLUs at their bend, and a gradient is no
+    slope: so it must differ at images with a little noise too. coarse: whether logits are rounded as on a GPU
+    or in half precision. False where the model lets no gradient through, or fails on such images. Source:
+    Athalye et al., ICML 2018 ("shattered gradients").
     """
-    images = STEPS[-1] + (1 - 2 * STEPS[-1]) * x[:IMAGES]  # so that no step leaves [0, 1]
+    margin, rounding = STEPS[-1], ROUNDING_COARSE if coarse else ROUNDING
+    images = 2 * margin + (1 - 4 * margin) * x[:IMAGES]  # so that neither steps nor noise leave [0, 1]
+    noise = torch.rand(images.shape, generator=Generator().manual_seed(1)).to(images) * 2 - 1
     with suppress(Exception, SystemExit):  # of a user's code
-        return _differs(module, images, ROUNDING_COARSE if coarse else ROUNDING)
+        return all(_differs(module, each, rounding) for each in (images, images + margin * noise))
     return False
 
 

@@ -15,7 +15,7 @@ from measure import ALARMS, REFUSED, WITHIN, alarm_table, figures, misleads
 from memory import TimeDependent
 from torch import nn
 
-from rstbench.evaluation.slopes import has_shattered_gradient
+from rstbench.evaluation.slopes import ROUNDING, _differs, has_shattered_gradient
 
 BOARD = Path(__file__).parents[2] / "leaderboards" / "reliability"
 ASKED = {"data": "digits:test:40", "threat": "Linf:0.1"}
@@ -104,6 +104,15 @@ def test_a_constant_model_has_the_gradient_that_it_tells():
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     nn.init.zeros_(net[1].weight)
     assert not has_shattered_gradient(net, torch.rand(4, 1, 8, 8), coarse=False)
+
+
+def test_even_areas_tie_the_pools_of_an_honest_network():
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+    nn.init.constant_(pooled[0].bias, 1.0)
+    net, x = nn.Sequential(pooled, nn.Linear(16 * 196, 10)), torch.zeros(4, 1, 28, 28)
+    assert _differs(net, 0.5 + x, ROUNDING)
+    assert not has_shattered_gradient(net, x, coarse=False)
 
 
 def test_a_model_that_fails_off_the_data_is_not_doubted():
