@@ -81,7 +81,7 @@ def evaluate(
     """
     progress = _Notes()
     settings: dict[str, Any] = {"device": device, "batch": batch_size, "seed": seed, "crafting": crafting}
-    settings["certificates"] = [certificates] if isinstance(certificates, str) else certificates
+    settings["certificates"] = certificates
     with file_size_limit(max_file_size):
         outcome, wrapped = run_evaluation(
             models, data, threat, attacks, progress, out=out, root=root, **settings
@@ -129,23 +129,35 @@ def run_evaluation(
     seed: int,
     root: str | None,
     crafting: str,
-    certificates: Sequence[str] = (),
+    certificates: Sequence[str] | str = (),
 ) -> tuple[Outcome, list[EvalModel]]:
     """Run a study of these models; return its outcome and the models in their order."""
     if not models:
         raise BadRequest("no models to evaluate")
-    specs = map(AttackSpec.parse, [attacks] if isinstance(attacks, str) else attacks)
+    specs = map(AttackSpec.parse, _texts("attacks", attacks))
     study_attacks = tuple(dict.fromkeys(StudyAttack(spec) for spec in specs))
     if not study_attacks:
         raise BadRequest("no attack to run: attacks names at least one, such as 'pgd'")
     study = Study("adhoc", DataReference.parse(data), (Threat.parse(threat),), study_attacks, seeds=(seed,))
-    study = replace(study, certificates=tuple(dict.fromkeys(map(CertificateSpec.parse, certificates))))
+    study = replace(
+        study,
+        certificates=tuple(dict.fromkeys(map(CertificateSpec.parse, _texts("certificates", certificates)))),
+    )
     with ExitStack() as stack:
         folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         where: dict[str, Any] = {"root": data_root(root), "report": bool(out)}
         options = Options(folder, device, str(batch), crafting=crafting, **where)
         wrapped = [_wrap(name, model) for name, model in models.items()]
         return run_study(study, options, progress, wrapped), wrapped
+
+
+def _texts(name: str, given: Sequence[str] | str) -> list[str]:
+    """Return one text or several as a list. Raises BadRequest."""
+    texts = [given] if isinstance(given, str) else list(given)
+    for text in texts:
+        if not isinstance(text, str):
+            raise BadRequest(f"{name} are texts such as 'pgd' or 'crown', got {text!r}")
+    return texts
 
 
 def _wrap(name: str, model: nn.Module | str) -> EvalModel:

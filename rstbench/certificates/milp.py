@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class Milp:
     """
 
     seconds: float = 60.0
+    packages: ClassVar[tuple[str, ...]] = ("scipy",)  # with the solver that decides
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:

@@ -18,7 +18,7 @@ from ..errors import BadRequest, one_line
 from ..models.baked import baked
 from .calls import call_function, call_method, constant_of
 from .layers import Refused, call_module
-from .operations import Affine, MaxPool, Operation, ReLU, Scaling, Shape, Sum, folded
+from .operations import Affine, MaxPool, Operation, ReLU, Reshape, Scaling, Shape, Sum, folded
 from .pullbacks import Pullback, pullback
 
 
@@ -86,6 +86,15 @@ def read_network(module: nn.Module, shape: Sequence[int]) -> Network:
         raise BadRequest(
             f"no certificate for a network with hooks, as on {hooked[0] or 'the whole'}: they compute"
         )
+    overridden = [
+        name
+        for name, part in module.named_modules()
+        if any(callable(getattr(type(part), attribute, None)) for attribute in vars(part))
+    ]
+    if overridden:
+        raise BadRequest(
+            f"no certificate for a network in which {overridden[0] or 'the whole'} has a method of its own"
+        )
     try:
         exact = baked(copy.deepcopy(module)).requires_grad_(False).double().eval()
         traced = torch.fx.symbolic_trace(nn.Sequential(exact))
@@ -111,6 +120,8 @@ class _Reader:
         self.modules = dict(traced.named_modules())
         self.nodes: list[Node] = []
         self.places: dict[Call, int] = {}
+        self.storages: dict[Call, int] = {}  # calls whose values may share memory have the same number
+        self.stale: set[Call] = set()  # whose memory may have been changed by way of another
 
     def read(self, shape: Shape) -> list[Node]:
         """Return the layers, those only that the logits depend on."""
@@ -119,6 +130,7 @@ class _Reader:
                 if self.nodes:
                     raise BadRequest(f"no certificate for a network with a second input, {call.target}")
                 self.places[call] = self._append("input", None, (), shape)
+                self.storages[call] = 0
             elif call.op == "output":
                 return self._result(call)
             elif call.op != "get_attr" and not self._is_size(call):
@@ -127,7 +139,7 @@ class _Reader:
 
     def _result(self, call: Call) -> list[Node]:
         (logits,) = call.args
-        if not isinstance(logits, Call) or logits not in self.places or not self.places[logits]:
+        if not isinstance(logits, Call) or logits in self.stale or not self.places.get(logits):
             raise BadRequest("no certificate for a network that returns anything but one tensor of logits")
         nodes = self.nodes[: self.places[logits] + 1]
         if len(nodes[-1].shape) != 1:
@@ -148,6 +160,8 @@ class _Reader:
         try:
             if not read:
                 raise Refused("reads no layer")
+            if self.stale.intersection(read):
+                raise Refused("reads a layer of which a view was changed in place")
             self._read_layer(call, read, where, kind)
         except Refused as refusal:
             reason = f": {refusal}" if str(refusal) else ""
@@ -171,8 +185,14 @@ class _Reader:
             shape = tuple(_apply(_on_cpu(operation), examples).shape[1:])
             place = self._append(where, operation, inputs, shape)
         self.places[call] = place
-        if in_place:  # whoever reads the input later sees the result
-            self.places.update({known: place for known, at in self.places.items() if at == places[0]})
+        shares = in_place or all(isinstance(operation, Reshape) for operation in operations)
+        self.storages[call] = self.storages[read[0]] if shares else len(self.nodes)
+        if in_place:  # who reads the input later sees the result; of who reads its views it is not known
+            if call.args[0] is not read[0]:
+                raise Refused("changes a constant in place")
+            self.places[read[0]] = place
+            shared = {known for known, at in self.storages.items() if at == self.storages[read[0]]}
+            self.stale |= shared - {call, read[0]}
 
     def _constant(self, arg: Any) -> Any:
         """Return a tensor that the network holds; layers and sizes as they are."""

@@ -62,9 +62,7 @@ class AdversarialWriter:
             spans = {self.part(trial, start): slice(start, start + batch) for start in starts}
             there = [part.exists() for part in spans]
             if any(there) and (all(there) or trial.kind == CERTIFICATE):
-                info = request.models[trial.source]
-                name = f"{info.name}-{trial.attack}-{trial.threat}-seed{trial.seed}"
-                path = self.folder / f"{short_name(re.sub(r'[^A-Za-z0-9._-]+', '_', name))}.pt"
+                path = self.joined(trial, request.models[trial.source].name)
                 images = torch.cat(
                     [
                         torch.load(part, weights_only=True) if part.exists() else data.at(span)[0]
@@ -75,6 +73,11 @@ class AdversarialWriter:
                     write_whole(path, _bytes(images[: len(data)]))
                     written.append(path)
         return written
+
+    def joined(self, trial: Trial, source: str) -> Path:
+        """Return the file of all images of a crafting; source: the name of what they were crafted against."""
+        name = f"{source}-{trial.attack}-{trial.threat}-seed{trial.seed}"
+        return self.folder / f"{short_name(re.sub(r'[^A-Za-z0-9._-]+', '_', name))}.pt"
 
     def part(self, trial: Trial, start: int) -> Path:
         """Return the file of a shard's images, named by what crafted them: all its judges share it."""

@@ -23,6 +23,7 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what decides a result."""
-    return {"rstbench": __version__, "torch": torch.__version__, "pyautoattack": _version("pyautoattack")}
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions of what decides a result; more: packages that some questions need."""
+    fixed = {"rstbench": __version__, "torch": torch.__version__, "pyautoattack": _version("pyautoattack")}
+    return fixed | {package: _version(package) for package in more}

@@ -173,18 +173,18 @@ def _certify(shard: Shard, certificate: Certificate) -> Answer:
         as_bits(proved.proved),
         {COUNTEREXAMPLE: as_bits(broken)} if bool(broken.any()) else {},
         proof={k: v for k, v in proof.items() if math.isfinite(v)},  # the error is not, where values overflow
-        **_circumstances(shard, began),
+        **_circumstances(shard, began, *getattr(certificate, "packages", ())),
     )
     return Answer({trial.key: result}, counterexamples(proved, broken, x, shard.returned))
 
 
-def _circumstances(shard: Shard, began: float) -> dict[str, Any]:
-    """Return on what a shard was answered, and how long that took."""
+def _circumstances(shard: Shard, began: float, *packages: str) -> dict[str, Any]:
+    """Return on what a shard was answered, with the versions of further packages, and how long that took."""
     return {
         "seconds": round(time.perf_counter() - began, 3),
         "device": device_name(shard.device),
         "threads": torch.get_num_threads(),
-        "versions": versions(),
+        "versions": versions(*packages),
     }
 
 

@@ -1,4 +1,4 @@
-"""Parametrized weights made plain: in a frozen network they are the same at every pass."""
+"""Parametrized and masked weights made plain: in a frozen network they are the same at every pass."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..tickets.switch import SharedMember
+
 
 def baked(module: nn.Module) -> nn.Module:
     """Replace the parametrized layers of a module by plain ones with the weights they have now.
 
-    In place, but for the module itself where it is such a layer. What torch offers for it,
-    `remove_parametrizations`, changes a class that copies of the module share.
+    So are members of a shared switch, by networks of their own. In place, but for the module itself where it
+    is such a part. What torch offers for it, `remove_parametrizations`, changes a class that copies of the
+    module share.
     """
+    for name, part in list(module.named_modules()):
+        if isinstance(part, SharedMember):
+            if not name:
+                return part.plain()
+            module.set_submodule(name, part.plain())
     for name, part in list(module.named_modules()):
         if parametrize.is_parametrized(part) and ".parametrizations" not in f".{name}":
             plain = _plain(part)

@@ -163,18 +163,20 @@ def _judged_again(
         trial = record.trial
         if trial.attack == CLEAN or trial.target not in models:
             continue
+        joined = kept.joined(trial, evidence.info(trial.source).name)
         for shard in record.within(evidence.manifest.images):
-            path = kept.part(trial, shard.start)
-            if path.exists():
-                what = f"kept images, {_words(record, shard)}"
-                try:
-                    crafted = torch.load(path, weights_only=True)
-                    x, y = images.at(slice(shard.start, shard.start + len(shard.bits)))
-                    Threat.parse(trial.threat).check(x, crafted)
-                    right = _right(models[trial.target], crafted, y, images, device)
-                    yield _compared(what, shard, right, _stored_right(record, shard, right))
-                except Exception as error:  # of a damaged file, whatever it raises
-                    yield Check(what, problem=f"{path.name}: {one_line(error, 200)}")
+            span = slice(shard.start, shard.start + len(shard.bits))
+            for path, place in ((kept.part(trial, shard.start), slice(None)), (joined, span)):
+                if path.exists():
+                    what = f"{'joined' if path == joined else 'kept'} images, {_words(record, shard)}"
+                    try:
+                        crafted = torch.load(path, weights_only=True)[place]
+                        x, y = images.at(span)
+                        Threat.parse(trial.threat).check(x, crafted)
+                        right = _right(models[trial.target], crafted, y, images, device)
+                        yield _compared(what, shard, right, _stored_right(record, shard, right))
+                    except Exception as error:  # of a damaged file, whatever it raises
+                        yield Check(what, problem=f"{path.name}: {one_line(error, 200)}")
 
 
 def _right(model: EvalModel, x: Tensor, y: Tensor, images: Images, device: torch.device) -> str:

@@ -7,6 +7,7 @@ exact expectations.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -147,9 +148,21 @@ class _Masked(nn.Module):
             self.register_buffer(self.own[name], tensor.clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self.net, self._tensors(), (x,))
+        return logits
+
+    def plain(self) -> nn.Module:
+        """Return a network of its own with these masks applied, for code that reads layers."""
+        net = copy.deepcopy(self.net)
+        net.load_state_dict({**net.state_dict(), **self._tensors()})
+        return net.eval()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return what differs from the shared network, masked weights and buffers, by their names there."""
         own = {name: getattr(self, attribute) for name, attribute in self.own.items()}
         masks = {name: tensor for name, tensor in own.items() if tensor.dtype == torch.bool}
         random_weights = {name: self.net.get_parameter(name) for name in masks}
-        weights = apply_masks(scale_weights(random_weights, self.recipe, self.remaining), masks)
-        logits: Tensor = functional_call(self.net, {**own, **weights}, (x,))
-        return logits
+        return own | apply_masks(scale_weights(random_weights, self.recipe, self.remaining), masks)
+
+
+SharedMember = _Masked

@@ -113,7 +113,7 @@ def two_convolutions(first=1.0, second=1.0):
     return net
 
 
-@pytest.mark.parametrize("certificate", [IBP(), Crown()])
+@pytest.mark.parametrize("certificate", [IBP(), Crown(), Crown(5)])
 def test_rescaled_layers_change_no_verdict(certificate, generator):
     net, scaled, x = (
         two_convolutions(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import nn, relu_
 
 from rstbench.certificates import patches
 from rstbench.certificates.backward import Region
@@ -180,3 +180,44 @@ def test_hooks_are_refused_for_they_compute_what_is_not_read():
     x, y = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(BadRequest, match="network with hooks, as on 1"):
         Crown()(net, x, y, Threat.parse("Linf:0.1"))
+
+
+def test_a_method_of_a_layers_own_is_refused_for_it_computes_what_is_not_read():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    shipped = net[1].forward
+    net[1].forward = lambda x: shipped(x) + (x != 0.5).any(1, keepdim=True) * 100
+    x, y = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(BadRequest, match="in which 1 has a method of its own"):
+        Crown()(net, x, y, Threat.parse("Linf:0.1"))
+
+
+class InPlace(nn.Module):
+    """Reads a layer after a ReLU has changed it, or a view of it, in place. At 0.5 it changes nothing."""
+
+    def __init__(self, of_view):
+        super().__init__()
+        self.convolution, self.of_view = nn.Conv2d(1, 1, 1), of_view
+        self.first, self.second = nn.Linear(1, 2), nn.Linear(1, 2, bias=False)
+        for layer, weight, bias in (
+            (self.convolution, [[[[1.0]]]], [-0.45]),
+            (self.first, [[-1.0], [0.0]], [-0.4, 0.0]),
+            (self.second, [[1.0], [0.0]], None),
+        ):
+            layer.weight.data = torch.tensor(weight)
+            if bias:
+                layer.bias.data = torch.tensor(bias)
+
+    def forward(self, x):
+        hidden = self.convolution(x)
+        relu_(hidden.flatten(1) if self.of_view else hidden)
+        return self.first(hidden.flatten(1)) + self.second(x.flatten(1))
+
+
+def test_a_layer_of_which_a_view_was_changed_in_place_is_refused():
+    x, threat = torch.full((1, 1, 1, 1), 0.5), Threat.parse("Linf:0.2")
+    net = InPlace(of_view=False).requires_grad_(False).eval()
+    y = net(x).argmax(1)
+    assert net(torch.full_like(x, 0.31)).argmax(1) != y
+    assert not Crown()(net, x, y, threat).proved.any()
+    with pytest.raises(BadRequest, match="reads a layer of which a view was changed in place"):
+        Crown()(InPlace(of_view=True).requires_grad_(False).eval(), x, y, threat)

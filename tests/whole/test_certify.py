@@ -166,6 +166,21 @@ def test_a_counterexample_refutes_a_proof_that_was_forged(cli, folder):
     assert "a counterexample breaks what is stored as proved" in done.stdout
 
 
+def test_members_of_a_shared_switch_are_certified_like_their_tickets(small_tickets):
+    threat = {"data": "digits:test:20", "threat": "Linf:1/1000", "attacks": ["pgd:steps=2"]}
+    models = {"a": small_tickets[0].module(), "b": small_tickets[1].module()}
+    models["switch"] = rstbench.shared_switch(small_tickets)
+    table = rstbench.evaluate(models, certificates=["crown"], **threat).set_index("model")
+    assert table.loc["switch", "certified"] == pytest.approx(table.loc[["a", "b"], "certified"].mean())
+
+
+@pytest.mark.parametrize("what", ["attacks", "certificates"])
+def test_from_python_names_are_texts(what):
+    asked = {"data": "digits:test:20", "threat": "Linf:0.1", "attacks": ["pgd"], what: [3]}
+    with pytest.raises(rstbench.BadRequest, match=f"{what} are texts such as 'pgd' or 'crown', got 3"):
+        rstbench.evaluate({"net": nn.Sequential(nn.Flatten(), nn.Linear(64, 10))}, **asked)
+
+
 def test_a_curve_in_a_study(cli, folder):
     (folder / "s.toml").write_text(
         'data = "digits:test"\nattacks = ["pgd:steps=2"]\ncertificates = ["crown"]\nimages = 10\n'

@@ -52,7 +52,12 @@ def test_evidence_that_holds(finished, cli):
     assert done.returncode == 0, done.stdout
     assert lines[0] == "holds: leaderboard.csv follows from the evidence"
     assert all(line.startswith("holds: ") for line in lines[:-1])
-    for what in ("kept images, rst-0.3, pgd:steps=3", "rst-0.6 on images against rst-0.3", "switch-rst"):
+    for what in (
+        "kept images, rst-0.3, pgd:steps=3",
+        "joined images, rst-0.3, pgd:steps=3",
+        "rst-0.6 on images against rst-0.3",
+        "switch-rst",
+    ):
         assert any(what in line for line in lines), what
     for question in ("clean", "pgd:steps=3", "autoattack:attacks=apgd-ce", "ibp", "crown", "joint"):
         assert any(f", {question}" in line and "kept" not in line for line in lines), question
@@ -119,6 +124,8 @@ def test_evidence_that_was_bent(copied, cli, kind, attack):
 
 
 def test_images_that_left_the_ball_and_files_that_are_damaged(copied, cli):
+    joined = sorted((copied / "adversarials").glob("*.pt"))[0]
+    torch.save(torch.full_like(torch.load(joined, weights_only=True), 0.5), joined)
     first, second, *_ = sorted((copied / "adversarials" / "parts").iterdir())
     torch.save(torch.load(first, weights_only=True) * 0 + 2, first)
     second.write_bytes(b"no tensor")
@@ -126,6 +133,9 @@ def test_images_that_left_the_ball_and_files_that_are_damaged(copied, cli):
     assert done.returncode == 1
     assert "leaves [0, 1]" in done.stdout
     assert f"{second.name}: " in done.stdout
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("does not hold: joined images")]
+    assert wrong
+    assert all(f"{joined.name}: " in line for line in wrong)
     assert "Traceback" not in done.stdout + done.stderr
 
 
