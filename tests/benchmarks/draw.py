@@ -9,12 +9,15 @@ bf16, which the published code lacks, are on our side only, when asked for.
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
+from machine import processor
 from published import network, our_step, published_step
 from torch import Generator
 
@@ -22,6 +25,8 @@ from rstbench.networks.network import NetworkSpec
 from rstbench.threat import Threat
 
 THREAT = Threat.parse("Linf:8/255")
+COLUMNS = ["network", "batch", "channels_last", "bf16", "repeats", "published", "ours", "ratio", "least"]
+COLUMNS += ["largest", "threads", "processor", "torch"]
 
 
 def timed(step: Callable[[], None], device: str) -> float:
@@ -65,6 +70,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--out", type=Path, help="CSV file to which a line is added")
     args = parser.parse_args()
     both = sides(args)
     for side in both.values():
@@ -80,6 +86,22 @@ def main() -> None:
         print(f"{name:>10}: {seconds:.3f} s a step, {args.batch / seconds:.1f} images/s")
     spread = f"{args.repeats} pairs: {min(ratios):.2f} to {max(ratios):.2f}"
     print(f"     ratio: {statistics.median(ratios):.2f} ({spread})")
+    if args.out:
+        write(args, [statistics.median(pair[place] for pair in pairs) for place in (0, 1)], ratios)
+
+
+def write(args: argparse.Namespace, seconds: list[float], ratios: list[float]) -> None:
+    """Add a line to a table."""
+    asked = [args.network, args.batch, args.channels_last, args.bf16, args.repeats]
+    figures = [*seconds, statistics.median(ratios), min(ratios), max(ratios)]
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else processor()
+    begins = not args.out.exists()
+    with args.out.open("a", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        if begins:
+            table.writerow(COLUMNS)
+        line = [*asked, *(f"{figure:.3f}" for figure in figures), torch.get_num_threads()]
+        table.writerow([*line, machine, torch.__version__])
 
 
 if __name__ == "__main__":
