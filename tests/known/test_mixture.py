@@ -57,6 +57,29 @@ def accuracy(mixture, attack, x, y, threat):
     return sum(w * (member(adv).argmax(1) == y).float() for w, member in pairs)
 
 
+class Says(nn.Module):
+    """The same probabilities for every image; counts the images it gives gradients for."""
+
+    def __init__(self, *probabilities):
+        super().__init__()
+        self.logits, self.followed = torch.tensor(probabilities).log(), 0
+
+    def forward(self, x):
+        self.followed += len(x) * x.requires_grad
+        return self.logits + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("other", "is_attacked"), [((0.1, 0.5, 0.4), False), ((0.1, 0.4, 0.5), True)])
+def test_autoattack_leaves_what_every_member_gets_wrong(other, is_attacked):
+    """Their mean is right on the images, with a probability of 0.4 or more for class 2."""
+    members = Says(0.5, 0.1, 0.4), Says(*other)
+    x, y = torch.full((3, 1, 2, 2), 0.5), torch.full((3,), 2)
+    attack = AttackSpec.parse("autoattack:attacks=apgd-ce").attack
+    crafted = attack(switch(*members), x, y, Threat.parse("Linf:0.1"), torch.Generator().manual_seed(0))
+    assert (members[0].followed > 0) == is_attacked
+    assert crafted.images.equal(x) or is_attacked
+
+
 @pytest.mark.parametrize("attack", ALL)
 @pytest.mark.parametrize(("threat", "dual"), [("Linf:0.1", 1), ("L2:0.1", 2)])
 def test_one_member_meets_the_closed_form(attack, threat, dual):

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from ... import flags
 from ...threat import Threat
-from ..mixture import FastModel, Mixture, Model, mean_log_probability, one_draw
+from ..mixture import FastModel, Mixture, Model, mean_log_probability, members_of, one_draw
 from ..spec import Crafted
 from . import library
 from .checks import suspicions
@@ -104,5 +104,8 @@ class AutoAttack:
         else:
             repeat = self.version != "rand"  # which expects random answers
             raised = [*raised, *suspicions(exact or logits_of, x, y, repeat=repeat)]
-            crafted = attack(Source(logits_of, exact), x, y, threat, chain, seed)
+            pairs = members_of(model.exact_model if isinstance(model, FastModel) else model)
+            members = [member for weight, member in pairs if weight > 0 and len(pairs) > 1]
+            source = Source(logits_of, exact, [] if self.sampled else members)
+            crafted = attack(source, x, y, threat, chain, seed)
         return replace(crafted, flags=tuple(sorted({*crafted.flags, *raised})))

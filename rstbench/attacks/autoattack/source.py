@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +18,13 @@ class Source:
     """A model under attack.
 
     logits_of: what is attacked; exact: the exact model where `logits_of` is a faster copy. With one the
-    attack may be fast: no image has broken before the exact model gets it wrong too.
+    attack may be fast: no image has broken before the exact model gets it wrong too. members: of a switch,
+    whose mean is attacked; an image that all of them get wrong has no accuracy left to take.
     """
 
     logits_of: Model
     exact: Model | None = None
+    members: Sequence[Model] = ()
 
     def logits(self, x: Tensor) -> Tensor:
         """Return logits (n, classes) without gradients."""
@@ -57,7 +59,10 @@ class Source:
     def are_wrong(self, x: Tensor, y: Tensor) -> Tensor:
         """Return which of the images the model that counts gets wrong, bool (n,)."""
         with torch.no_grad():
-            return wrong((self.exact or self.logits_of)(x), y)
+            found = wrong((self.exact or self.logits_of)(x), y)
+            if self.members and len(x):
+                found |= torch.stack([wrong(member(x), y) for member in self.members]).all(0)
+            return found
 
 
 def wrong(logits: Tensor, y: Tensor) -> Tensor:
