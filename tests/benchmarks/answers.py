@@ -57,6 +57,10 @@ def size() -> Iterator[Line]:
             rst = robust[f"rst-{ratio}"]
             for other in ("dense", f"random-trained-{ratio}", f"rst-trained-{ratio}"):
                 yield 1, folder, f"AutoAttack: rst-{ratio} less {other}", rst, robust[other]
+    robust = models("ablations/digits", "pgd", "Linf:0.1")
+    for ratio in ("0.05", "0.1", "0.2", "0.5"):
+        rst, narrow = robust[f"rst-{ratio}"], robust[f"narrow-{ratio}"]
+        yield 1, "ablations/digits", f"PGD-20: rst-{ratio} less narrow-{ratio}", rst, narrow
     robust = models("certified/digits", "worst", "Linf:0.05")
     figure = "worst at 0.05: rst-0.05 less narrow"
     yield 1, "certified/digits", figure, robust["rst-0.05"], robust["narrow"]
