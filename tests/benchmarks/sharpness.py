@@ -1,6 +1,6 @@
 """Sharpness-aware search against the plain one, on real digits, over seeds.
 
-`python tests/benchmarks/sharpness.py --seeds 5`
+`python tests/benchmarks/sharpness.py --seeds 3`
 
 Each step moves the scores up the loss first, by `radius` times their norm, layer by layer, takes the
 gradient there, on the same adversarial images, and goes back (sharpness-aware minimisation, Foret et
@@ -116,7 +116,7 @@ def report(lines: list[dict[str, str]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--remaining", nargs="+", default=["0.05", "0.2"])
     parser.add_argument("--radius", nargs="+", default=["0", "0.001", "0.003", "0.01"])
     parser.add_argument("--out", type=Path, default=Path("leaderboards/ablations"))
