@@ -16,7 +16,7 @@ STAGES = {
     "saving the manifest": [["rstbench.evidence.manifest:Manifest.save", 1], ["os:replace", 1]],
     "clean images": [["rstbench.evaluation.shard:judge", 2]],
     "an attack": [["rstbench.evaluation.shard:_craft", 2], ["rstbench.threat:Threat.ascend", 1]],
-    "a certificate": [["rstbench.evaluation.shard:_proved", 2]],
+    "a certificate": [["rstbench.evaluation.shard:prove", 2]],
     "storing": [["rstbench.evidence.store:Store.add", 4], ["os:fsync", 1]],
     "collecting examples": [["rstbench.evidence.examples:join_parts", 1], ["os:replace", 1]],
     "writing tables": [["rstbench.study.run:write", 1], ["os:replace", 2]],
