@@ -166,17 +166,27 @@ def _judged_again(
         joined = kept.joined(trial, evidence.info(trial.source).name)
         for shard in record.within(evidence.manifest.images):
             span = slice(shard.start, shard.start + len(shard.bits))
-            for path, place in ((kept.part(trial, shard.start), slice(None)), (joined, span)):
-                if path.exists():
-                    what = f"{'joined' if path == joined else 'kept'} images, {_words(record, shard)}"
-                    try:
-                        crafted = torch.load(path, weights_only=True)[place]
-                        x, y = images.at(span)
-                        Threat.parse(trial.threat).check(x, crafted)
-                        right = _right(models[trial.target], crafted, y, images, device)
-                        yield _compared(what, shard, right, _stored_right(record, shard, right))
-                    except Exception as error:  # of a damaged file, whatever it raises
-                        yield Check(what, problem=f"{path.name}: {one_line(error, 200)}")
+            part = kept.part(trial, shard.start)
+            if not (part.exists() or joined.exists()):
+                continue
+            what = f"kept images, {_words(record, shard)}"
+            try:
+                crafted = torch.load(part, weights_only=True) if part.exists() else _part_of(joined, span)
+                x, y = images.at(span)
+                Threat.parse(trial.threat).check(x, crafted)
+                if joined.exists() and not torch.equal(_part_of(joined, span), crafted):
+                    raise BadFile(f"{joined.name} holds other images")
+                right = _right(models[trial.target], crafted, y, images, device)
+                yield _compared(what, shard, right, _stored_right(record, shard, right))
+            except Exception as error:  # of a damaged file, whatever it raises
+                name = (part if part.exists() else joined).name
+                yield Check(what, problem=f"{name}: {one_line(error, 200)}")
+
+
+def _part_of(joined: Path, span: slice) -> torch.Tensor:
+    """Return a shard's images from the file of all: mapped, for every shard and judge takes a few."""
+    images: torch.Tensor = torch.load(joined, weights_only=True, mmap=True)[span]
+    return images
 
 
 def _right(model: EvalModel, x: Tensor, y: Tensor, images: Images, device: torch.device) -> str:

@@ -165,4 +165,4 @@ class _Masked(nn.Module):
         return own | apply_masks(scale_weights(random_weights, self.recipe, self.remaining), masks)
 
 
-SharedMember = _Masked
+SharedMember = _Masked  # for others; its own name is in digests

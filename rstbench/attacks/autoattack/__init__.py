@@ -104,8 +104,8 @@ class AutoAttack:
         else:
             repeat = self.version != "rand"  # which expects random answers
             raised = [*raised, *suspicions(exact or logits_of, x, y, repeat=repeat)]
-            pairs = members_of(model.exact_model if isinstance(model, FastModel) else model)
-            members = [member for weight, member in pairs if weight > 0 and len(pairs) > 1]
-            source = Source(logits_of, exact, [] if self.sampled else members)
-            crafted = attack(source, x, y, threat, chain, seed)
+            judged = model.exact_model if isinstance(model, FastModel) else model
+            known = isinstance(judged, Mixture) and not self.sampled
+            members = [member for weight, member in members_of(judged) if weight > 0] if known else []
+            crafted = attack(Source(logits_of, exact, members), x, y, threat, chain, seed)
         return replace(crafted, flags=tuple(sorted({*crafted.flags, *raised})))

@@ -60,8 +60,10 @@ class Source:
         """Return which of the images the model that counts gets wrong, bool (n,)."""
         with torch.no_grad():
             found = wrong((self.exact or self.logits_of)(x), y)
-            if self.members and len(x):
-                found |= torch.stack([wrong(member(x), y) for member in self.members]).all(0)
+            left = (~found).nonzero()[:, 0] if self.members else ()
+            if len(left):
+                asked = [wrong(member(x[left]), y[left]) for member in self.members]
+                found[left] = torch.stack(asked).all(0)
             return found
 
 
